@@ -1,0 +1,118 @@
+"""What a neuron is fitted to, and what a fit returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import FitError
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """One scalar function under one input distribution, to be met by a neuron of K steps.
+
+    The density is constant inside a bin, and so is f: the value at the bin's centre.
+
+    Args:
+        edges: bin edges, float64 ``[B + 1]``, strictly increasing.
+        weights: probability of each bin, float64 ``[B]``, non-negative, summing to 1. A bin of
+            weight 0 bridges a gap.
+        values: f at the bin centres, float64 ``[B]``; read only where the weight is positive.
+        steps: K, the number of time steps.
+        function: what f is called; problems of one function share what is learned about it.
+        name: the site, for messages.
+
+    Raises:
+        FitError: for a shape that doesn't fit, a weight or value that isn't finite, or K < 1.
+    """
+
+    edges: Array
+    weights: Array
+    values: Array
+    steps: int
+    function: str = "f"
+    name: str = "f"
+
+    def __post_init__(self) -> None:
+        bins = len(self.weights)
+        if bins < 1 or len(self.edges) != bins + 1 or len(self.values) != bins:
+            raise FitError(
+                f"{self.name}: {len(self.edges)} edges, {bins} weights and {len(self.values)} "
+                "values; B weights need B + 1 edges and B values, B >= 1"
+            )
+        if not (np.isfinite(self.edges).all() and (np.diff(self.edges) > 0).all()):
+            raise FitError(f"{self.name}: the bin edges must be finite and strictly increasing")
+        used = self.weights > 0
+        if not np.isfinite(self.weights).all() or (self.weights < 0).any() or not used.any():
+            raise FitError(
+                f"{self.name}: the weights must be finite, non-negative and not all zero"
+            )
+        if not np.isfinite(self.values[used]).all():
+            at = self.centres[used][~np.isfinite(self.values[used])][0]
+            raise FitError(
+                f"{self.name}: {self.function} is not finite at x = {at:.6g}, which lies in the "
+                "input range; choose a range without the pole"
+            )
+        if isinstance(self.steps, bool) or self.steps != int(self.steps) or self.steps < 1:
+            raise FitError(f"{self.name}: steps must be a whole number >= 1, found {self.steps!r}")
+
+    @property
+    def centres(self) -> Array:
+        """Bin centres, float64 ``[B]``."""
+        return 0.5 * (self.edges[:-1] + self.edges[1:])
+
+    @property
+    def low(self) -> float:
+        """Lower end of the input range."""
+        return float(self.edges[0])
+
+    @property
+    def high(self) -> float:
+        """Upper end of the input range."""
+        return float(self.edges[-1])
+
+    @property
+    def variance(self) -> float:
+        """Variance of f under the distribution."""
+        used = self.weights > 0
+        p = self.weights[used] / self.weights[used].sum()
+        f = self.values[used]
+        return float(p @ (f - p @ f) ** 2)
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """Parameters of a fitted few-spikes neuron and how good they are.
+
+    Args:
+        thresholds: T, float64 ``[K]``.
+        resets: h, float64 ``[K]``.
+        weights: d, float64 ``[K]``.
+        offset: y0.
+        mse: mean squared error under the problem's distribution.
+        start: which start won: ``tbpi``, ``binary``, ``library`` or ``grown``.
+        stages: mean squared error after each stage of the method, for those who ask.
+    """
+
+    thresholds: Array
+    resets: Array
+    weights: Array
+    offset: float
+    mse: float
+    start: str
+    stages: dict[str, float] = field(default_factory=dict)
+
+    def __call__(self, x: Array) -> Array:
+        """Output of the neuron, float64, for inputs of any shape."""
+        v = np.asarray(x, dtype=np.float64).copy()
+        y = np.full_like(v, self.offset)
+        for T, h, d in zip(self.thresholds, self.resets, self.weights, strict=True):
+            spike = v > T
+            y += d * spike
+            v -= h * spike
+        return y

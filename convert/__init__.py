@@ -1,0 +1,1 @@
+"""Trained networks in, few-spikes networks out."""

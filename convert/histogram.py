@@ -1,0 +1,173 @@
+"""A histogram of exact counts whose grid doesn't depend on the order of the data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from .errors import CalibrationError
+
+# Coarsening merges pairs, so more than this many occupied cells leave at least half as many.
+_MOST_CELLS = 4096
+# A cell is never finer than this fraction of the largest magnitude: int64 indices stay exact.
+_FINEST = 40
+
+
+@dataclass
+class Histogram:
+    """Counts of values on cells ``[i 2^e, (i+1) 2^e)``.
+
+    The level e is the smallest at which at most 4,096 cells are occupied and none is finer than
+    2^-40 of the largest magnitude. Both grow with the data alone, so neither the order of the
+    values nor how they were split in parts changes the result.
+
+    Args:
+        name: the site, for messages.
+        level: e.
+        cells: indices i of the occupied cells, int64, increasing.
+        counts: values in each, int64.
+        low, high: exact minimum and maximum.
+        minus_infinite: values of -inf, which masks make and which lie in no cell.
+    """
+
+    name: str = "values"
+    level: int = -1074
+    cells: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    low: float = float("inf")
+    high: float = float("-inf")
+    minus_infinite: int = 0
+    _sum: Fraction = Fraction(0)
+
+    @property
+    def total(self) -> int:
+        """Number of finite values."""
+        return int(self.counts.sum())
+
+    @property
+    def mean(self) -> float:
+        """Exact mean, rounded once."""
+        return float(self._sum / self.total) if self.total else float("nan")
+
+    @property
+    def width(self) -> float:
+        """Width of a cell."""
+        return 2.0**self.level
+
+    @property
+    def centres(self) -> npt.NDArray[np.float64]:
+        """Centres of the occupied cells, kept inside [low, high]."""
+        return np.clip((self.cells + 0.5) * self.width, self.low, self.high)
+
+    def add(self, values: Tensor, *, masked: bool = False) -> None:
+        """Counts a tensor of any shape and floating dtype.
+
+        Args:
+            values: what to count.
+            masked: -inf is allowed, and counted apart.
+
+        Raises:
+            CalibrationError: for NaN or infinity.
+        """
+        x = values.detach().flatten().to(torch.float64)
+        finite = x.isfinite()
+        if not bool(finite.all()):
+            bad = x[~finite]
+            hidden = bad == float("-inf")
+            if not masked or not bool(hidden.all()):
+                kinds = "NaN" if bool(bad.isnan().any()) else "infinity"
+                raise CalibrationError(
+                    f"{self.name}: {kinds} among its inputs ({bad.numel()} of {x.numel()} values)"
+                    "; check the calibration data and the model's weights"
+                )
+            self.minus_infinite += int(hidden.sum())
+            x = x[finite]
+        if x.numel() == 0:
+            return
+        part = Histogram(self.name)
+        part.low, part.high = float(x.min()), float(x.max())
+        part._sum = _exact_sum(x)
+        part.level = _floor_level(part.low, part.high)
+        part._count(x)
+        self.merge(part)
+
+    def _count(self, x: Tensor) -> None:
+        # Values far apart go through a sort; a dense count is faster where the span allows it.
+        span = (self.high - self.low) or abs(self.high) or 1.0
+        level = max(self.level, int(np.ceil(np.log2(span))) - 20)
+        index = torch.floor(torch.ldexp(x, torch.tensor(-level, device=x.device))).to(torch.int64)
+        first = int(index.min())
+        dense = torch.bincount(index - first)
+        cells = dense.nonzero().flatten()
+        if len(cells) <= _MOST_CELLS and level > self.level:
+            # The quick grid was too coarse to tell: count again on the finest one.
+            exact = torch.ldexp(x, torch.tensor(-self.level, device=x.device))
+            found, counts = torch.unique(torch.floor(exact).to(torch.int64), return_counts=True)
+            self.cells, self.counts = found.cpu().numpy(), counts.cpu().numpy()
+        else:
+            self.level = level
+            self.cells = (cells + first).cpu().numpy()
+            self.counts = dense[cells].cpu().numpy()
+        self._coarsen()
+
+    def merge(self, other: Histogram) -> None:
+        """Adds the counts of another part of the data, exactly."""
+        self.minus_infinite += other.minus_infinite
+        if not other.total:
+            return
+        if not self.total:
+            self.level = other.level
+        low, high = min(self.low, other.low), max(self.high, other.high)
+        level = max(self.level, other.level, _floor_level(low, high))
+        cells = np.concatenate([_shift(h.cells, level - h.level) for h in (self, other)])
+        counts = np.concatenate([self.counts, other.counts])
+        self.low, self.high, self.level = low, high, level
+        self._sum += other._sum
+        self.cells, self.counts = _grouped(cells, counts)
+        self._coarsen()
+
+    def _coarsen(self) -> None:
+        while len(self.cells) > _MOST_CELLS:
+            self.level += 1
+            self.cells, self.counts = _grouped(self.cells >> 1, self.counts)
+
+
+def _floor_level(low: float, high: float) -> int:
+    largest = max(abs(low), abs(high))
+    return int(np.frexp(largest)[1]) - _FINEST if largest else -1074 + _FINEST
+
+
+def _shift(cells: npt.NDArray[np.int64], levels: int) -> npt.NDArray[np.int64]:
+    return cells >> min(levels, 63)
+
+
+def _grouped(
+    cells: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    unique, place = np.unique(cells, return_inverse=True)
+    sums = np.zeros(len(unique), np.int64)
+    np.add.at(sums, place, counts)
+    return unique, sums
+
+
+def _exact_sum(x: Tensor) -> Fraction:
+    """Sum without rounding: integer sums of the mantissas, one for each exponent."""
+    mantissa, exponent = torch.frexp(x)
+    exponent = exponent.to(torch.int64)
+    whole = torch.ldexp(mantissa, torch.tensor(53, device=x.device)).to(torch.int64)
+    first = int(exponent.min())
+    place = exponent - first
+    total = Fraction(0)
+    # Two halves of the mantissa, so that 2^35 values can't overflow an int64 sum.
+    for part, scale in ((whole >> 27, 27), (whole & ((1 << 27) - 1), 0)):
+        sums = torch.zeros(int(place.max()) + 1, dtype=torch.int64, device=x.device)
+        sums.index_add_(0, place, part)
+        for i, value in enumerate(sums.tolist()):
+            if value:
+                total += Fraction(value) * Fraction(2) ** (i + first - 53 + scale)
+    return total

@@ -1,0 +1,211 @@
+"""Regions of pointwise operations that depend on one tensor, and what is affine in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from . import fold
+
+aten = torch.ops.aten
+
+# Change the type or the layout, never the value.
+_SAME = {
+    aten._to_copy.default,
+    aten.alias.default,
+    aten.clone.default,
+    aten.detach.default,
+    aten.lift_fresh_copy.default,
+    aten.positive.default,
+}
+_FILLED = {aten.full_like.default, aten.zeros_like.default, aten.ones_like.default}
+_SIZES = {aten.sym_size.int, aten.new_full.default, *_FILLED}
+
+
+@dataclass
+class Form:
+    """A value as ``x * root + one + sum of coefficient * atom``; an atom is a nonlinear node."""
+
+    x: float = 0.0
+    one: float = 0.0
+    atoms: dict[Node, float] = field(default_factory=dict)
+
+    @property
+    def constant(self) -> bool:
+        """Whether the value doesn't depend on the root."""
+        return not self.x and not self.atoms
+
+    def scaled(self, factor: float) -> Form:
+        """This value times a number."""
+        atoms = {atom: c * factor for atom, c in self.atoms.items() if c * factor}
+        return Form(self.x * factor, self.one * factor, atoms)
+
+    def plus(self, other: Form) -> Form:
+        """The sum of two values."""
+        atoms = dict(self.atoms)
+        for atom, c in other.atoms.items():
+            atoms[atom] = atoms.get(atom, 0.0) + c
+        atoms = {atom: c for atom, c in atoms.items() if c}
+        return Form(self.x + other.x, self.one + other.one, atoms)
+
+
+class Regions:
+    """Root and form of every node of a graph.
+
+    The root of a pointwise node whose varying inputs share one root, with nothing but scalars
+    beside it, is that root; any other node is its own root. Affine is decided from the
+    operations, never from samples.
+    """
+
+    def __init__(self, graph_module: GraphModule) -> None:
+        self.graph_module = graph_module
+        self.varying: set[Node] = set()
+        self.root: dict[Node, Node] = {}
+        self.form: dict[Node, Form] = {}
+        for node in graph_module.graph.nodes:
+            if node.op == "placeholder":
+                if isinstance(node.meta.get("val"), Tensor):
+                    self.varying.add(node)
+            elif node.op in ("call_function", "call_module") and node.target not in _SIZES:
+                if any(i in self.varying for i in node.all_input_nodes):
+                    self.varying.add(node)
+            self.root[node] = self._find_root(node)
+            self.form[node] = Form(1.0) if self.root[node] is node else self._find_form(node)
+
+    def scalar(self, value: Any) -> float | None:
+        """The number that an argument stands for, None if it isn't one."""
+        if isinstance(value, bool | int | float):
+            return float(value)
+        if isinstance(value, Node) and value.op == "get_attr":
+            tensor = fold.read(self.graph_module, value)
+            if isinstance(tensor, Tensor) and tensor.numel() == 1 and not tensor.is_complex():
+                return float(tensor)
+        return None
+
+    def _find_root(self, node: Node) -> Node:
+        if node.op != "call_function" or not is_pointwise(node):
+            return node
+        varying = [i for i in node.all_input_nodes if i in self.varying]
+        if node.target in _FILLED:
+            varying = list(node.all_input_nodes)[:1]
+        others = [i for i in node.all_input_nodes if i not in varying]
+        roots = {self.root[i] for i in varying}
+        if len(roots) != 1 or any(self.scalar(i) is None for i in others):
+            return node
+        root = roots.pop()
+        return root if _shape(root) == _shape(node) else node
+
+    def _of(self, value: Any, root: Node) -> Form:
+        number = self.scalar(value)
+        if number is not None:
+            return Form(one=number)
+        assert isinstance(value, Node)
+        return Form(1.0) if value is root else self.form[value]
+
+    def _find_form(self, node: Node) -> Form:
+        root, target, args = self.root[node], node.target, node.args
+        name = packet(node)
+        if target in _FILLED:
+            fill = {"full_like": args[1] if len(args) > 1 else 0.0, "ones_like": 1.0}
+            return Form(one=float(fill.get(name, 0.0)))  # type: ignore[arg-type]
+        if not is_float(node):
+            return Form(atoms={node: 1.0})
+        if target in _SAME:
+            source = args[0]
+            if isinstance(source, Node) and is_float(source):
+                return self._of(source, root)
+        elif name == "neg":
+            return self._of(args[0], root).scaled(-1.0)
+        elif name in ("add", "sub", "rsub") and all(_numeric(a) for a in args[:2]):
+            a, b = (self._of(arg, root) for arg in args[:2])
+            alpha = self.scalar(node.kwargs.get("alpha", args[2] if len(args) > 2 else 1)) or 0.0
+            if name == "rsub":
+                return b.plus(a.scaled(-alpha))
+            return a.plus(b.scaled(alpha if name == "add" else -alpha))
+        elif name in ("mul", "div") and len(args) == 2 and "rounding_mode" not in node.kwargs:
+            a, b = (self._of(arg, root) for arg in args)
+            if b.constant and (name == "mul" or b.one):
+                return a.scaled(b.one if name == "mul" else 1.0 / b.one)
+            if a.constant and name == "mul":
+                return b.scaled(a.one)
+        return Form(atoms={node: 1.0})
+
+    def escapes(self, node: Node) -> bool:
+        """Whether a value is read outside its region."""
+        root = self.root[node]
+        return any(user.op == "output" or self.root[user] is not root for user in node.users)
+
+    def inputs(self, node: Node) -> Iterator[Node]:
+        """The arguments of a node that vary within its region."""
+        for argument in node.all_input_nodes:
+            if argument in self.varying and self.root.get(argument) is self.root[node]:
+                yield argument
+
+    def head(self, value: Node) -> Node:
+        """The last affine node through which everything that `value` depends on passes."""
+        frontier: list[Node] = []
+        seen: set[Node] = set()
+        stack = list(self.inputs(value))
+        while stack:
+            node = stack.pop()
+            if node in seen:
+                continue
+            seen.add(node)
+            if self.form[node].atoms:
+                stack.extend(self.inputs(node))
+            else:
+                frontier.append(node)
+        chains = [self._chain(node) for node in frontier]
+        common = [node for node in chains[0] if all(node in chain for chain in chains)]
+        return common[0]
+
+    def _chain(self, node: Node) -> list[Node]:
+        """Affine ancestors through which a node is reached, nearest first, the root last."""
+        root = self.root[node]
+        if node is root:
+            return [root]
+        parents = [self._chain(parent) for parent in dict.fromkeys(self.inputs(node))]
+        if not parents:
+            return [root]
+        return [node, *(n for n in parents[0] if all(n in chain for chain in parents))]
+
+
+def is_pointwise(node: Node) -> bool:
+    """Whether a node computes every element of its output from one element of each input."""
+    if node.op != "call_function" or not isinstance(node.meta.get("val"), Tensor):
+        return False
+    if node.target is aten.clone.default:
+        # With a memory format it is a layout that a later view relies on.
+        return node.kwargs.get("memory_format") in (None, torch.preserve_format)
+    if node.target in _SAME or node.target in _FILLED:
+        return True
+    tags = getattr(node.target, "tags", ())
+    return torch.Tag.pointwise in tags and torch.Tag.nondeterministic_seeded not in tags
+
+
+def is_float(node: Node) -> bool:
+    """Whether a node's value is a floating-point tensor."""
+    value = node.meta.get("val")
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def packet(node: Node) -> str:
+    """The operation's name without its overload: ``relu`` for aten.relu.default."""
+    target = node.target
+    if isinstance(target, torch._ops.OpOverload):
+        return target.overloadpacket.__name__
+    return getattr(target, "__name__", str(target))
+
+
+def _numeric(value: Any) -> bool:
+    return not isinstance(value, Node) or is_float(value) or value.op == "get_attr"
+
+
+def _shape(node: Node) -> tuple[str, ...]:
+    value = node.meta.get("val")
+    return tuple(map(str, value.shape)) if isinstance(value, Tensor) else ("none", node.name)

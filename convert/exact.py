@@ -1,0 +1,171 @@
+"""The exact scalar function of a site: the region's own operations, runnable anywhere."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.fx import Graph, GraphModule, Node
+
+from .regions import Regions, is_float, packet
+
+aten = torch.ops.aten
+
+# Short name, what the report prints, and the function: names are for reading only.
+_KNOWN: tuple[tuple[str, str, Callable[[Tensor], Tensor]], ...] = (
+    ("relu", "relu", F.relu),
+    ("relu6", "relu6", F.relu6),
+    ("silu", "x * sigmoid(x)", F.silu),
+    ("gelu", "gelu", F.gelu),
+    ("gelu", "gelu(tanh)", lambda x: F.gelu(x, approximate="tanh")),
+    ("gelu", "x * sigmoid(1.702 x)", lambda x: x * torch.sigmoid(1.702 * x)),
+    ("hardswish", "hardswish", F.hardswish),
+    ("hardsigmoid", "hardsigmoid", F.hardsigmoid),
+    ("hardtanh", "hardtanh", F.hardtanh),
+    ("mish", "mish", F.mish),
+    ("elu", "elu", F.elu),
+    ("selu", "selu", F.selu),
+    ("softplus", "softplus", F.softplus),
+    ("logsigmoid", "logsigmoid", F.logsigmoid),
+    ("softsign", "softsign", F.softsign),
+    ("tanhshrink", "tanhshrink", F.tanhshrink),
+    ("sigmoid", "sigmoid", torch.sigmoid),
+    ("tanh", "tanh", torch.tanh),
+    ("exp", "exp", torch.exp),
+    ("log", "log", torch.log),
+    ("abs", "abs", torch.abs),
+    ("square", "square", torch.square),
+    ("sqrt", "sqrt", torch.sqrt),
+    ("rsqrt", "rsqrt", torch.rsqrt),
+    ("reciprocal", "reciprocal", torch.reciprocal),
+    ("leaky_relu", "leaky_relu", F.leaky_relu),
+)
+
+
+class ExactFunction(torch.nn.Module):
+    """f of one site, elementwise, from the operations of its region.
+
+    Args:
+        graph_module: one placeholder, scalars folded in, one output.
+        dtype: dtype of the value it stands for.
+    """
+
+    def __init__(self, graph_module: GraphModule, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.region = graph_module
+        self.dtype = dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        """f(x), of x's shape; half precision is computed in float32."""
+        wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        return self.region(wide).to(x.dtype)
+
+
+def extract(regions: Regions, head: Node, value: Node) -> ExactFunction:
+    """The function from `head` to `value`; without value's affine part where it has atoms beside.
+
+    Both nodes belong to one region; scalars that the region reads become numbers.
+    """
+    graph = Graph()
+    x = graph.placeholder("x")
+    made: dict[Node, Any] = {head: x}
+
+    def build(node: Any) -> Any:
+        if not isinstance(node, Node):
+            return node
+        if node in made:
+            return made[node]
+        if node not in regions.varying and (number := regions.scalar(node)) is not None:
+            return int(number) if _is_integer(regions, node) else number
+        if packet(node) == "_to_copy" and is_float(node) and is_float(node.args[0]):
+            made[node] = build(node.args[0])
+            return made[node]
+        args = tuple(build(argument) for argument in node.args)
+        kwargs = {k: v for k, v in node.kwargs.items() if k not in ("device", "layout")}
+        if isinstance(kwargs.get("dtype"), torch.dtype) and kwargs["dtype"].is_floating_point:
+            kwargs.pop("dtype")
+        target, args = _scalar_overload(node.target, args, x, graph)
+        made[node] = graph.call_function(target, args, kwargs)
+        return made[node]
+
+    graph.output(build(value))
+    return ExactFunction(GraphModule({}, graph, class_name="Region"), value.meta["val"].dtype)
+
+
+def _is_integer(regions: Regions, node: Node) -> bool:
+    value = node.meta.get("val")
+    return isinstance(value, Tensor) and not value.is_floating_point()
+
+
+def _scalar_overload(target: Any, args: tuple[Any, ...], x: Node, graph: Graph) -> Any:
+    """Numbers where an operation takes tensors only become tensors like x."""
+    schema = target._schema.arguments
+    fixed = []
+    for argument, declared in zip(args, schema, strict=False):
+        if isinstance(argument, int | float) and str(declared.type) == "Tensor":
+            if target not in (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor):
+                argument = graph.call_function(aten.full_like.default, (x, argument))
+            elif declared is schema[0]:
+                argument = graph.call_function(aten.full_like.default, (x, argument))
+        fixed.append(argument)
+    return target, tuple(fixed)
+
+
+def describe(function: ExactFunction) -> tuple[str, str]:
+    """A short name ('' if none is known) and a readable form of a site's function."""
+    for low, high in ((-7.0, 7.0), (0.05, 7.0)):
+        x = torch.linspace(low, high, 257, dtype=torch.float64)
+        y = function(x)
+        if not bool(y.isfinite().all()):
+            continue
+        # Mirrored only where nothing fits as it is: logsigmoid(x) is -softplus(-x).
+        for sign in (1.0, -1.0) if low < 0 else (1.0,):
+            for name, shown, known in _KNOWN:
+                z = known(sign * x)
+                if not bool(z.isfinite().all()):
+                    continue
+                scale = float((y * z).sum() / (z * z).sum().clamp_min(1e-300))
+                if scale and bool((y - scale * z).abs().max() <= 1e-6 * y.abs().max()):
+                    return name, shown if sign > 0 else f"{shown} of -x"
+    return "", _expression(function)
+
+
+# A region of many operations, each used twice, would have an expression of exponential length.
+_LONGEST = 160
+
+_INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "gt": ">", "lt": "<", "ge": ">="}
+
+
+def _expression(function: ExactFunction) -> str:
+    shown: dict[Node, str] = {}
+
+    def text(value: Any) -> str:
+        if isinstance(value, Node):
+            return shown[value]
+        return f"{value:.6g}" if isinstance(value, float) and math.isfinite(value) else str(value)
+
+    for node in function.region.graph.nodes:
+        name = packet(node) if node.op == "call_function" else ""
+        if node.op == "placeholder":
+            shown[node] = "x"
+        elif node.op == "output":
+            return text(node.args[0])
+        elif name == "full_like":
+            shown[node] = text(node.args[1])
+        elif name in _INFIX and len(node.args) == 2:
+            shown[node] = f"({text(node.args[0])} {_INFIX[name]} {text(node.args[1])})"
+        elif name == "pow":
+            shown[node] = f"{text(node.args[0])}^{text(node.args[1])}"
+        elif name == "neg":
+            shown[node] = f"-{text(node.args[0])}"
+        else:
+            listed = ", ".join(text(a) for a in node.args)
+            shown[node] = f"{name}({listed})"
+        if len(shown.get(node, "")) > _LONGEST:
+            count = sum(n.op == "call_function" for n in function.region.graph.nodes)
+            return f"a function of {count} operations ending in {name}"
+    return "x"

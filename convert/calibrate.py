@@ -1,0 +1,136 @@
+"""What each site sees on calibration data: one histogram a site, memory bounded by one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from .capture import Captured
+from .errors import CalibrationError
+from .fit.problem import Problem
+from .histogram import Histogram
+from .signature import batch_size, split_batch
+from .sites import Site
+
+# Where f varies by less than this share of its spread, a tail carries nothing to fit.
+_FLAT = 1e-9
+
+
+@dataclass
+class Observed:
+    """What calibration saw.
+
+    Args:
+        histograms: inputs of every site, by its name.
+        neurons: elements of a site's input for one image, by its name.
+        images: calibration images.
+    """
+
+    histograms: dict[str, Histogram]
+    neurons: dict[str, int]
+    images: int
+
+
+def calibrate(
+    captured: Captured,
+    sites: Sequence[Site],
+    batches: Iterable[Any],
+    *,
+    device: torch.device | str | None = None,
+    progress: bool = False,
+) -> Observed:
+    """Runs the exact network on calibration batches and counts the inputs of every site.
+
+    Args:
+        captured: the network, its sites already called as modules.
+        sites: the sites to observe.
+        batches: tensors, ``(inputs, label)`` pairs or dicts of keyword inputs.
+        device: where the network lives.
+        progress: shows a bar on stderr.
+
+    Raises:
+        CalibrationError: if there is no batch, or a NaN or infinity reaches a site.
+    """
+    histograms = {site.name: Histogram(site.name) for site in sites}
+    elements = dict.fromkeys(histograms, 0)
+    handles = []
+    for site in sites:
+        masked = _finite_at_minus_infinity(site)
+
+        def count(module: Any, args: Any, name: str = site.name, masked: bool = masked) -> None:
+            histograms[name].add(args[0], masked=masked)
+            elements[name] += args[0].numel()
+
+        handles.append(site.function.register_forward_pre_hook(count))
+    images = 0
+    try:
+        with torch.no_grad():
+            for batch in tqdm(batches, "calibrate", disable=None if progress else True):
+                args, kwargs = split_batch(batch, device)
+                size = batch_size((args, kwargs))
+                if size:
+                    captured.graph_module(*captured.signature.flatten(args, kwargs))
+                    images += size
+    finally:
+        for handle in handles:
+            handle.remove()
+    if images == 0:
+        raise CalibrationError(
+            "the calibration data yields no image; give a list, a DataLoader or a tensor with at "
+            "least one batch (an iterator that was used before is empty)"
+        )
+    for name, histogram in histograms.items():
+        if not histogram.total:
+            raise CalibrationError(f"{name}: its input is empty on the calibration data")
+    neurons = {name: round(count / images) for name, count in elements.items()}
+    return Observed(histograms, neurons, images)
+
+
+def _finite_at_minus_infinity(site: Site) -> bool:
+    """Whether -inf is a meaningful input, as in exp under a mask."""
+    parameter = torch.tensor([float("-inf")], dtype=torch.float64)
+    return bool(site.function(parameter).isfinite().all())
+
+
+def evaluate_function(site: Site, x: np.ndarray[Any, np.dtype[np.float64]]) -> Any:
+    """f of a site at points ``x [B]``, float64."""
+    with torch.no_grad():
+        y: Tensor = site.function(torch.from_numpy(np.ascontiguousarray(x, np.float64)))
+    return y.double().numpy()
+
+
+def problem(site: Site, histogram: Histogram, steps: int) -> Problem:
+    """What the neuron of a site is fitted to.
+
+    Cells become bins; a gap between cells is a bin of weight 0. Where f is flat at an end of the
+    range, the weight of that tail moves to its inner end: a neuron is flat there too.
+    """
+    cells, counts = histogram.cells, histogram.counts.astype(np.float64)
+    values = evaluate_function(site, histogram.centres)
+    first, last = _varying_part(values)
+    if last > first:
+        counts[first] += counts[:first].sum()
+        counts[last] += counts[last + 1 :].sum()
+        part = slice(first, last + 1)
+        cells, counts, values = cells[part], counts[part], values[part]
+    gaps = np.flatnonzero(np.diff(cells) > 1)
+    edges = np.union1d(cells, cells + 1).astype(np.float64) * histogram.width
+    weights = np.insert(counts, gaps + 1, 0.0)
+    filled = np.insert(values, gaps + 1, 0.0)
+    return Problem(edges, weights / weights.sum(), filled, steps, site.label, site.name)
+
+
+def _varying_part(values: np.ndarray[Any, np.dtype[np.float64]]) -> tuple[int, int]:
+    """First and last bin between which f varies, with one flat bin kept on either side."""
+    spread = float(np.ptp(values)) if np.isfinite(values).all() else 0.0
+    left = np.flatnonzero(np.abs(values - values[0]) > _FLAT * spread)
+    right = np.flatnonzero(np.abs(values - values[-1]) > _FLAT * spread)
+    if not len(left) or not len(right):
+        return 0, len(values) - 1
+    return max(int(left[0]) - 1, 0), min(int(right[-1]) + 1, len(values) - 1)

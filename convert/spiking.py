@@ -1,0 +1,144 @@
+"""The converted network: called like the original, with its steps, spikes and report."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+from torch.fx import GraphModule
+
+from .errors import InputError, SiteError
+from .neuron import FewSpikesNeuron
+from .signature import Signature
+
+
+class SiteMap(Mapping[str, FewSpikesNeuron]):
+    """Neurons by the name of their site, in graph order."""
+
+    def __init__(self, neurons: dict[str, FewSpikesNeuron]) -> None:
+        self._neurons = neurons
+
+    def __getitem__(self, name: str) -> FewSpikesNeuron:
+        if name not in self._neurons:
+            near = get_close_matches(name, self._neurons, 3, 0.3) or list(self._neurons)[:3]
+            raise SiteError(f"no site is called {name!r}; there are e.g. {', '.join(near)}")
+        return self._neurons[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._neurons
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._neurons)
+
+    def __len__(self) -> int:
+        return len(self._neurons)
+
+
+class SpikingModel(torch.nn.Module):
+    """A network whose nonlinear functions are few-spikes neurons.
+
+    Args:
+        network: graph that calls the neurons as modules; flat inputs and outputs.
+        exact: exact functions by the path of the neuron that replaced each.
+        signature: how it is called.
+        names: path of each neuron by the name of its site.
+        report: what became of every operation.
+    """
+
+    def __init__(
+        self,
+        network: GraphModule,
+        exact: dict[str, torch.nn.Module],
+        signature: Signature,
+        names: dict[str, str],
+        report: Any = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.exact = torch.nn.ModuleDict({k.rpartition(".")[2]: m for k, m in exact.items()})
+        self.signature = signature
+        self.names = names
+        self.report = report
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Outputs in the form in which the original model returned them.
+
+        Raises:
+            InputError: for inputs of another number, shape or kind than at conversion.
+        """
+        leaves = self.signature.flatten(args, kwargs)
+        return self.signature.unflatten(self.network(*leaves))
+
+    @property
+    def sites(self) -> SiteMap:
+        """The neuron of every site."""
+        return SiteMap({n: self.network.get_submodule(p) for n, p in self.names.items()})  # type: ignore[misc]
+
+    @property
+    def steps(self) -> int:
+        """The largest K of a neuron."""
+        return max(neuron.steps for neuron in self.sites.values())
+
+    def original(self) -> torch.nn.Module:
+        """The captured network with its exact functions; shares the weights."""
+        modules = dict(self.network.named_modules())
+        memo = {id(tensor): tensor for tensor in self.network.state_dict(keep_vars=True).values()}
+        memo |= {id(modules[path]): torch.nn.Identity() for path in self.names.values()}
+        network = copy.deepcopy(self.network, memo)
+        for path in self.names.values():
+            parent, _, name = path.rpartition(".")
+            setattr(network.get_submodule(parent), name, self.exact[name])
+        return OriginalModel(network, self.signature)
+
+    @contextmanager
+    def readout(self, step: int | None, *, corrected: bool = True) -> Iterator[None]:
+        """Cuts every neuron after its first `step` steps inside the block (an anytime readout).
+
+        Args:
+            step: 1..K, or None for all.
+            corrected: adds the calibrated mean of what the missing steps would have added.
+
+        Raises:
+            InputError: if step isn't a whole number in 1..K.
+        """
+        if step is not None and (isinstance(step, bool) or step != int(step) or step < 1):
+            raise InputError(f"step must be a whole number from 1 to {self.steps}, found {step!r}")
+        neurons = list(self.sites.values())
+        before = [(n.readout_step, n.readout_corrected) for n in neurons]
+        try:
+            for neuron in neurons:
+                neuron.readout_step, neuron.readout_corrected = step, corrected
+            yield
+        finally:
+            for neuron, (old, flag) in zip(neurons, before, strict=True):
+                neuron.readout_step, neuron.readout_corrected = old, flag
+
+    @contextmanager
+    def count_spikes(self) -> Iterator[dict[str, int]]:
+        """Counts spikes inside the block; the yielded dict is filled by site when it ends."""
+        counts: dict[str, int] = {}
+        for neuron in self.sites.values():
+            neuron.counting, neuron.spike_count = True, 0
+        try:
+            yield counts
+        finally:
+            for name, neuron in self.sites.items():
+                neuron.counting = False
+                counts[name] = neuron.spike_count
+
+
+class OriginalModel(torch.nn.Module):
+    """A captured network with its exact functions, called like the model it came from."""
+
+    def __init__(self, network: torch.nn.Module, signature: Signature) -> None:
+        super().__init__()
+        self.network = network
+        self.signature = signature
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Outputs in the form in which the model returned them."""
+        return self.signature.unflatten(self.network(*self.signature.flatten(args, kwargs)))

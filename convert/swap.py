@@ -1,0 +1,42 @@
+"""Graph and fitted neurons in, a SpikingModel out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from .capture import Captured
+from .fit.problem import Problem, Solution
+from .neuron import FewSpikesNeuron
+from .sites import Site
+from .spiking import SpikingModel
+
+
+def neuron_of(
+    solution: Solution, problem: Problem, *, dtype: torch.dtype = torch.float32
+) -> FewSpikesNeuron:
+    """The neuron of a solution, with the means that its anytime readout adds."""
+    neuron = FewSpikesNeuron(
+        solution.thresholds, solution.resets, solution.weights, solution.offset, dtype=dtype
+    )
+    centres = torch.from_numpy(problem.centres).to(dtype)
+    neuron.set_missing_means(centres, torch.from_numpy(problem.weights))
+    return neuron
+
+
+def swap(
+    captured: Captured, sites: Sequence[Site], neurons: Mapping[str, FewSpikesNeuron]
+) -> SpikingModel:
+    """Puts every site's neuron where its exact function is called.
+
+    The captured graph becomes the spiking network's own; the exact functions travel beside it.
+    """
+    network, exact = captured.graph_module, {}
+    device = next((t.device for t in network.state_dict().values()), torch.device("cpu"))
+    for site in sites:
+        exact[site.module] = site.function
+        parent, _, name = site.module.rpartition(".")
+        setattr(network.get_submodule(parent), name, neurons[site.name].to(device))
+    names = {site.name: site.module for site in sites}
+    return SpikingModel(network, exact, captured.signature, names).eval()

@@ -1,0 +1,20 @@
+"""CIFAR ResNets and vision transformers, torchvision's models by their own names, and images."""
+
+from .data import Images, load_images
+from .errors import DataError, ModelError
+from .preprocessing import Preprocessing
+from .registry import ACTIVATIONS, get, names, preprocessing, shipped, with_options
+
+__all__ = [
+    "ACTIVATIONS",
+    "DataError",
+    "Images",
+    "ModelError",
+    "Preprocessing",
+    "get",
+    "load_images",
+    "names",
+    "preprocessing",
+    "shipped",
+    "with_options",
+]

@@ -1,0 +1,9 @@
+"""Errors of the model zoo and its data."""
+
+
+class ModelError(Exception):
+    """A model or its weights can't be had: the message names it, what was found, the remedy."""
+
+
+class DataError(Exception):
+    """A data source can't be used: the message names it, what was found, the remedy."""

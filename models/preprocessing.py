@@ -1,0 +1,38 @@
+"""What a network expects of an image."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CIFAR10 = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+CIFAR100 = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Size, mean and standard deviation (of values in 0..1, per channel) and number of classes."""
+
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    classes: int
+
+    def __call__(self, images: npt.NDArray[np.uint8]) -> Tensor:
+        """uint8 ``[N, H, W, C]`` to float32 ``[N, C, size, size]``, resized if necessary."""
+        x = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 255
+        if x.shape[-2:] != (self.size, self.size):
+            x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True)
+        shape = (1, -1, 1, 1)
+        return (x - torch.tensor(self.mean).view(shape)) / torch.tensor(self.std).view(shape)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain numbers and lists."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}

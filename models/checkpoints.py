@@ -105,7 +105,7 @@ def write_checkpoint(content: Any, path: str | os.PathLike[str]) -> None:
     """Writes plain tensors and containers; the file is whole or not there at all."""
     file = Path(path)
     file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=file.parent, prefix=".writing-", delete=False) as handle:
+    with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".writing", delete=False) as handle:
         temporary = Path(handle.name)
     try:
         torch.save(content, temporary)

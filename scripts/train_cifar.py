@@ -1,0 +1,89 @@
+"""Trains a CIFAR model from scratch; stop it at any moment and run it again to go on."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from dataclasses import fields
+from pathlib import Path
+
+import models
+from models.training import AUGMENTATIONS, Recipe, accuracy_of, train
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    result = argparse.ArgumentParser(description=__doc__)
+    own = Recipe()
+    result.add_argument("--model", required=True, help="a CIFAR model, e.g. resnet20_silu")
+    result.add_argument("--data", required=True, help="cifar10, cifar100, a folder, or an .npz")
+    result.add_argument("--test", help="a source to measure once, when training has ended")
+    result.add_argument("--output", required=True, type=Path, help="folder for weights and log")
+    result.add_argument("--root", default="data", help="where torchvision keeps downloads")
+    result.add_argument("--cache", type=Path, help="folder for decoded images of a folder source")
+    result.add_argument("--activation", choices=sorted(models.ACTIVATIONS))
+    result.add_argument("--epochs", type=int, default=own.epochs)
+    result.add_argument("--batch-size", type=int, default=own.batch_size)
+    result.add_argument("--optimizer", choices=("sgd", "adamw"), default=own.optimizer)
+    result.add_argument("--learning-rate", type=float, default=own.learning_rate)
+    result.add_argument("--weight-decay", type=float, default=own.weight_decay)
+    result.add_argument("--warmup", type=float, default=own.warmup, help="epochs")
+    result.add_argument("--label-smoothing", type=float, default=own.label_smoothing)
+    result.add_argument("--augmentation", choices=AUGMENTATIONS, default=own.augmentation)
+    result.add_argument("--mixed-precision", action="store_true", help="bfloat16 autocast")
+    result.add_argument("--compiled", action="store_true", help="use torch.compile")
+    result.add_argument("--held-out", type=int, default=own.held_out, help="images to watch")
+    result.add_argument("--limit", type=int, help="train on the first N images only")
+    result.add_argument("--seed", type=int, default=own.seed)
+    result.add_argument("--device", default="cpu")
+    result.add_argument("--quiet", action="store_true")
+    result.add_argument("--traceback", action="store_true")
+    return result
+
+
+def run(options: argparse.Namespace) -> None:
+    """Trains and prints the log's last row and the accuracy on --test."""
+    started = time.perf_counter()
+    bars = not options.quiet
+    images = models.load_images(
+        options.data, train=True, root=options.root, cache=options.cache, progress=bars
+    ).first(options.limit)
+    recipe = Recipe(**{f.name: getattr(options, f.name) for f in fields(Recipe)})
+    print(f"{options.model}: {len(images)} images, seed {recipe.seed}", flush=True)
+    preprocessing = models.preprocessing(options.model)
+    model = models.get(options.model, "random", options.activation, seed=recipe.seed)
+    rows = train(
+        model,
+        images,
+        preprocessing,
+        recipe,
+        options.output,
+        device=options.device,
+        progress=bars,
+    )
+    print(", ".join(f"{k} {v:.4g}" for k, v in rows[-1].items()))
+    print(f"seconds of training: {sum(row['seconds'] for row in rows):.0f}")
+    if options.test:
+        test = models.load_images(options.test, root=options.root)
+        test.check_labels(preprocessing.classes)
+        accuracy = accuracy_of(model, test, preprocessing, device=options.device)
+        print(f"accuracy on {test.source}: {accuracy:.4f} ({len(test)} images)")
+    print(f"{options.output / 'weights.pt'} after {time.perf_counter() - started:.0f} s")
+
+
+def main() -> int:
+    """Entry point; errors of use end in one line, without a traceback."""
+    options = parser().parse_args()
+    try:
+        run(options)
+    except (models.ModelError, models.DataError) as error:
+        if options.traceback:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,108 @@
+"""The binary table T = h = d = alpha 2^-t: a K-bit quantiser of one linear ramp."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import FitError
+from .problem import Array, Problem, Solution
+
+# Relative size below which a change of slope is rounding.
+_STRAIGHT = 1e-6
+
+
+@dataclass(frozen=True)
+class Ramp:
+    """f(x) = base + slope * clip(x - begin, 0, length)."""
+
+    begin: float
+    length: float
+    slope: float
+    base: float
+
+    def __call__(self, x: Array) -> Array:
+        """The ramp's values."""
+        return self.base + self.slope * np.clip(x - self.begin, 0.0, self.length)
+
+
+def ramp_of(problem: Problem) -> Ramp | None:
+    """The one ramp that a problem's function is, flat before and after; None if it isn't one."""
+    used = problem.weights > 0
+    x, f = problem.centres[used], problem.values[used]
+    spread = float(np.ptp(f))
+    if spread == 0 or len(x) < 3:
+        return None
+    slopes = np.diff(f) / np.diff(x)
+    steep = np.abs(slopes) > 1e-9 * spread / (x[-1] - x[0])
+    moving = np.flatnonzero(steep)
+    # Where a kink lies inside a bin, the two pieces beside it aren't on the line.
+    inner = slopes[moving[0] + 1 : moving[-1]] if len(moving) > 3 else slopes[moving]
+    slope = float(np.median(inner))
+    at = int(moving[len(moving) // 2])
+    offset = float(f[at] - slope * x[at])
+    flat_before, flat_after = float(f[0]), float(f[-1])
+    begin = (flat_before - offset) / slope if moving[0] > 0 else problem.low
+    end = (flat_after - offset) / slope if moving[-1] < len(slopes) - 1 else problem.high
+    ramp = Ramp(begin, end - begin, slope, slope * begin + offset)
+    width = float(np.max(np.diff(x)))
+    near_kink = (np.abs(x - begin) <= width) | (np.abs(x - end) <= width)
+    error = np.abs(ramp(x) - f)
+    fits = bool((error[~near_kink] <= _STRAIGHT * spread).all())
+    return ramp if fits and bool((error <= abs(slope) * width + _STRAIGHT * spread).all()) else None
+
+
+def table(ramp: Ramp, alpha: float, steps: int) -> tuple[Array, Array, Array]:
+    """T, h, d of the quantiser with 2^K levels up to `alpha`, centred by half a level."""
+    h = alpha * 2.0 ** -np.arange(1, steps + 1)
+    return ramp.begin + h - 0.5 * h[-1], h, ramp.slope * h
+
+
+def solve_one(problem: Problem) -> Solution | None:
+    """The binary table with the least-error alpha; None where f is not one ramp."""
+    ramp = ramp_of(problem)
+    if ramp is None:
+        return None
+    used = problem.weights > 0
+    x, f, w = problem.centres[used], problem.values[used], problem.weights[used]
+    w = w / w.sum()
+    top = 2**problem.steps - 1
+
+    def error(alpha: float) -> float:
+        level = alpha / (top + 1)
+        code = np.clip(np.ceil((x - ramp.begin) / level - 0.5), 0, top)
+        return float(w @ (ramp.base + ramp.slope * level * code - f) ** 2)
+
+    reach = min(ramp.length, problem.high - ramp.begin)
+    low, high = 0.02 * reach, 1.1 * reach * (top + 1) / top
+    for _ in range(3):
+        grid = np.geomspace(low, high, 160)
+        losses = [error(alpha) for alpha in grid]
+        best = int(np.argmin(losses))
+        low, high = grid[max(best - 2, 0)], grid[min(best + 2, len(grid) - 1)]
+    T, h, d = table(ramp, float(grid[best]), problem.steps)
+    solution = Solution(T, h, d, ramp.base, 0.0, "binary")
+    mse = float(w @ (solution(x) - f) ** 2)
+    return Solution(T, h, d, ramp.base, mse, "binary")
+
+
+def solve(
+    problems: Sequence[Problem], *, seed: int = 0, effort: str = "normal", progress: bool = False
+) -> list[Solution]:
+    """The binary table of every problem.
+
+    Raises:
+        FitError: naming the first site whose function is not one linear ramp.
+    """
+    solutions = []
+    for problem in problems:
+        solution = solve_one(problem)
+        if solution is None:
+            raise FitError(
+                f"{problem.name}: method 'binary' fits one linear ramp (relu, relu6, hardsigmoid); "
+                f"its function is {problem.function}: choose another method"
+            )
+        solutions.append(solution)
+    return solutions

@@ -1,1 +1,36 @@
-"""Trained networks in, few-spikes networks out."""
+"""Trained networks in, few-spikes networks out.
+
+The rooms, in the order in which data flows: capture, sites, calibrate, fit, swap, evaluate.
+"""
+
+from .conversion import to_spiking
+from .errors import (
+    CalibrationError,
+    CaptureError,
+    ConversionError,
+    FitError,
+    InputError,
+    SiteError,
+)
+from .evaluate import evaluate
+from .evaluation import Evaluation
+from .fit.activation import fit
+from .neuron import FewSpikesNeuron
+from .report import Report
+from .spiking import SpikingModel
+
+__all__ = [
+    "CalibrationError",
+    "CaptureError",
+    "ConversionError",
+    "Evaluation",
+    "FewSpikesNeuron",
+    "FitError",
+    "InputError",
+    "Report",
+    "SiteError",
+    "SpikingModel",
+    "evaluate",
+    "fit",
+    "to_spiking",
+]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any
@@ -63,6 +63,8 @@ class SpikingModel(torch.nn.Module):
         self.signature = signature
         self.names = names
         self.report = report
+        # Neurons of the same sites fitted with other K, by str(K) and by neuron path as in `exact`.
+        self.refitted = torch.nn.ModuleDict()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Outputs in the form in which the original model returned them.
@@ -82,6 +84,68 @@ class SpikingModel(torch.nn.Module):
     def steps(self) -> int:
         """The largest K of a neuron."""
         return max(neuron.steps for neuron in self.sites.values())
+
+    def _swapped(self, path: str, module: torch.nn.Module) -> torch.nn.Module:
+        """Puts another module where a neuron is; returns what was there."""
+        parent, _, name = path.rpartition(".")
+        owner = self.network.get_submodule(parent)
+        before = getattr(owner, name)
+        setattr(owner, name, module)
+        return before
+
+    def add_refit(self, steps: int, neurons: Mapping[str, FewSpikesNeuron]) -> None:
+        """Keeps neurons of another K beside the network's own.
+
+        Args:
+            steps: that K.
+            neurons: by the name of their site, one for every site.
+        """
+        keyed = {self.names[site].rpartition(".")[2]: neuron for site, neuron in neurons.items()}
+        self.refitted[str(steps)] = torch.nn.ModuleDict(keyed)
+
+    @contextmanager
+    def with_steps(self, steps: int) -> Iterator[None]:
+        """Uses the neurons that were fitted for another K inside the block.
+
+        Raises:
+            InputError: if the network wasn't fitted for it.
+        """
+        if str(steps) not in self.refitted:
+            fitted = ", ".join([str(self.steps), *self.refitted])
+            raise InputError(
+                f"the network was fitted for K = {fitted}, not for {steps!r}; name every K in "
+                "steps= at conversion"
+            )
+        neurons = self.refitted[str(steps)]
+        replaced = {
+            path: self._swapped(path, neurons[path.rpartition(".")[2]])  # type: ignore[index]
+            for path in self.names.values()
+        }
+        try:
+            yield
+        finally:
+            for path, neuron in replaced.items():
+                self._swapped(path, neuron)
+
+    @contextmanager
+    def spiking_only(self, sites: Collection[str]) -> Iterator[None]:
+        """Lets only these sites spike inside the block; all others compute exactly.
+
+        Raises:
+            SiteError: for a site that doesn't exist.
+        """
+        for name in sites:
+            self.sites[name]
+        replaced = {
+            path: self._swapped(path, self.exact[path.rpartition(".")[2]])
+            for name, path in self.names.items()
+            if name not in sites
+        }
+        try:
+            yield
+        finally:
+            for path, neuron in replaced.items():
+                self._swapped(path, neuron)
 
     def original(self) -> torch.nn.Module:
         """The captured network with its exact functions; shares the weights."""

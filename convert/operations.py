@@ -1,0 +1,250 @@
+"""What every operation of a network with sites is: spiking, synaptic, a product, or remaining."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from .regions import Regions, is_float, is_pointwise, packet
+
+# Linear in the one varying input, whatever the other arguments hold; they only move values.
+_LAYOUT = frozenset(
+    "alias as_strided cat chunk clone concat constant_pad_nd contiguous copy detach diagonal "
+    "expand expand_copy flip gather getitem index index_select lift_fresh_copy movedim narrow "
+    "pad permute pixel_shuffle pixel_unshuffle reflection_pad1d reflection_pad2d repeat "
+    "repeat_interleave replication_pad1d replication_pad2d reshape roll scatter select "
+    "select_scatter slice slice_scatter split split_with_sizes squeeze stack t tile transpose "
+    "unbind unflatten unfold unsqueeze view view_copy _unsafe_view _unsafe_index channel_shuffle "
+    "unsafe_split".split()
+)
+_SUMS = frozenset(
+    "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d _adaptive_avg_pool2d avg_pool1d "
+    "avg_pool2d avg_pool3d cumsum mean sum upsample_bilinear2d upsample_nearest2d "
+    "upsample_nearest1d _upsample_nearest_exact2d upsample_bicubic2d upsample_linear1d "
+    "upsample_trilinear3d _upsample_bilinear2d_aa im2col col2im fold trace".split()
+)
+# Weighted sums: the input first, then what may be weights.
+_WEIGHTED = frozenset(
+    "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution linear "
+    "mm bmm matmul addmm baddbmm addbmm mv addmv dot vdot einsum bilinear".split()
+)
+_MATRIX = frozenset("mm bmm matmul mv dot vdot".split())
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation of the graph.
+
+    Args:
+        kind: ``spiking``, ``synaptic``, ``product`` or ``remaining``.
+        op: its name.
+        inputs: ``spikes`` or ``analog`` for each varying input.
+        where: module path of the call, or the line of the source.
+        multiply_accumulates: for one image; 0 for sums, layouts and what remains.
+        node: the graph node.
+    """
+
+    kind: str
+    op: str
+    inputs: tuple[str, ...]
+    where: str
+    multiply_accumulates: int
+    node: Node
+
+    @property
+    def signal(self) -> str:
+        """``spikes`` if every varying input is spike-coded, else ``analog``."""
+        return "spikes" if all(name == "spikes" for name in self.inputs) else "analog"
+
+
+def operations(graph_module: GraphModule, sites: set[str]) -> list[Operation]:
+    """Every operation on a varying tensor, in graph order.
+
+    Args:
+        graph_module: a captured graph whose sites are called as modules.
+        sites: paths of those modules.
+    """
+    regions = Regions(graph_module)
+    signal: dict[Node, str] = {}
+    found = []
+    for node in graph_module.graph.nodes:
+        if node not in regions.varying:
+            continue
+        if node.op == "placeholder":
+            signal[node] = "analog"
+            continue
+        if node.op not in ("call_function", "call_module"):
+            continue
+        operands = list(_operands(node, regions.varying))
+        inputs = tuple(signal[operand] for operand in operands)
+        kind = _kind(node, regions, operands, sites)
+        spikes = kind == "spiking" or (
+            kind == "synaptic" and all(value == "spikes" for value in inputs)
+        )
+        signal[node] = "spikes" if spikes else "analog"
+        if packet(node) == "getitem":
+            continue
+        count = _multiply_accumulates(node, kind, operands)
+        found.append(Operation(kind, packet(node), inputs, where(node), count, node))
+    return found
+
+
+def _operands(node: Node, varying: set[Node]) -> Iterator[Node]:
+    """Varying inputs, one entry for every place where one is read."""
+    stack: list[Any] = [*reversed(list(node.kwargs.values())), *reversed(node.args)]
+    while stack:
+        value = stack.pop()
+        if isinstance(value, Node) and value in varying:
+            yield value
+        elif isinstance(value, tuple | list):
+            stack.extend(reversed(value))
+
+
+def _kind(node: Node, regions: Regions, operands: list[Node], sites: set[str]) -> str:
+    name = packet(node)
+    if node.op == "call_module":
+        return "spiking" if str(node.target) in sites else "remaining"
+    if not operands:
+        return "synaptic"
+    if name == "getitem":
+        return "synaptic"
+    if not all(is_float(o) or not isinstance(o.meta.get("val"), Tensor) for o in operands):
+        return "remaining"
+    if name in _LAYOUT:
+        return "synaptic" if _first_only(node, regions.varying) else "remaining"
+    if name in _SUMS:
+        return "synaptic"
+    if name in _WEIGHTED:
+        if name == "bilinear" or len(operands) > 1:
+            return "product" if _bilinear(node, operands) else "remaining"
+        return "synaptic"
+    if name in ("batch_norm", "_native_batch_norm_legit_no_training"):
+        return "synaptic" if len(operands) == 1 else "remaining"
+    if is_pointwise(node):
+        return _pointwise_kind(node, name, regions, operands)
+    return "remaining"
+
+
+def _pointwise_kind(node: Node, name: str, regions: Regions, operands: list[Node]) -> str:
+    if not is_float(node):
+        return "remaining"
+    if regions.root[node] is not node:
+        return "remaining" if regions.form[node].atoms else "synaptic"
+    if name in ("add", "sub", "rsub", "neg"):
+        return "synaptic"
+    if name == "mul":
+        return "synaptic" if len(operands) == 1 else "product"
+    if name == "div":
+        first = operands == [node.args[0]] and "rounding_mode" not in node.kwargs
+        return "synaptic" if first else "remaining"
+    if name in ("_to_copy", "clone", "alias", "detach"):
+        return "synaptic"
+    if name in ("where", "masked_fill"):
+        # A mask that doesn't vary picks values: a sum of two masked signals.
+        mask = node.args[0] if name == "where" else node.args[1]
+        return "remaining" if mask in regions.varying else "synaptic"
+    return "remaining"
+
+
+def _first_only(node: Node, varying: set[Node]) -> bool:
+    """Whether no index or length of a layout operation varies."""
+    rest = [*node.args[1:], *node.kwargs.values()]
+    indices = [value for value in rest if isinstance(value, Node | tuple | list)]
+    name = packet(node)
+    if name in ("select_scatter", "slice_scatter", "scatter", "copy"):
+        return True
+    return not any(
+        isinstance(value.meta.get("val"), Tensor)
+        for index in indices
+        for value in ([index] if isinstance(index, Node) else index)
+        if isinstance(value, Node) and value in varying
+    )
+
+
+def _bilinear(node: Node, operands: list[Node]) -> bool:
+    """Whether a matrix product of varying signals is linear in each of them."""
+    if packet(node) in _MATRIX:
+        return True
+    if packet(node) in ("addmm", "baddbmm", "addbmm", "addmv"):
+        return node.args[0] not in operands
+    return len(operands) == 2
+
+
+def where(node: Node) -> str:
+    """Module path of the call that a node came from, or its line of the source."""
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    path = str(stack[-1][0]) if stack else ""
+    path = path.removeprefix("L['self'].").removeprefix("L['self']")
+    if path:
+        return path
+    lines = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
+    return f"{lines[-1][0].rpartition('/')[2]}:{lines[-1][1]}" if lines else "the model's forward"
+
+
+def size(value: Any) -> int:
+    """A length as a number: a symbolic one by the batch it was captured with."""
+    if isinstance(value, int):
+        return value
+    return int(value.node.hint)
+
+
+def numel(node: Node) -> int:
+    """Elements of a node's value for the batch that was captured."""
+    return math.prod(size(length) for length in node.meta["val"].shape)
+
+
+def _multiply_accumulates(node: Node, kind: str, operands: list[Node]) -> int:
+    """Multiply-accumulates of one image (the captured batch is divided out)."""
+    if kind not in ("synaptic", "product") or not isinstance(node.meta.get("val"), Tensor):
+        return 0
+    batch = captured_batch(node)
+    name = packet(node)
+    out = numel(node)
+    if name.startswith("conv_transpose"):
+        weight = node.args[1].meta["val"]  # type: ignore[union-attr]
+        inner = math.prod(weight.shape[1:])
+        out = numel(operands[0])
+    elif name.startswith("conv"):
+        weight = node.args[1].meta["val"]  # type: ignore[union-attr]
+        inner = math.prod(weight.shape[1:])
+    elif name in _WEIGHTED:
+        inner = size(operands[-1 if name.startswith("add") else 0].meta["val"].shape[-1])
+        if name in _MATRIX and len(node.args) == 2 and operands[0] is node.args[1]:
+            shape = operands[0].meta["val"].shape
+            inner = size(shape[-2] if len(shape) > 1 else shape[-1])
+    elif name in ("mul", "batch_norm", "_native_batch_norm_legit_no_training"):
+        inner = 1
+    else:
+        return 0
+    return round(out * inner / batch)
+
+
+def captured_batch(node: Node) -> int:
+    """Images of the batch that was captured."""
+    for other in node.graph.nodes:
+        value = other.meta.get("val")
+        if other.op == "placeholder" and isinstance(value, Tensor) and value.dim():
+            if not isinstance(value.shape[0], int):
+                return size(value.shape[0])
+    return 1
+
+
+def latency_steps(graph_module: GraphModule, steps: Mapping[str, int]) -> int:
+    """Time steps of the longest chain of sites: K times its length if all have one K.
+
+    Args:
+        graph_module: the network.
+        steps: K of every site, by the path of its module.
+    """
+    latest: dict[Node, int] = {}
+    for node in graph_module.graph.nodes:
+        before = max((latest[i] for i in node.all_input_nodes), default=0)
+        own = steps.get(str(node.target), 0) if node.op == "call_module" else 0
+        latest[node] = before + own
+    return max(latest.values())

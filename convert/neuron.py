@@ -10,6 +10,7 @@ from spikingjelly.activation_based import base
 from spikingjelly.activation_based import neuron as sj_neuron
 from torch import Tensor
 
+from . import kernel
 from .errors import InputError
 
 
@@ -101,6 +102,13 @@ class FewSpikesNeuron(base.StepModule, torch.nn.Module):
         """
         steps = self.steps if self.readout_step is None else min(self.readout_step, self.steps)
         v = x.to(torch.promote_types(x.dtype, self.thresholds.dtype))
+        cut = self.readout_corrected and steps < self.steps
+        if v.dtype == self.thresholds.dtype and kernel.usable(v):
+            table = (self.thresholds[:steps], self.resets[:steps], self.weights[:steps])
+            missing = self.missing_mean[steps] if cut else None
+            y, count = kernel.run(v, *table, self.offset, missing, self.counting)
+            self.spike_count += count
+            return y.to(x.dtype)
         potential, y = v, torch.zeros_like(v) + self.offset
         fired: Tensor | None = None
         for t in range(steps):
@@ -112,7 +120,7 @@ class FewSpikesNeuron(base.StepModule, torch.nn.Module):
                 fired = count if fired is None else fired + count
         if fired is not None:
             self.spike_count += int(fired)
-        if self.readout_corrected and steps < self.steps:
+        if cut:
             y = y + self.missing_mean[steps]
         return torch.where(v != v, v, y).to(x.dtype)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any
 
 import numba
@@ -86,7 +87,7 @@ def run(
     scalars = (kind(offset.item()), kind(0.0 if missing is None else missing.item()))
     threads = max(1, min(torch.get_num_threads(), flat_x.size // _WORTH_A_THREAD))
     bounds = np.linspace(0, flat_x.size, threads + 1).astype(int)
-    parts = [slice(a, b) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    parts = [slice(a, b) for a, b in pairwise(bounds)]
 
     def part(piece: slice) -> int:
         return int(_run(flat_x[piece], flat_y[piece], *parameters, *scalars, counting))

@@ -1,14 +1,20 @@
-"""Pictures of an evaluation."""
+"""Pictures of an evaluation and of fits."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
 
 from .files import atomic_path
 
 if TYPE_CHECKING:
     from .evaluation import Evaluation
+    from .fit.measure import Fit
 
 
 def draw_evaluation(result: Evaluation, path: str | os.PathLike[str]) -> None:
@@ -57,5 +63,40 @@ def draw_evaluation(result: Evaluation, path: str | os.PathLike[str]) -> None:
         axes.grid(alpha=0.3)
         axes.set_axisbelow(True)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=150)
+
+
+def draw_fits(
+    function: Callable[[Tensor], Tensor],
+    fits: Sequence[Fit],
+    path: str | os.PathLike[str],
+    name: str = "f",
+) -> None:
+    """The function with every fit above, the errors below.
+
+    Args:
+        function: what was fitted.
+        fits: from `convert.fit.measure.measure`.
+        path: a picture file; the ending chooses its format.
+        name: of the function, for the legend.
+    """
+    from matplotlib.figure import Figure
+
+    x = np.linspace(fits[0].edges[0], fits[0].edges[-1], 4001)
+    exact = function(torch.from_numpy(x)).numpy()
+    figure = Figure(figsize=(9.6, 6.0), layout="constrained")
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    top.plot(x, exact, color="black", lw=1.2, label=name)
+    for index, fit in enumerate(fits):
+        y = fit.solution(x)
+        label = f"K = {fit.steps}, MSE {fit.mse:.2e}"
+        top.plot(x, y, lw=1, color=f"C{index}", label=label)
+        bottom.plot(x, y - exact, lw=0.8, color=f"C{index}")
+    top.set(ylabel="output")
+    top.legend(fontsize=8)
+    bottom.set(xlabel="input x", ylabel="error")
+    for axes in (top, bottom):
+        axes.grid(alpha=0.3)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=150)

@@ -109,10 +109,15 @@ class Solution:
 
     def __call__(self, x: Array) -> Array:
         """Output of the neuron, float64, for inputs of any shape."""
+        return self.run(x)[0]
+
+    def run(self, x: Array) -> tuple[Array, npt.NDArray[np.int64]]:
+        """Output and number of spikes for inputs of any shape."""
         v = np.asarray(x, dtype=np.float64).copy()
-        y = np.full_like(v, self.offset)
+        y, count = np.full_like(v, self.offset), np.zeros(v.shape, np.int64)
         for T, h, d in zip(self.thresholds, self.resets, self.weights, strict=True):
             spike = v > T
             y += d * spike
             v -= h * spike
-        return y
+            count += spike
+        return y, count

@@ -1,0 +1,124 @@
+"""Converts an image classifier into a few-spikes network and measures it step by step."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+
+import convert
+import models
+from convert.fit.methods import DEFAULT, EFFORTS, METHODS
+from models.data import Loader
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    result = argparse.ArgumentParser(description=__doc__)
+    source = "cifar10, cifar100, a folder of class folders, or an .npz with x and y"
+    result.add_argument("--model", required=True, help="a name of models.names()")
+    result.add_argument("--weights", help="a checkpoint; 'random' for an untrained network")
+    result.add_argument("--activation", choices=sorted(models.ACTIVATIONS))
+    result.add_argument("--data", required=True, help=f"test images: {source}")
+    result.add_argument("--calibration", required=True, help=f"calibration images: {source}")
+    result.add_argument("--calibration-size", type=whole, default=512, metavar="N")
+    result.add_argument("--root", default="data", help="where torchvision keeps downloads")
+    result.add_argument("--steps", required=True, type=whole, nargs="+", metavar="K")
+    result.add_argument("--method", choices=sorted(METHODS), default=DEFAULT)
+    result.add_argument("--effort", choices=EFFORTS, default="normal")
+    result.add_argument("--limit", type=whole, metavar="N", help="test on the first N images only")
+    result.add_argument("--batch-size", type=whole, default=250, metavar="N")
+    result.add_argument("--by-site", type=int, default=64, metavar="N", help="images; 0 for none")
+    result.add_argument("--seed", type=int, default=0)
+    result.add_argument("--device", default="cpu")
+    result.add_argument("--mean", type=float, nargs="+")
+    result.add_argument("--std", type=float, nargs="+")
+    result.add_argument("--size", type=whole, help="side of the model's input in pixels")
+    result.add_argument("--classes", type=whole)
+    result.add_argument("--quiet", action="store_true")
+    result.add_argument("--traceback", action="store_true", help="show it on an error")
+    result.add_argument("--output", required=True, type=Path, metavar="DIR")
+    return result
+
+
+def whole(text: str) -> int:
+    """A whole number of at least 1."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number >= 1, found {text!r}")
+    return value
+
+
+def run(options: argparse.Namespace) -> None:
+    """Converts, evaluates, prints and writes the report."""
+    preprocessing = models.with_options(
+        models.preprocessing(options.model),
+        size=options.size,
+        mean=options.mean and tuple(options.mean),
+        std=options.std and tuple(options.std),
+        classes=options.classes,
+    )
+    model = models.get(
+        options.model,
+        options.weights,
+        options.activation,
+        preprocessing.classes,
+        seed=options.seed,
+    )
+    sources = {"root": options.root, "progress": not options.quiet}
+    test = models.load_images(options.data, train=False, **sources).first(options.limit)
+    test.check_labels(preprocessing.classes)
+    calibration = models.load_images(options.calibration, train=True, **sources)
+    calibration = calibration.sample(options.calibration_size, options.seed)
+    print(f"seed {options.seed}, {preprocessing}", flush=True)
+    snn = convert.to_spiking(
+        model.to(options.device),
+        Loader(calibration, preprocessing, options.batch_size),
+        steps=options.steps,
+        seed=options.seed,
+        method=options.method,
+        effort=options.effort,
+        progress=not options.quiet,
+    )
+    print(f"\n{snn.report}\n", flush=True)
+    result = convert.evaluate(
+        snn,
+        model,
+        Loader(test, preprocessing, options.batch_size),
+        by_site=options.by_site,
+        progress=not options.quiet,
+    )
+    print(result)
+    result.to_json(
+        options.output / "report.json",
+        model=options.model,
+        preprocessing=preprocessing.to_dict(),
+        versions={"python": platform.python_version()}
+        | {name: version(name) for name in ("torch", "torchvision", "spikingjelly", "numpy")},
+    )
+    result.plot(options.output / "steps.png")
+    print(f"\nwritten: {options.output / 'report.json'}, {options.output / 'steps.png'}")
+
+
+def main() -> int:
+    """Entry point; errors of use end in one line, without a traceback."""
+    options = parser().parse_args()
+    warnings.simplefilter("ignore", FutureWarning)
+    try:
+        run(options)
+    except (convert.ConversionError, models.ModelError, models.DataError) as error:
+        if options.traceback:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

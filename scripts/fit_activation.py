@@ -1,0 +1,81 @@
+"""Fits a few-spikes neuron to one activation function and prints what each K costs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import convert
+from convert.fit.measure import function_named, measure, rows_to_json
+from convert.fit.methods import DEFAULT, EFFORTS, METHODS
+from convert.plots import draw_fits
+from convert.text import table
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    result = argparse.ArgumentParser(description=__doc__)
+    result.add_argument("name", help="a function of torch.nn.functional or torch, e.g. silu")
+    result.add_argument("--low", type=float, help="inputs are uniform from here ...")
+    result.add_argument("--high", type=float, help="... to here")
+    result.add_argument("--normal", type=float, nargs=2, metavar=("MEAN", "STD"))
+    result.add_argument("--steps", required=True, type=int, nargs="+", metavar="K")
+    result.add_argument("--method", choices=sorted(METHODS), default=DEFAULT)
+    result.add_argument("--effort", choices=EFFORTS, default="normal")
+    result.add_argument("--seed", type=int, default=0)
+    result.add_argument("--json", type=Path, metavar="FILE")
+    result.add_argument("--plot", type=Path, metavar="FILE")
+    result.add_argument("--quiet", action="store_true")
+    result.add_argument("--traceback", action="store_true", help="show it on an error")
+    return result
+
+
+def run(options: argparse.Namespace) -> None:
+    """Fits for every K, prints the table, and writes what was asked for."""
+    function = function_named(options.name)
+    print(f"{options.name}, method {options.method}, seed {options.seed}", flush=True)
+    fits = measure(
+        function,
+        options.steps,
+        low=options.low,
+        high=options.high,
+        normal=options.normal and tuple(options.normal),
+        method=options.method,
+        effort=options.effort,
+        seed=options.seed,
+        progress=not options.quiet,
+    )
+    columns = ("K", "MSE", "relative MSE", "largest error", "spikes", "start", "seconds")
+    print(
+        table(
+            columns,
+            [
+                (f.steps, f"{f.mse:.4g}", f.relative_mse, f.worst, f.spikes, f.start, f.seconds)
+                for f in fits
+            ],
+        )
+    )
+    if options.json:
+        rows_to_json(fits, options.json)
+        print(f"written: {options.json}")
+    if options.plot:
+        draw_fits(function, fits, options.plot, options.name)
+        print(f"written: {options.plot}")
+
+
+def main() -> int:
+    """Entry point; errors of use end in one line, without a traceback."""
+    options = parser().parse_args()
+    try:
+        run(options)
+    except convert.ConversionError as error:
+        if options.traceback:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -15,11 +15,15 @@ from .errors import (
 from .evaluate import evaluate
 from .evaluation import Evaluation
 from .fit.activation import fit
+from .fit.methods import DEFAULT as DEFAULT_METHOD
+from .fit.methods import METHODS
 from .neuron import FewSpikesNeuron
 from .report import Report
 from .spiking import SpikingModel
 
 __all__ = [
+    "DEFAULT_METHOD",
+    "METHODS",
     "CalibrationError",
     "CaptureError",
     "ConversionError",

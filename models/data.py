@@ -120,9 +120,10 @@ def load_images(
     """Reads a SOURCE.
 
     Args:
-        source: ``cifar10`` or ``cifar100`` (through torchvision, downloaded into `root`), a
-            folder of class folders (classes in alphabetical order), or an ``.npz`` with ``x``
-            uint8 NHWC and ``y``.
+        source: ``cifar10`` or ``cifar100`` (through torchvision, downloaded into `root`),
+            ``digits`` (scikit-learn's 1,797 handwritten digits, nothing to download), a folder of
+            class folders (classes in alphabetical order), or an ``.npz`` with ``x`` uint8 NHWC
+            and ``y``.
         train: the training half of a built-in data set.
         root: where torchvision keeps its downloads.
         cache: folder for the decoded images of a folder, so that they are decoded once.
@@ -132,6 +133,8 @@ def load_images(
         DataError: if the source doesn't exist, is empty, or holds something else.
     """
     name = str(source)
+    if name == "digits":
+        return _digits(train)
     if name in _BUILT_IN:
         return _built_in(name, train, root)
     path = Path(source)
@@ -143,6 +146,18 @@ def load_images(
             "of class folders, or an .npz"
         )
     return _npz(path)
+
+
+def _digits(train: bool) -> Images:
+    """scikit-learn's 8x8 digits; every fourth image is a test image."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise DataError("digits needs scikit-learn; run: pip install scikit-learn") from error
+    data = load_digits()
+    x = np.round(data.images * (255 / 16)).astype(np.uint8)[..., None]
+    chosen = (np.arange(len(x)) % 4 != 0) == train
+    return Images(x[chosen], data.target[chosen].astype(np.int64), "digits")
 
 
 def _built_in(name: str, train: bool, root: str | os.PathLike[str]) -> Images:

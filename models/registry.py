@@ -46,6 +46,10 @@ def _resnet(depth: int, classes: int, activation: Callable[[], nn.Module]) -> nn
     return ResNetCifar(depth, classes, activation)
 
 
+def _resnet_digits(classes: int, activation: Callable[[], nn.Module]) -> nn.Module:
+    return ResNetCifar(8, classes, activation, in_channels=1)
+
+
 def _entries() -> dict[str, _Entry]:
     imagenet = Preprocessing(32, *IMAGENET, 10)
     cifar = Preprocessing(32, *CIFAR10, 10)
@@ -54,6 +58,8 @@ def _entries() -> dict[str, _Entry]:
         for depth in (20, 32, 44, 56, 110)
     }
     entries["resnet20_silu"] = _Entry(partial(_resnet, 20), "silu", cifar)
+    digits = Preprocessing(8, (0.305,), (0.376,), 10)
+    entries["resnet8_digits"] = _Entry(_resnet_digits, "silu", digits)
     entries["vit_tiny"] = _Entry(vit_tiny, "gelu", cifar)
     entries["vit_small"] = _Entry(vit_small, "gelu", cifar)
     return entries

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
-from ..errors import FitError
+from .parallel import run_all
 from .problem import Array, Problem, Solution
 
 # Relative size below which a change of slope is rounding.
@@ -88,21 +89,45 @@ def solve_one(problem: Problem) -> Solution | None:
     return Solution(T, h, d, ramp.base, mse, "binary")
 
 
+def solve_line(problem: Problem) -> Solution:
+    """The binary table of a curved function: the quantised ramp that comes nearest to it.
+
+    Begin and alpha are searched, slope and base follow by least squares. A baseline: what the
+    table of a ReLU network does to a function with a curve in it.
+    """
+    used = problem.weights > 0
+    x, f, w = problem.centres[used], problem.values[used], problem.weights[used]
+    w = w / w.sum()
+    top = 2**problem.steps - 1
+
+    def fitted(begin: float, alpha: float) -> tuple[float, float, float]:
+        code = np.clip(np.ceil((x - begin) / (alpha / (top + 1)) - 0.5), 0, top)
+        centred = code - w @ code
+        power = w @ centred**2
+        slope = float(w @ (centred * f) / power) if power > 0 else 0.0
+        base = float(w @ f - slope * (w @ code))
+        return float(w @ (base + slope * code - f) ** 2), slope * (top + 1) / alpha, base
+
+    span = problem.high - problem.low
+    begins, alphas = (problem.low, problem.high - 0.02 * span), (0.02 * span, 1.1 * span)
+    for _ in range(4):
+        grid = [(b, a) for b in np.linspace(*begins, 24) for a in np.geomspace(*alphas, 24)]
+        begin, alpha = grid[int(np.argmin([fitted(*point)[0] for point in grid]))]
+        step, ratio = (begins[1] - begins[0]) / 23, (alphas[1] / alphas[0]) ** (1 / 23)
+        begins, alphas = (begin - step, begin + step), (alpha / ratio, alpha * ratio)
+    _, slope, base = fitted(begin, alpha)
+    T, h, d = table(Ramp(begin, alpha, slope, base), alpha, problem.steps)
+    mse = float(w @ (Solution(T, h, d, base, 0.0, "binary")(x) - f) ** 2)
+    return Solution(T, h, d, base, mse, "binary")
+
+
 def solve(
     problems: Sequence[Problem], *, seed: int = 0, effort: str = "normal", progress: bool = False
 ) -> list[Solution]:
-    """The binary table of every problem.
+    """The binary table of every problem: exact for one ramp, else the nearest quantised ramp."""
+    tasks = [partial(_solve, problem) for problem in problems]
+    return run_all(tasks, "fit", progress)
 
-    Raises:
-        FitError: naming the first site whose function is not one linear ramp.
-    """
-    solutions = []
-    for problem in problems:
-        solution = solve_one(problem)
-        if solution is None:
-            raise FitError(
-                f"{problem.name}: method 'binary' fits one linear ramp (relu, relu6, hardsigmoid); "
-                f"its function is {problem.function}: choose another method"
-            )
-        solutions.append(solution)
-    return solutions
+
+def _solve(problem: Problem) -> Solution:
+    return solve_one(problem) or solve_line(problem)

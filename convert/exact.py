@@ -81,11 +81,14 @@ def extract(regions: Regions, head: Node, value: Node) -> ExactFunction:
             return made[node]
         if node not in regions.varying and (number := regions.scalar(node)) is not None:
             return int(number) if _is_integer(regions, node) else number
-        if packet(node) == "_to_copy" and is_float(node) and is_float(node.args[0]):
-            made[node] = build(node.args[0])
+        source: Any = node.args[0] if node.args else None
+        if packet(node) == "_to_copy" and is_float(node) and is_float(source):
+            made[node] = build(source)
             return made[node]
         args = tuple(build(argument) for argument in node.args)
-        kwargs = {k: v for k, v in node.kwargs.items() if k not in ("device", "layout")}
+        kwargs: dict[str, Any] = {
+            k: v for k, v in node.kwargs.items() if k not in ("device", "layout")
+        }
         if isinstance(kwargs.get("dtype"), torch.dtype) and kwargs["dtype"].is_floating_point:
             kwargs.pop("dtype")
         target, args = _scalar_overload(node.target, args, x, graph)

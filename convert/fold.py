@@ -127,9 +127,9 @@ def _foldable(source: Node, norm: Node) -> bool:
 
 
 def _fold(graph_module: GraphModule, layer: Node, scale: Tensor, shift: Tensor) -> Node:
-    axis = _OUT_AXIS[layer.target]
-    weight_node = layer.args[1]
-    bias_node = layer.args[2] if len(layer.args) > 2 else None
+    axis = _OUT_AXIS[layer.target]  # type: ignore[index]
+    weight_node: Any = layer.args[1]
+    bias_node: Any = layer.args[2] if len(layer.args) > 2 else None
     weight = read(graph_module, weight_node)
     shape = [-1 if i == axis else 1 for i in range(weight.dim())]
     bias = read(graph_module, bias_node).double() if isinstance(bias_node, Node) else 0.0
@@ -167,7 +167,8 @@ def _affine(
     like = source.meta["val"]
     shape = [1, -1] + [1] * (like.dim() - 2)
     graph = graph_module.graph
-    device = read(graph_module, norm.args[3]).device
+    mean: Any = norm.args[3]
+    device = read(graph_module, mean).device
     factor, offset = (
         add_buffer(graph_module, f"{name}_{norm.name}", t.view(shape).to(device, like.dtype), norm)
         for name, t in (("scale", scale), ("shift", shift))

@@ -90,7 +90,8 @@ def run(
     parts = [slice(a, b) for a, b in pairwise(bounds)]
 
     def part(piece: slice) -> int:
-        return int(_run(flat_x[piece], flat_y[piece], *parameters, *scalars, counting))
+        arguments: tuple[Any, ...] = (*parameters, *scalars, counting)
+        return int(_run(flat_x[piece], flat_y[piece], *arguments))
 
     if threads == 1:
         return y, part(parts[0])

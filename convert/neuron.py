@@ -116,8 +116,8 @@ class FewSpikesNeuron(base.StepModule, torch.nn.Module):
             y = y + self.weights[t] * s
             potential = potential - self.resets[t] * s
             if self.counting:
-                count = s.sum(dtype=torch.float64)
-                fired = count if fired is None else fired + count
+                spikes = s.sum(dtype=torch.float64)
+                fired = spikes if fired is None else fired + spikes
         if fired is not None:
             self.spike_count += int(fired)
         if cut:

@@ -157,6 +157,8 @@ def split_batch(
     Raises:
         InputError: for anything else.
     """
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
     inputs = batch
     if isinstance(batch, tuple | list):
         if not batch:

@@ -32,7 +32,8 @@ def swap(
 
     The captured graph becomes the spiking network's own; the exact functions travel beside it.
     """
-    network, exact = captured.graph_module, {}
+    network = captured.graph_module
+    exact: dict[str, torch.nn.Module] = {}
     device = next((t.device for t in network.state_dict().values()), torch.device("cpu"))
     for site in sites:
         exact[site.module] = site.function

@@ -57,8 +57,8 @@ def ramp_of(problem: Problem) -> Ramp | None:
 
 def table(ramp: Ramp, alpha: float, steps: int) -> tuple[Array, Array, Array]:
     """T, h, d of the quantiser with 2^K levels up to `alpha`, centred by half a level."""
-    h = alpha * 2.0 ** -np.arange(1, steps + 1)
-    return ramp.begin + h - 0.5 * h[-1], h, ramp.slope * h
+    h = alpha * 2.0 ** -np.arange(1.0, steps + 1)
+    return ramp.begin + h - 0.5 * h[-1], h, np.asarray(ramp.slope * h)
 
 
 def solve_one(problem: Problem) -> Solution | None:

@@ -105,8 +105,8 @@ def measure(
     Raises:
         FitError: for a distribution or function that can't be fitted.
     """
-    given = {"low": low, "high": high, "normal": normal, "density": density}
-    edges, weights = distribution(**given)  # type: ignore[arg-type]
+    given: dict[str, Any] = {"low": low, "high": high, "normal": normal, "density": density}
+    edges, weights = distribution(**given)
     points = fresh_points(edges, weights, normal)
     with torch.no_grad():
         exact = function(torch.from_numpy(points)).double().numpy()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -70,13 +71,13 @@ def mapped(problem: Problem, points: int = _POINTS) -> Mapped:
     # A coarser grid than float32's takes the rounding of the mapping out of what follows.
     xs, fs = (np.round(values * 2**16) / 2**16 for values in (xs, fs))
     padded = -points % BLOCK
-    xs, fs, ws = (np.pad(a, (0, padded)).astype(np.float32) for a in (xs, fs, mass / mass.sum()))
-    return Mapped(xs, fs, ws, float(low), float(stretch), float(gain))
+    grid = [np.pad(a, (0, padded)).astype(np.float32) for a in (xs, fs, mass / mass.sum())]
+    return Mapped(grid[0], grid[1], grid[2], float(low), float(stretch), float(gain))
 
 
 def loss(parameters: Array, problem: Problem) -> float:
     """Mean squared error of T, h, d ``[3, K]`` on the problem's bins."""
-    solution = Solution(*parameters, 0.0, 0.0, "")
+    solution = Solution(parameters[0], parameters[1], parameters[2], 0.0, 0.0, "")
     used = problem.weights > 0
     w = problem.weights[used]
     error = solution(problem.centres[used]) - problem.values[used]
@@ -120,7 +121,8 @@ def finish(problem: Problem, trend: Array) -> Solution:
     before, after = points.back(trend), points.back(trained)
     at_trend, at_end = loss(before, problem), loss(after, problem)
     best, mse = (after, at_end) if at_end <= at_trend else (before, at_trend)
-    return Solution(*best, 0.0, mse, "tbpi", {"trend": at_trend, "trained": at_end})
+    stages = {"trend": at_trend, "trained": at_end}
+    return Solution(best[0], best[1], best[2], 0.0, mse, "tbpi", stages)
 
 
 def initial_values(
@@ -142,7 +144,7 @@ def initial_values(
     for key, members in groups.items():
         for index in range(_STARTS[effort]):
             chosen = problems[members[index % len(members)]]
-            tasks.append(lambda p=chosen, i=index: learn(p, seed, i))
+            tasks.append(partial(learn, chosen, seed, index))
             keys.append(key)
     found: dict[tuple[str, int], list[Array]] = defaultdict(list)
     for key, (_, trend) in zip(keys, run_all(tasks, "tendencies", progress), strict=True):
@@ -172,7 +174,7 @@ def solve(
     owner = []
     for i, (problem, trend_list) in enumerate(zip(problems, starts, strict=True)):
         for trend in trend_list[: _TRENDS_PER_SITE if shared else None]:
-            tasks.append(lambda p=problem, z=trend: finish(p, z))
+            tasks.append(partial(finish, problem, trend))
             owner.append(i)
     found: list[list[Solution]] = [[] for _ in problems]
     for i, solution in zip(owner, run_all(tasks, "fit", progress), strict=True):

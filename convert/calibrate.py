@@ -128,7 +128,9 @@ def problem(site: Site, histogram: Histogram, steps: int) -> Problem:
 
 def _varying_part(values: np.ndarray[Any, np.dtype[np.float64]]) -> tuple[int, int]:
     """First and last bin between which f varies, with one flat bin kept on either side."""
-    spread = float(np.ptp(values)) if np.isfinite(values).all() else 0.0
+    if not np.isfinite(values).all():
+        return 0, len(values) - 1
+    spread = float(np.ptp(values))
     left = np.flatnonzero(np.abs(values - values[0]) > _FLAT * spread)
     right = np.flatnonzero(np.abs(values - values[-1]) > _FLAT * spread)
     if not len(left) or not len(right):

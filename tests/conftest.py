@@ -1,0 +1,52 @@
+"""What tests of several rooms share: data that may be missing, and a small trained network."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+from torch import Tensor, nn
+
+# The first call compiles the neuron, which is no matter of the property under test.
+settings.register_profile("project", deadline=None)
+settings.load_profile("project")
+
+_ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder with checkpoints and CIFAR-10 images; its tests skip where it is missing."""
+    folder = Path(os.environ.get("FEWSPIKES_SHARED", _ROOT.parent / "shared"))
+    if not (folder / "data" / "cifar10_test1000.npz").is_file():
+        pytest.skip(f"no checkpoints and images in {folder}; FEWSPIKES_SHARED names the folder")
+    return folder
+
+
+class Small(nn.Module):
+    """Two convolutions with SiLU and ReLU, and a skip."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1)
+        self.head = nn.Linear(6, 4)
+        self.act = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.silu(self.first(x))
+        x = self.act(self.second(x) + x)
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.fixture
+def small() -> nn.Module:
+    """A small network with random weights, the same each time."""
+    torch.manual_seed(3)
+    return Small().eval()
+
+
+@pytest.fixture
+def images() -> Tensor:
+    """48 noise images ``[48, 1, 8, 8]``."""
+    return torch.randn(48, 1, 8, 8, generator=torch.Generator().manual_seed(5))

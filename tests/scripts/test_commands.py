@@ -1,0 +1,184 @@
+"""The commands: what they write, and one readable line for what they refuse."""
+
+import importlib.util
+import json
+import pickle
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+_SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+
+
+def _script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"script_{name}", _SCRIPTS / f"{name}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _run(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+    try:
+        return _script(name).main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+
+
+@pytest.fixture
+def images_file(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    path = tmp_path / "images.npz"
+    np.savez(path, x=rng.integers(0, 256, (24, 32, 32, 3), np.uint8), y=rng.integers(0, 10, 24))
+    return path
+
+
+def _convert(monkeypatch, images_file: Path, output: Path, **changed: object) -> int:
+    options = {
+        "--model": "resnet20",
+        "--weights": "random",
+        "--data": images_file,
+        "--calibration": images_file,
+        "--steps": "4 3",
+        "--method": "binary",
+        "--by-site": 4,
+        "--output": output,
+    } | {f"--{key}": value for key, value in changed.items()}
+    words = [word for k, v in options.items() for word in (k, *str(v).split(" "))]
+    return _run(monkeypatch, "convert_cifar", *words, "--quiet")
+
+
+def test_convert_cifar_writes_the_report(monkeypatch, images_file: Path, tmp_path: Path) -> None:
+    reports = []
+    for output in (tmp_path / "a", tmp_path / "b"):
+        assert _convert(monkeypatch, images_file, output) == 0
+        assert (output / "steps.png").stat().st_size > 1000
+        reports.append(json.loads((output / "report.json").read_text()))
+    report, again = reports
+    assert set(report) >= {
+        "model", "steps", "method", "seed", "images", "calibration_images", "preprocessing",
+        "versions", "latency_steps", "original", "spiking", "by_step", "by_K", "sites", "synaptic",
+        "products", "remaining", "seconds",
+    }  # fmt: skip
+    assert set(report["spiking"]) >= {
+        "accuracy", "agreement", "logit_rmse", "neurons", "spikes_per_image", "spikes_per_neuron",
+        "spike_driven",
+    }  # fmt: skip
+    assert set(report["sites"][0]) >= {
+        "name", "function", "steps", "low", "high", "mse", "relative_mse", "start", "neurons",
+        "spikes_per_neuron",
+    }  # fmt: skip
+    assert [row["step"] for row in report["by_step"]] == [1, 2, 3, 4]
+    assert set(report["by_step"][0]["raw"]) == {"accuracy", "agreement"}
+    assert [row["steps"] for row in report["by_K"]] == [3]
+    assert report["latency_steps"] == 4 * 19
+    assert report["images"] == 24
+    assert len(report["sites"]) == 19
+    for key in ("accuracy", "agreement", "logit_rmse", "spikes_per_neuron"):
+        assert report["by_step"][-1][key] == report["spiking"][key]
+    for found in (report, again):
+        found.pop("seconds")
+    assert report == again
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"data": "nowhere.npz"}, "nowhere.npz"),
+        ({"weights": "nowhere.th"}, "nowhere.th"),
+        ({"steps": "0"}, "step"),
+        ({"steps": "2.5"}, "2.5"),
+        ({"steps": "-1"}, "-1"),
+        ({"model": "resnet21"}, "resnet20"),
+        ({"method": "magic"}, "binary"),
+        ({"calibration-size": "0"}, "0"),
+        ({"data": "{empty}"}, "no images"),
+        ({"data": "{labels}"}, "12"),
+        ({"data": "{short}"}, "label"),
+        ({"data": "{other}"}, "x"),
+        ({"weights": "{code}"}, "plain weights"),
+        ({"weights": "{foreign}"}, "resnet20"),
+        ({"size": "30", "model": "vit_small"}, "30"),
+    ],
+)
+def test_refusals_are_one_readable_line(
+    monkeypatch, capsys, images_file: Path, tmp_path: Path, changed: dict, named: str
+) -> None:
+    x = np.zeros((3, 32, 32, 3), np.uint8)
+    np.savez(tmp_path / "empty.npz", x=x[:0], y=np.zeros(0, np.int64))
+    np.savez(tmp_path / "labels.npz", x=x, y=np.array([1, 12, 3]))
+    np.savez(tmp_path / "short.npz", x=x, y=np.array([1, 2]))
+    np.savez(tmp_path / "other.npz", pictures=x)
+    (tmp_path / "code.pth").write_bytes(pickle.dumps({"a": Path("somewhere")}))
+    torch.save({"fc.weight": torch.zeros(3, 3)}, tmp_path / "foreign.pth")
+    places = {p.stem: p for p in tmp_path.iterdir()}
+    changed = {key: value.format(**places) for key, value in changed.items()}
+    assert _convert(monkeypatch, images_file, tmp_path / "out", **changed) == 2
+    error = capsys.readouterr().err
+    assert named in error
+    assert "Traceback" not in error
+    assert len([line for line in error.splitlines() if "error:" in line]) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_traceback_on_request(monkeypatch, images_file: Path, tmp_path: Path) -> None:
+    from models import DataError
+
+    words = ["--model", "resnet20", "--weights", "random", "--data", tmp_path / "no.npz"]
+    words += ["--calibration", images_file, "--steps", 3, "--output", tmp_path / "out"]
+    with pytest.raises(DataError):
+        _run(monkeypatch, "convert_cifar", *words, "--quiet", "--traceback")
+
+
+@pytest.mark.parametrize("given", [["--low", -8, "--high", 12], ["--normal", 0.5, 2]])
+def test_fit_activation_tells_the_truth(monkeypatch, tmp_path: Path, given: list) -> None:
+    file, picture = tmp_path / "fits.json", tmp_path / "fits.png"
+    words = ["silu", *given, "--steps", 3, 5, "--method", "binary"]
+    assert _run(monkeypatch, "fit_activation", *words, "--json", file, "--plot", picture) == 0
+    rng = np.random.default_rng(7)
+    x = rng.uniform(-8, 12, 300_000) if "--low" in given else rng.normal(0.5, 2, 300_000)
+    f = F.silu(torch.from_numpy(x)).numpy()
+    rows = json.loads(file.read_text())
+    assert [row["steps"] for row in rows] == [3, 5]
+    for row in rows:
+        v, y, spikes = x.copy(), np.full_like(x, row["y0"]), 0
+        for T, h, d in zip(row["T"], row["h"], row["d"], strict=True):
+            s = v > T
+            y, v, spikes = y + d * s, v - h * s, spikes + s.mean()
+        assert row["mse"] == pytest.approx(float(((y - f) ** 2).mean()), rel=0.05)
+        assert row["spikes"] == pytest.approx(float(spikes), rel=0.05)
+        assert {"seconds", "start"} <= set(row)
+    assert picture.read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["nothing", "--low", "0", "--high", "1", "--steps", "3"],
+        ["silu", "--low", "2", "--high", "1", "--steps", "3"],
+        ["silu", "--low", "0", "--high", "1", "--steps", "0"],
+        ["silu", "--steps", "3"],
+        ["log", "--low", "-1", "--high", "1", "--steps", "3"],
+    ],
+)
+def test_fit_activation_refuses(monkeypatch, capsys, words: list[str]) -> None:
+    assert _run(monkeypatch, "fit_activation", *words) == 2
+    error = capsys.readouterr().err
+    assert "error:" in error
+    assert "Traceback" not in error
+
+
+def test_quickstart(monkeypatch, tmp_path: Path) -> None:
+    pytest.importorskip("sklearn", reason="the quickstart's digits come with scikit-learn")
+    words = ["--steps", 6, "--method", "binary", "--epochs", 6, "--quiet", "--output", tmp_path]
+    assert _run(monkeypatch, "quickstart", *words) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["images"] == 450
+    assert report["original"]["accuracy"] > 0.9
+    assert report["spiking"]["agreement"] > 0.95

@@ -7,14 +7,15 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ..errors import FitError
-from . import binary, tbpi
+from . import binary, tbpi, tbpi_exact
 from .problem import Problem, Solution
 
 METHODS: dict[str, Callable[..., list[Solution]]] = {
+    "tbpi-exact": tbpi_exact.solve,
     "tbpi": tbpi.solve,
     "binary": binary.solve,
 }
-DEFAULT = "tbpi"
+DEFAULT = "tbpi-exact"
 EFFORTS = ("normal", "high")
 
 

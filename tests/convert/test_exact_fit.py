@@ -1,0 +1,184 @@
+"""The exact error, its derivatives and the search, against brute force."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from convert.errors import ConversionError
+from convert.fit import tbpi_exact
+from convert.fit.methods import fit_problems
+from convert.fit.pieces import loss, split
+from convert.fit.problem import Problem, Solution
+from convert.fit.refine import descend, newton, scratch
+from convert.fit.tbpi_exact import Scaled
+
+
+def _problem(function=F.silu, low=-8.0, high=12.0, steps=4, bins=2048, normal=None) -> Problem:
+    edges = np.linspace(low, high, bins + 1)
+    x = torch.from_numpy(0.5 * (edges[1:] + edges[:-1]))
+    weights = np.ones(bins) if normal is None else np.exp(-0.5 * (x.numpy() / normal) ** 2)
+    return Problem(edges, weights / weights.sum(), function(x).numpy(), steps, "f")
+
+
+def _tables(steps: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return rng.uniform(-0.2, 1.0, steps), rng.uniform(-0.5, 0.8, steps)
+
+
+def _loss(T, h, scaled: Scaled, free=False, price=0.0):
+    work, codes = scratch()
+    gram, d = np.empty((len(T) + 1, len(T) + 1)), np.empty(len(T) + 1)
+    error, n = loss(T, h, scaled.data, free, price, work, codes, gram, d)
+    return error, n, d, work, codes, gram
+
+
+@settings(max_examples=40)
+@given(st.integers(1, 7), st.integers(0, 999))
+def test_pieces_are_those_of_the_definition(steps: int, seed: int) -> None:
+    T, h = _tables(steps, seed)
+    work, codes = scratch()
+    n = split(T, h, work[0], work[1], codes)
+    edges = work[0, : n + 1]
+    assert edges[0] == 0 and edges[n] == 1 and (np.diff(edges) > 0).all()
+    x = np.linspace(0.00013, 0.99987, 4001)
+    x = x[np.abs(x[:, None] - edges).min(1) > 1e-9]
+    v, code = x.copy(), np.zeros(len(x), int)
+    for t in range(steps):
+        s = v > T[t]
+        code |= s.astype(int) << t
+        v -= h[t] * s
+    assert np.array_equal(codes[np.searchsorted(edges, x) - 1], code)
+
+
+@settings(max_examples=25)
+@given(st.integers(1, 6), st.integers(0, 999), st.booleans())
+def test_error_is_the_integral_and_weights_are_the_best(steps: int, seed: int, free: bool) -> None:
+    scaled = Scaled.of(_problem(normal=3.0))
+    T, h = _tables(steps, seed)
+    error, _, d, *_ = _loss(T, h, scaled, free)
+    # Every bin in 64 points.
+    share = (np.arange(64) + 0.5) / 64
+    grid = scaled.data[0]
+    x = (grid[:-1, None] + np.diff(grid)[:, None] * share).ravel()
+    p = np.repeat(np.diff(scaled.data[1]), 64) / 64
+    f = np.repeat(scaled.f, 64)
+    columns, v = [], x.copy()
+    for t in range(steps):
+        columns.append((v > T[t]).astype(float))
+        v -= h[t] * columns[-1]
+    columns.append(np.ones_like(x) if free else np.zeros_like(x))
+    A = np.stack(columns, 1)
+    assert error == pytest.approx(float(p @ (A @ d - f) ** 2), abs=2e-4)
+    best = np.linalg.lstsq(A * np.sqrt(p)[:, None], f * np.sqrt(p), rcond=None)[0]
+    assert error <= float(p @ (A @ best - f) ** 2) + 2e-4
+
+
+@pytest.mark.parametrize("price", [0.0, 0.05])
+def test_gradient_by_differences(price: float) -> None:
+    scaled = Scaled.of(_problem(bins=1 << 16))
+    checked = 0
+    for seed in range(6):
+        T, h = _tables(5, seed)
+        _, n, d, work, codes, gram = _loss(T, h, scaled, False, price)
+        H, g = np.zeros((16, 16)), np.zeros(16)
+        newton(T, h, d, scaled.data, scaled.f, False, price, n, work, codes, gram, H, g)
+        for i in range(10):
+            move = np.zeros(10)
+            move[i] = 2e-4
+            there, back = (_loss(T + z[:5], h + z[5:], scaled, False, price) for z in (move, -move))
+            if there[1] == back[1] == n:  # no piece appears or vanishes on the way
+                checked += 1
+                slope = (there[0] - back[0]) / 4e-4
+                assert g[i] == pytest.approx(slope, abs=2e-2 * np.abs(g).max() + 1e-6)
+    assert checked > 30
+
+
+def test_descent_never_climbs_and_ends_in_a_minimum() -> None:
+    scaled = Scaled.of(_problem())
+    for seed in range(10):
+        T, h = _tables(4, seed)
+        before = _loss(T, h, scaled)[0]
+        d = np.empty(5)
+        work, codes = scratch()
+        after = descend(T, h, d, scaled.data, scaled.f, False, 0.0, 200, work, codes)
+        assert after <= before
+        assert _loss(T, h, scaled)[0] == pytest.approx(after, rel=1e-9)
+        rng = np.random.default_rng(seed)
+        near = [
+            _loss(T + 1e-4 * rng.normal(size=4), h + 1e-4 * rng.normal(size=4), scaled)[0]
+            for _ in range(20)
+        ]
+        assert min(near) >= after * (1 - 2e-3)
+
+
+def test_swish_leaves_the_paper_behind() -> None:
+    four, eight = (fit_problems([_problem(steps=k, bins=16384)])[0] for k in (4, 8))
+    assert four.mse <= 3.88e-2
+    assert eight.mse <= 2.9e-3
+
+
+@pytest.mark.parametrize(
+    ("function", "low", "high"),
+    [(F.silu, -8, 12), (torch.tanh, -5, 5), (F.relu, -3, 4), (torch.exp, -10, 0)],
+)
+def test_more_steps_are_never_worse(function, low: float, high: float) -> None:
+    problems = [_problem(function, low, high, k) for k in range(1, 9)]
+    errors = [solution.mse for solution in fit_problems(problems)]
+    assert all(b <= a * (1 + 1e-6) for a, b in zip(errors[:-1], errors[1:], strict=True))
+
+
+def test_never_worse_than_what_it_starts_from() -> None:
+    problem = _problem(F.gelu, -6, 6, 5)
+    (exact,), (binary,) = (fit_problems([problem], m, seed=2) for m in ("tbpi-exact", "binary"))
+    assert exact.mse <= exact.stages["trend"]
+    assert exact.mse <= binary.mse
+    used = exact(problem.centres) - problem.values
+    assert exact.mse == pytest.approx(float(problem.weights @ used**2), rel=1e-9)
+
+
+@pytest.mark.parametrize(("stretch", "shift", "gain"), [(37.5, 1000.0, 1.0), (1.0, 0.0, 1e-3)])
+def test_scale_does_not_matter(stretch: float, shift: float, gain: float) -> None:
+    plain = _problem(steps=6)
+    moved = Problem(
+        plain.edges * stretch + shift, plain.weights, plain.values * gain, plain.steps, "f"
+    )
+    (a,), (b,) = (fit_problems([p], seed=0) for p in (plain, moved))
+    assert b.mse / moved.variance == pytest.approx(a.mse / plain.variance, rel=1e-6)
+
+
+def test_same_result_however_many_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    problems = [_problem(F.silu, -4, 4 + i, 5) for i in range(3)]
+    results = []
+    for workers in (1, 2, 5):
+        monkeypatch.setattr(torch, "get_num_threads", lambda n=workers: n)
+        results.append([s.thresholds for s in fit_problems(problems, seed=3)])
+    for other in results[1:]:
+        assert all(np.array_equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+_ODD = {
+    "step": lambda x: (x > 0.3).double(),
+    "sawtooth": lambda x: x - torch.floor(x),
+    "jump": lambda x: torch.where(x > 1, 4.0, 1.0).double() * torch.ones_like(x),
+    "pole": lambda x: 1 / (x - 0.1234),
+    "smooth": lambda x: torch.sin(2 * x) + 0.3 * x**2,
+}
+
+
+@settings(max_examples=12)
+@given(st.sampled_from(sorted(_ODD)), st.integers(1, 6), st.integers(0, 99))
+def test_odd_functions_give_a_fit_or_an_error(name: str, steps: int, seed: int) -> None:
+    problem = _problem(_ODD[name], -2.0, 3.0, steps, 512)
+    try:
+        (solution,) = fit_problems([problem], seed=seed)
+    except ConversionError:
+        return
+    assert np.isfinite([solution.thresholds, solution.resets, solution.weights]).all()
+    assert np.isfinite(solution.mse)
+    silent = Solution(solution.thresholds, solution.resets, 0 * solution.weights, 0.0, 0.0, "")
+    zero = float(problem.weights @ (silent(problem.centres) - problem.values) ** 2)
+    assert solution.mse <= zero * (1 + 1e-6)
+    assert tbpi_exact.solve([problem], seed=seed)[0].mse == solution.mse

@@ -105,12 +105,14 @@ def evaluate_function(site: Site, x: np.ndarray[Any, np.dtype[np.float64]]) -> A
     return y.double().numpy()
 
 
-def problem(site: Site, histogram: Histogram, steps: int) -> Problem:
+def problem(site: Site, histogram: Histogram, steps: int, *, offset: bool = True) -> Problem:
     """What the neuron of a site is fitted to.
 
     Cells become bins; a gap between cells is a bin of weight 0. Where f is flat at an end of the
     range, the weight of that tail moves to its inner end: a neuron is flat there too.
+    A function with a value at -inf, as exp under a mask, keeps its zero: no `offset`.
     """
+    offset = offset and not _finite_at_minus_infinity(site)
     cells, counts = histogram.cells, histogram.counts.astype(np.float64)
     values = evaluate_function(site, histogram.centres)
     first, last = _varying_part(values)
@@ -123,7 +125,7 @@ def problem(site: Site, histogram: Histogram, steps: int) -> Problem:
     edges = np.union1d(cells, cells + 1).astype(np.float64) * histogram.width
     weights = np.insert(counts, gaps + 1, 0.0)
     filled = np.insert(values, gaps + 1, 0.0)
-    return Problem(edges, weights / weights.sum(), filled, steps, site.label, site.name)
+    return Problem(edges, weights / weights.sum(), filled, steps, site.label, site.name, offset)
 
 
 def _varying_part(values: np.ndarray[Any, np.dtype[np.float64]]) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from .capture import Captured, capture
 from .errors import CalibrationError, InputError, SiteError
 from .fit.methods import DEFAULT, check, fit_problems
 from .fit.problem import Problem, Solution
-from .operations import latency_steps, operations
+from .operations import constants_barred, latency_steps, operations
 from .report import Report, SiteRow
 from .sites import Site, find_sites
 from .spiking import SpikingModel
@@ -73,8 +73,14 @@ def to_spiking(
     with _timed(seconds, "calibrate"):
         observed = calibrate(captured, sites, batches, device=target, progress=progress)
     with _timed(seconds, "fit"):
+        barred = constants_barred(captured.graph_module, {site.module for site in sites})
         problems = [
-            problem(site, observed.histograms[site.name], chosen[k][site.name])
+            problem(
+                site,
+                observed.histograms[site.name],
+                chosen[k][site.name],
+                offset=site.module not in barred,
+            )
             for k in wanted
             for site in sites
         ]

@@ -248,3 +248,31 @@ def latency_steps(graph_module: GraphModule, steps: Mapping[str, int]) -> int:
         own = steps.get(str(node.target), 0) if node.op == "call_module" else 0
         latest[node] = before + own
     return max(latest.values())
+
+
+def constants_barred(graph_module: GraphModule, sites: set[str]) -> set[str]:
+    """Sites behind which a constant can't be folded away, because a product takes their output.
+
+    A constant added to a spike-coded signal passes synaptic operations as a constant, which is a
+    bias of the receiving layer; a product would turn it into a signal.
+
+    Args:
+        graph_module: a captured graph whose sites are called as modules.
+        sites: paths of those modules.
+    """
+    kinds = {found.node: found.kind for found in operations(graph_module, sites)}
+    barred = set()
+    for start in graph_module.graph.nodes:
+        if start.op != "call_module" or start.target not in sites:
+            continue
+        seen, waiting = {start}, list(start.users)
+        while waiting:
+            node = waiting.pop()
+            if node in seen or (node.op == "call_module" and node.target in sites):
+                continue
+            seen.add(node)
+            if kinds.get(node) in ("product", "remaining"):
+                barred.add(str(start.target))
+                break
+            waiting += node.users
+    return barred

@@ -102,10 +102,10 @@ def solve_line(problem: Problem) -> Solution:
 
     def fitted(begin: float, alpha: float) -> tuple[float, float, float]:
         code = np.clip(np.ceil((x - begin) / (alpha / (top + 1)) - 0.5), 0, top)
-        centred = code - w @ code
+        centred = code - w @ code if problem.offset else code
         power = w @ centred**2
         slope = float(w @ (centred * f) / power) if power > 0 else 0.0
-        base = float(w @ f - slope * (w @ code))
+        base = float(w @ f - slope * (w @ code)) if problem.offset else 0.0
         return float(w @ (base + slope * code - f) ** 2), slope * (top + 1) / alpha, base
 
     span = problem.high - problem.low

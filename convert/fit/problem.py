@@ -26,6 +26,7 @@ class Problem:
         steps: K, the number of time steps.
         function: what f is called; problems of one function share what is learned about it.
         name: the site, for messages.
+        offset: whether y0 may differ from 0.
 
     Raises:
         FitError: for a shape that doesn't fit, a weight or value that isn't finite, or K < 1.
@@ -37,6 +38,7 @@ class Problem:
     steps: int
     function: str = "f"
     name: str = "f"
+    offset: bool = True
 
     def __post_init__(self) -> None:
         bins = len(self.weights)

@@ -106,9 +106,9 @@ def solve(
         effort: ``"high"`` takes about ten times the work.
         progress: shows a bar on stderr.
     """
-    groups: dict[tuple[str, bytes, bytes], list[int]] = defaultdict(list)
+    groups: dict[tuple[str, bool, bytes, bytes], list[int]] = defaultdict(list)
     for i, p in enumerate(problems):
-        groups[p.name + p.function, p.edges.tobytes(), p.weights.tobytes()].append(i)
+        groups[p.name + p.function, p.offset, p.edges.tobytes(), p.weights.tobytes()].append(i)
     shared = len(groups) > 2
     given = {
         i: [_mapped_back(problems[i], trend) for trend in trends[: 2 if shared else None]]
@@ -161,6 +161,8 @@ class _Growth:
         self.problems, self.given, self.effort, self.seed = problems, given, effort, seed
         self.scaled = Scaled.of(problems[0])
         self.ramp = binary.ramp_of(problems[0])
+        # A ramp is flat where it begins: a constant would only make silent neurons speak.
+        self.free = problems[0].offset and self.ramp is None
         self.most = max(problem.steps for problem in problems)
         self.tables = np.empty((0, 2, 0))
         self.best: dict[int, tuple[Array, str]] = {}
@@ -220,7 +222,7 @@ class _Growth:
             np.ascontiguousarray(starts),
             scaled.data,
             scaled.f,
-            False,
+            self.free,
             0.0,
             effort.beam,
             rounds,
@@ -239,7 +241,7 @@ class _Growth:
         d = np.empty(k + 1)
         gram = np.empty((k + 1, k + 1))
         T, h = np.ascontiguousarray(table[0]), np.ascontiguousarray(table[1])
-        _, pieces = loss(T, h, self.scaled.data, False, 0.0, work, codes, gram, d)
+        _, pieces = loss(T, h, self.scaled.data, self.free, 0.0, work, codes, gram, d)
         return pieces, d
 
     def merge(self, k: int, found: list[Any]) -> None:

@@ -23,6 +23,9 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--steps", required=True, type=int, nargs="+", metavar="K")
     result.add_argument("--method", choices=sorted(METHODS), default=DEFAULT)
     result.add_argument("--effort", choices=EFFORTS, default="normal")
+    result.add_argument(
+        "--spike-cost", type=float, default=0.0, help="squared error that one spike fewer is worth"
+    )
     result.add_argument("--seed", type=int, default=0)
     result.add_argument("--json", type=Path, metavar="FILE")
     result.add_argument("--plot", type=Path, metavar="FILE")
@@ -43,6 +46,7 @@ def run(options: argparse.Namespace) -> None:
         normal=options.normal and tuple(options.normal),
         method=options.method,
         effort=options.effort,
+        spike_cost=options.spike_cost,
         seed=options.seed,
         progress=not options.quiet,
     )

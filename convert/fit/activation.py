@@ -59,7 +59,12 @@ def distribution(
 
 
 def problem_of(
-    function: Callable[[Tensor], Tensor], edges: Array, weights: Array, steps: int, name: str = ""
+    function: Callable[[Tensor], Tensor],
+    edges: Array,
+    weights: Array,
+    steps: int,
+    name: str = "",
+    spike_cost: float = 0.0,
 ) -> Problem:
     """What a neuron is fitted to, for a function of tensors.
 
@@ -82,7 +87,9 @@ def problem_of(
             f"{label} of a tensor of shape {list(centres.shape)} gives {found}; give an "
             "elementwise function"
         )
-    return Problem(edges, weights, values.double().numpy(), steps, label, label)
+    return Problem(
+        edges, weights, values.double().numpy(), steps, label, label, spike_cost=spike_cost
+    )
 
 
 def fit_solution(
@@ -96,12 +103,15 @@ def fit_solution(
     method: str = DEFAULT,
     seed: int = 0,
     effort: str = "normal",
+    spike_cost: float = 0.0,
     progress: bool = False,
 ) -> list[tuple[Problem, Solution]]:
     """As `fit`, for one or several numbers of steps, with the problem and the figures."""
     edges, weights = distribution(low=low, high=high, normal=normal, density=density)
     wanted = list(steps) if isinstance(steps, Sequence) else [steps]
-    problems = [problem_of(function, edges, weights, k) for k in wanted]
+    if spike_cost != 0 and method != "tbpi-exact":
+        raise FitError(f"spike_cost= needs method='tbpi-exact'; {method!r} can't heed it")
+    problems = [problem_of(function, edges, weights, k, spike_cost=spike_cost) for k in wanted]
     found = [
         fit_problems([p], method, seed=seed, effort=effort, progress=progress)[0] for p in problems
     ]
@@ -119,6 +129,7 @@ def fit(
     method: str = DEFAULT,
     seed: int = 0,
     effort: str = "normal",
+    spike_cost: float = 0.0,
     progress: bool = False,
 ) -> FewSpikesNeuron:
     """A few-spikes neuron for a function under an input distribution.
@@ -132,6 +143,7 @@ def fit(
         method: see `convert.fit.methods.METHODS`.
         seed: of everything random.
         effort: ``"normal"``, or ``"high"`` for about ten times the work.
+        spike_cost: squared error that one spike fewer is worth, >= 0.
         progress: shows a bar on stderr.
 
     Raises:
@@ -147,6 +159,7 @@ def fit(
         method=method,
         seed=seed,
         effort=effort,
+        spike_cost=spike_cost,
         progress=progress,
     )
     neuron = FewSpikesNeuron(

@@ -91,6 +91,7 @@ def measure(
     density: tuple[Any, Any] | None = None,
     method: str = DEFAULT,
     effort: str = "normal",
+    spike_cost: float = 0.0,
     seed: int = 0,
     progress: bool = False,
 ) -> list[Fit]:
@@ -100,7 +101,7 @@ def measure(
         function: elementwise function of a float64 tensor.
         steps: every K.
         low, high, normal, density: the input distribution, see `convert.fit`.
-        method, effort, seed, progress: see `convert.fit`.
+        method, effort, spike_cost, seed, progress: see `convert.fit`.
 
     Raises:
         FitError: for a distribution or function that can't be fitted.
@@ -115,7 +116,14 @@ def measure(
     for k in steps:
         begin = time.perf_counter()
         ((_, solution),) = fit_solution(
-            function, k, **given, method=method, effort=effort, seed=seed, progress=progress
+            function,
+            k,
+            **given,
+            method=method,
+            effort=effort,
+            seed=seed,
+            spike_cost=spike_cost,
+            progress=progress,
         )
         seconds = time.perf_counter() - begin
         y, spikes = solution.run(points)

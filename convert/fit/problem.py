@@ -27,6 +27,7 @@ class Problem:
         function: what f is called; problems of one function share what is learned about it.
         name: the site, for messages.
         offset: whether y0 may differ from 0.
+        spike_cost: squared error that one spike fewer is worth; `tbpi-exact` heeds it.
 
     Raises:
         FitError: for a shape that doesn't fit, a weight or value that isn't finite, or K < 1.
@@ -39,6 +40,7 @@ class Problem:
     function: str = "f"
     name: str = "f"
     offset: bool = True
+    spike_cost: float = 0.0
 
     def __post_init__(self) -> None:
         bins = len(self.weights)
@@ -59,6 +61,10 @@ class Problem:
             raise FitError(
                 f"{self.name}: {self.function} is not finite at x = {at:.6g}, which lies in the "
                 "input range; choose a range without the pole"
+            )
+        if not (np.isfinite(self.spike_cost) and self.spike_cost >= 0):
+            raise FitError(
+                f"{self.name}: spike_cost must be finite and >= 0, found {self.spike_cost!r}"
             )
         if isinstance(self.steps, bool) or self.steps != int(self.steps) or self.steps < 1:
             raise FitError(f"{self.name}: steps must be a whole number >= 1, found {self.steps!r}")

@@ -106,9 +106,11 @@ def solve(
         effort: ``"high"`` takes about ten times the work.
         progress: shows a bar on stderr.
     """
-    groups: dict[tuple[str, bool, bytes, bytes], list[int]] = defaultdict(list)
+    groups: dict[tuple[str, bool, float, bytes, bytes], list[int]] = defaultdict(list)
     for i, p in enumerate(problems):
-        groups[p.name + p.function, p.offset, p.edges.tobytes(), p.weights.tobytes()].append(i)
+        groups[
+            p.name + p.function, p.offset, p.spike_cost, p.edges.tobytes(), p.weights.tobytes()
+        ].append(i)
     shared = len(groups) > 2
     given = {
         i: [_mapped_back(problems[i], trend) for trend in trends[: 2 if shared else None]]
@@ -163,6 +165,7 @@ class _Growth:
         self.ramp = binary.ramp_of(problems[0])
         # A ramp is flat where it begins: a constant would only make silent neurons speak.
         self.free = problems[0].offset and self.ramp is None
+        self.price = problems[0].spike_cost / self.scaled.gain**2
         self.most = max(problem.steps for problem in problems)
         self.tables = np.empty((0, 2, 0))
         self.best: dict[int, tuple[Array, str]] = {}
@@ -199,7 +202,9 @@ class _Growth:
             T, h, d = start[0].copy(), start[1].copy(), np.empty(k + 1)
             scaled = self.scaled
             errors.append(
-                descend(T, h, d, scaled.data, scaled.f, False, 0.0, _RAMP_ITERATIONS, work, codes)
+                descend(
+                    T, h, d, scaled.data, scaled.f, False, self.price, _RAMP_ITERATIONS, work, codes
+                )
             )
             kept.append(np.stack([T, h]))
         return np.array(kept).reshape(-1, 2, k), np.array(errors), names
@@ -223,7 +228,7 @@ class _Growth:
             scaled.data,
             scaled.f,
             self.free,
-            0.0,
+            self.price,
             effort.beam,
             rounds,
             effort.tries,
@@ -241,7 +246,7 @@ class _Growth:
         d = np.empty(k + 1)
         gram = np.empty((k + 1, k + 1))
         T, h = np.ascontiguousarray(table[0]), np.ascontiguousarray(table[1])
-        _, pieces = loss(T, h, self.scaled.data, self.free, 0.0, work, codes, gram, d)
+        _, pieces = loss(T, h, self.scaled.data, self.free, self.price, work, codes, gram, d)
         return pieces, d
 
     def merge(self, k: int, found: list[Any]) -> None:
@@ -285,7 +290,11 @@ class _Growth:
         if given:
             first = len(candidates) - len(given) - (plain is not None)
             stages["trend"] = min(errors[first : first + len(given)])
-        best = int(np.argmin(errors))
+        costs = errors
+        if problem.spike_cost > 0:
+            spikes = [float(p @ c.run(x)[1]) for c in candidates]
+            costs = [e + problem.spike_cost * n for e, n in zip(errors, spikes, strict=True)]
+        best = int(np.argmin(costs))
         c = candidates[best]
         stages["trained"] = errors[best]
         return Solution(c.thresholds, c.resets, c.weights, c.offset, errors[best], c.start, stages)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import convert
 from convert.errors import ConversionError
 from convert.fit import tbpi_exact
 from convert.fit.methods import fit_problems
@@ -185,3 +186,43 @@ def test_odd_functions_give_a_fit_or_an_error(name: str, steps: int, seed: int) 
     zero = float(problem.weights @ (silent(problem.centres) - problem.values) ** 2)
     assert solution.mse <= zero * (1 + 1e-6)
     assert tbpi_exact.solve([problem], seed=seed)[0].mse == solution.mse
+
+
+def test_a_price_on_spikes_buys_fewer_of_them() -> None:
+    plain, dear = (
+        convert.fit(F.silu, low=-8.0, high=12.0, steps=6, spike_cost=cost) for cost in (0.0, 0.03)
+    )
+    x = torch.linspace(-8, 12, 4001)
+    spikes = [float(neuron.spikes(x).double().sum(0).mean()) for neuron in (plain, dear)]
+    errors = [float((neuron(x) - F.silu(x)).pow(2).mean()) for neuron in (plain, dear)]
+    assert spikes[1] < spikes[0]
+    assert errors[0] <= errors[1]
+    assert errors[1] + 0.03 * spikes[1] < errors[0] + 0.03 * spikes[0]
+
+
+@pytest.mark.parametrize("cost", [-1.0, float("nan")])
+def test_price_is_checked(cost: float) -> None:
+    with pytest.raises(ConversionError, match="spike_cost"):
+        convert.fit(F.silu, low=0.0, high=1.0, steps=2, spike_cost=cost)
+    with pytest.raises(ConversionError, match="tbpi-exact"):
+        convert.fit(F.silu, low=0.0, high=1.0, steps=2, spike_cost=0.1, method="binary")
+
+
+class Gate(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = torch.nn.Linear(4, 5), torch.nn.Linear(5, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        left = F.silu(self.a(x))
+        return self.b(left) * torch.tanh(self.b(F.gelu(self.b(left))))
+
+
+def test_no_constant_before_a_product() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(200, 4) * 3
+    snn = convert.to_spiking(Gate().eval(), x, steps=4)
+    offsets = {name: float(neuron.offset) for name, neuron in snn.sites.items()}
+    assert offsets["silu"] == 0.0  # its output passes a linear map and enters the product
+    assert offsets["tanh"] == 0.0
+    assert offsets["gelu"] != 0.0

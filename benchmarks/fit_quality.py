@@ -65,8 +65,8 @@ def best_quantiser(f: Array, steps: int) -> float:
     if steps > 10:
         return best_quantiser(f, 10) * 4.0 ** (10 - steps)
     total, squares = (np.concatenate([[0.0], np.cumsum(f**n)]) for n in (1, 2))
-    best = np.inf
-    # From equal probability and from equal width: Lloyd's iteration finds a local minimum.
+    # Lloyd's iteration finds a local minimum: equal levels are a bound, and two starts follow.
+    best = uniform_quantiser(f, steps)
     for start in (np.quantile(f, (np.arange(2**steps) + 0.5) / 2**steps),
                   np.linspace(f[0], f[-1], 2**steps)):  # fmt: skip
         levels = start
@@ -119,7 +119,7 @@ def main() -> None:
     for ax, (title, lines_) in zip(axes.flat, curves, strict=False):
         for head, line in zip(heads, lines_, strict=True):
             ax.semilogy(chosen.steps, line, "--" if "quantiser" in head else "o-", label=head, ms=4)
-        ax.set(title=title, xlabel="time steps K", ylabel="MSE")
+        ax.set(title=title, xlabel="time steps K", ylabel="MSE", xticks=chosen.steps)
         ax.grid(alpha=0.3)
     axes.flat[0].legend(fontsize=8)
     with atomic_path(chosen.output / "fit_quality.png") as path:

@@ -1,6 +1,7 @@
 """Trained networks in, few-spikes networks out.
 
-The rooms, in the order in which data flows: capture, sites, calibrate, fit, swap, evaluate.
+The rooms, in the order in which data flows: capture, sites, calibrate, fit, swap, evaluate,
+save.
 """
 
 from .conversion import to_spiking
@@ -11,6 +12,7 @@ from .errors import (
     FitError,
     InputError,
     SiteError,
+    StorageError,
 )
 from .evaluate import evaluate
 from .evaluation import Evaluation
@@ -20,6 +22,7 @@ from .fit.methods import METHODS
 from .neuron import FewSpikesNeuron
 from .report import Report
 from .spiking import SpikingModel
+from .storage import load
 
 __all__ = [
     "DEFAULT_METHOD",
@@ -34,7 +37,9 @@ __all__ = [
     "Report",
     "SiteError",
     "SpikingModel",
+    "StorageError",
     "evaluate",
     "fit",
+    "load",
     "to_spiking",
 ]

@@ -23,3 +23,7 @@ class FitError(ConversionError):
 
 class InputError(ConversionError):
     """An argument or an input tensor has a shape, type or value that can't be used."""
+
+
+class StorageError(ConversionError):
+    """A network can't be saved, or a file isn't a network that can be loaded."""

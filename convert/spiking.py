@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -12,6 +13,7 @@ import torch
 from torch.fx import GraphModule
 
 from .errors import InputError, SiteError
+from .histogram import Histogram
 from .neuron import FewSpikesNeuron
 from .signature import Signature
 
@@ -65,6 +67,10 @@ class SpikingModel(torch.nn.Module):
         self.report = report
         # Neurons of the same sites fitted with other K, by str(K) and by neuron path as in `exact`.
         self.refitted = torch.nn.ModuleDict()
+        # What calibration saw at each site, by its name.
+        self.histograms: dict[str, Histogram] = {}
+        # The user's own notes; they are saved with the network.
+        self.metadata: dict[str, Any] = {}
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Outputs in the form in which the original model returned them.
@@ -74,6 +80,16 @@ class SpikingModel(torch.nn.Module):
         """
         leaves = self.signature.flatten(args, kwargs)
         return self.signature.unflatten(self.network(*leaves))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SpikingModel:
+        # The report names nodes of the graph: they become those of the copy.
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        memo |= {id(shared): shared for shared in (self.report, self.signature)}
+        copied.__dict__.update({k: copy.deepcopy(v, memo) for k, v in self.__dict__.items()})
+        if self.report is not None:
+            copied.report = self.report.of_graph(copied.network.graph)
+        return copied
 
     @property
     def sites(self) -> SiteMap:
@@ -180,6 +196,22 @@ class SpikingModel(torch.nn.Module):
         finally:
             for neuron, (old, flag) in zip(neurons, before, strict=True):
                 neuron.readout_step, neuron.readout_corrected = old, flag
+
+    def save(
+        self, path: str | os.PathLike[str], *, metadata: Mapping[str, Any] | None = None
+    ) -> None:
+        """Writes the network to one file that `convert.load` reads without the model's code.
+
+        Args:
+            path: by convention ``*.fsnn``; written whole or not at all.
+            metadata: numbers, strings, lists and dicts for the reader; `metadata` if None.
+
+        Raises:
+            StorageError: naming the operator or value that a file can't hold.
+        """
+        from .storage import save
+
+        save(self, path, metadata=metadata)
 
     @contextmanager
     def count_spikes(self) -> Iterator[dict[str, int]]:

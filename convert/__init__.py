@@ -16,10 +16,12 @@ from .errors import (
 )
 from .evaluate import evaluate
 from .evaluation import Evaluation
+from .features import features
 from .fit.activation import fit
 from .fit.methods import DEFAULT as DEFAULT_METHOD
 from .fit.methods import METHODS
 from .neuron import FewSpikesNeuron
+from .refit import refit
 from .report import Report
 from .spiking import SpikingModel
 from .storage import load
@@ -39,7 +41,9 @@ __all__ = [
     "SpikingModel",
     "StorageError",
     "evaluate",
+    "features",
     "fit",
     "load",
+    "refit",
     "to_spiking",
 ]

@@ -25,7 +25,8 @@ _NAMED = frozenset(
     _conj cosine_similarity count_nonzero cross cummax cummin cumprod diag_embed diff
     embedding embedding_bag erf eye fft_fft fft_fft2 fft_ifft fft_ifft2 fft_irfft fft_irfft2
     fft_rfft fft_rfft2 _fft_c2c _fft_c2r _fft_r2c fliplr flipud frexp glu grid_sampler
-    grid_sampler_2d grid_sampler_3d imag index_add index_copy index_fill isin isclose kron kthvalue linalg_cross
+    grid_sampler_2d grid_sampler_3d imag index_add index_copy index_fill isin isclose kron
+    kthvalue linalg_cross
     linalg_inv linalg_inv_ex linalg_norm linalg_solve linalg_vector_norm linspace log_softmax
     _log_softmax logcumsumexp logsumexp lp_pool1d lp_pool2d masked_scatter max_pool1d_with_indices
     max_pool2d_with_indices max_pool3d_with_indices max_unpool2d max_unpool3d median

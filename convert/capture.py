@@ -16,7 +16,7 @@ from torch.fx import Graph, GraphModule
 from torch.fx.graph import CodeGen
 from torch.utils import _pytree as pytree
 
-from . import fold
+from . import fold, layers
 from .decompositions import table
 from .errors import CaptureError
 from .signature import Signature, rows, split_batch
@@ -72,6 +72,7 @@ def capture(model: nn.Module, batch: Any, *, device: torch.device | str | None =
         signature = Signature.of(copied, args, kwargs, exported.call_spec.out_spec, size)
         fold.constants(graph_module)
         fold.batch_norms(graph_module)
+        layers.mark(graph_module.graph)
         found = graph_module(*signature.flatten(*checked))
     difference = _difference(expected, found)
     return Captured(graph_module, signature, difference, notes)

@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 
 from .allowed import name_of, resolve
 from .errors import StorageError
+from .layers import OUTPUT_OF
 
 # No value of a graph is larger than this for the batch that was captured.
 _MOST_ELEMENTS = 2**31
@@ -101,6 +102,8 @@ def _origin(node: Node) -> dict[str, Any]:
             [str(key), str(path).removeprefix("L['self'].").removeprefix("L['self']")]
             for key, (path, *_) in stack.items()
         ]
+    if node.meta.get(OUTPUT_OF):
+        row["output_of"] = list(node.meta[OUTPUT_OF])
     lines = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
     if lines and node.op.startswith("call"):
         row["line"] = [re.split(r"[/\\]", lines[-1][0])[-1], int(lines[-1][1])]
@@ -168,7 +171,7 @@ def _node(
     device: torch.device,
 ) -> Node:
     op, name = row.get("op"), check_name(row.get("name"))
-    known = {"op", "name", "target", "args", "kwargs", "modules", "line"}
+    known = {"op", "name", "target", "args", "kwargs", "modules", "output_of", "line"}
     if not set(row) <= known or "." in name or not name.isidentifier():
         raise StorageError(f"node {name!r} is not one that was saved; the file is damaged")
     label: Any = row.get("target", name)
@@ -211,15 +214,17 @@ def _node(
 
 
 def _restore_origin(node: Node, row: dict[str, Any]) -> None:
-    stack, line = row.get("modules", []), row.get("line")
+    stack, line, layers = row.get("modules", []), row.get("line"), row.get("output_of", [])
     pairs = isinstance(stack, list) and all(
         isinstance(pair, list) and len(pair) == 2 and all(isinstance(p, str) for p in pair)
         for pair in stack
     )
-    if not pairs:
+    if not pairs or not isinstance(layers, list) or any(type(name) is not str for name in layers):
         raise StorageError(f"node {node.name}: its module calls are damaged")
     if stack:
         node.meta["nn_module_stack"] = {key: (path, "") for key, path in stack}
+    if layers:
+        node.meta[OUTPUT_OF] = layers
     if line is not None:
         if not (isinstance(line, list) and [type(part) for part in line] == [str, int]):
             raise StorageError(f"node {node.name}: its line of the source is damaged")

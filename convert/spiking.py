@@ -197,6 +197,21 @@ class SpikingModel(torch.nn.Module):
             for neuron, (old, flag) in zip(neurons, before, strict=True):
                 neuron.readout_step, neuron.readout_corrected = old, flag
 
+    def unfreeze(self, *, weights: bool = True, neurons: bool = False) -> SpikingModel:
+        """Makes the network trainable; freeze it again by ``requires_grad_(False)``.
+
+        Args:
+            weights: those of the synaptic layers.
+            neurons: thresholds, resets and output weights of the neurons, which become parameters.
+        """
+        own = {id(p) for neuron in self.sites.values() for p in neuron.parameters()}
+        for parameter in self.network.parameters():
+            if weights and parameter.is_floating_point() and id(parameter) not in own:
+                parameter.requires_grad_()
+        for neuron in self.sites.values() if neurons else ():
+            neuron.unfreeze()
+        return self
+
     def save(
         self, path: str | os.PathLike[str], *, metadata: Mapping[str, Any] | None = None
     ) -> None:

@@ -27,3 +27,7 @@ class InputError(ConversionError):
 
 class StorageError(ConversionError):
     """A network can't be saved, or a file isn't a network that can be loaded."""
+
+
+class ExportError(ConversionError):
+    """A network can't be written in another format."""

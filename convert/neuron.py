@@ -98,8 +98,8 @@ class FewSpikesNeuron(base.StepModule, torch.nn.Module):
         """Output for ``x [...]``, of x's shape and dtype, whatever the step mode.
 
         Gradients pass each spike by a triangle around its threshold (see `surrogate`), and don't
-        pass resets. With `readout_step` t < K only the first t steps count, plus the calibrated mean of what
-        the others would have added if `readout_corrected`.
+        pass resets. With `readout_step` t < K only the first t steps count, plus the calibrated
+        mean of what the others would have added if `readout_corrected`.
         """
         steps = self.steps if self.readout_step is None else min(self.readout_step, self.steps)
         v = x.to(torch.promote_types(x.dtype, self.thresholds.dtype))

@@ -228,6 +228,16 @@ class SpikingModel(torch.nn.Module):
 
         save(self, path, metadata=metadata)
 
+    def export(self, path: str | os.PathLike[str]) -> None:
+        """Writes the network as one ONNX file with a free batch size; needs onnx and onnxscript.
+
+        Raises:
+            ExportError: if a package is missing, or the network has an operator that ONNX lacks.
+        """
+        from .export import export
+
+        export(self, path)
+
     @contextmanager
     def count_spikes(self) -> Iterator[dict[str, int]]:
         """Counts spikes inside the block; the yielded dict is filled by site when it ends."""

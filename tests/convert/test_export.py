@@ -49,10 +49,10 @@ def test_every_neuron_bit_for_bit(small: nn.Module, images: Tensor, tmp_path: Pa
     for name, neuron in snn.sites.items():
         x = _hard(neuron)
         batch = torch.export.Dim("batch", min=1)
-        torch.onnx.export(
-            _Only(neuron).eval(), (x,), str(tmp_path / "n.onnx"), dynamo=True, dynamic_shapes=[{0: batch}],
-            external_data=False, verbose=False,
-        )  # fmt: skip
+        program = torch.onnx.export(
+            _Only(neuron).eval(), (x,), dynamo=True, dynamic_shapes=[{0: batch}], verbose=False
+        )
+        program.save(str(tmp_path / "n.onnx"))
         (found,) = _run(tmp_path / "n.onnx", x)
         expected = neuron(x)
         assert torch.equal(found.isnan(), expected.isnan()), name

@@ -28,8 +28,14 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--data", required=True, help="test images")
     result.add_argument("--calibration", required=True, help="images to fit and fine-tune on")
     result.add_argument("--steps", type=int, default=2, metavar="K")
-    result.add_argument("--rate", type=float, default=3e-3, help="step over a tensor's RMS")
+    result.add_argument("--rate", type=float, default=1e-2, help="step over a tensor's RMS")
     result.add_argument("--batch-size", type=int, default=25)
+    result.add_argument(
+        "--labels",
+        choices=("logits", "classes"),
+        default="logits",
+        help="what of the original's predictions: the logits, or the class of the largest alone",
+    )
     result.add_argument("--seed", type=int, default=0)
     result.add_argument("--hold-out", type=int, default=0, metavar="N", help="to choose options by")
     result.add_argument("--save", metavar="FILE")
@@ -37,9 +43,15 @@ def parser() -> argparse.ArgumentParser:
 
 
 def fine_tune(
-    snn: convert.SpikingModel, images: Images, prepare: models.Preprocessing,
-    *, rate: float, batch_size: int, seed: int,
-) -> None:  # fmt: skip
+    snn: convert.SpikingModel,
+    images: Images,
+    prepare: models.Preprocessing,
+    *,
+    rate: float = 1e-2,
+    batch_size: int = 25,
+    labels: str = "logits",
+    seed: int = 0,
+) -> None:
     """One epoch towards the original's predictions; every image is seen once."""
     exact = snn.original()
     snn.unfreeze().train()
@@ -56,10 +68,14 @@ def fine_tune(
     )
     # The original shares its weights with the network: its predictions are taken before.
     with torch.no_grad():
-        labels = torch.cat([exact(x).argmax(1) for x, _ in images.batches(prepare)])
+        targets = torch.cat([exact(x) for x, _ in images.batches(prepare)])
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     for chosen in tqdm(order.split(batch_size), "fine-tune", disable=None):
-        loss = F.cross_entropy(snn(prepare(images.x[chosen.numpy()])), labels[chosen])
+        outputs, target = snn(prepare(images.x[chosen.numpy()])), targets[chosen]
+        if labels == "logits":
+            loss = F.mse_loss(outputs, target)
+        else:
+            loss = F.cross_entropy(outputs, target.argmax(1))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -89,9 +105,8 @@ def main() -> int:
     snn = convert.to_spiking(model, Loader(few, prepare), steps=options.steps, seed=options.seed)
     before = accuracy(snn, test, prepare)
     begin = time.perf_counter()
-    fine_tune(
-        snn, data, prepare, rate=options.rate, batch_size=options.batch_size, seed=options.seed
-    )
+    settings = {key: getattr(options, key) for key in ("rate", "batch_size", "labels", "seed")}
+    fine_tune(snn, data, prepare, **settings)
     seconds = time.perf_counter() - begin
     after = accuracy(snn, test, prepare)
     print(

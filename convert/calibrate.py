@@ -13,11 +13,14 @@ from tqdm import tqdm
 
 from .capture import Captured
 from .errors import CalibrationError
-from .fit.problem import Problem
+from .fit.problem import Problem, Solution
 from .histogram import Histogram
+from .importance import Observer, products
 from .signature import batch_size, split_batch
 from .sites import Site
 
+# Of a site in a product, this share of the fit's weight goes by how often values occur.
+_PLAIN = 0.01
 # Where f varies by less than this share of its spread, a tail carries nothing to fit.
 _FLAT = 1e-9
 
@@ -59,15 +62,23 @@ def calibrate(
     """
     histograms = {site.name: Histogram(site.name) for site in sites}
     elements = dict.fromkeys(histograms, 0)
-    handles = []
-    for site in sites:
-        masked = _finite_at_minus_infinity(site)
+    masked = {site.name: _finite_at_minus_infinity(site) for site in sites}
+    taken = products(captured.graph_module, sites)
+    weighted = {each.site for each in taken}
 
-        def count(module: Any, args: Any, name: str = site.name, masked: bool = masked) -> None:
-            histograms[name].add(args[0], masked=masked)
-            elements[name] += args[0].numel()
+    def count(name: str, x: Tensor, importance: Tensor | None = None) -> None:
+        histograms[name].add(x, masked=masked[name], importance=importance)
+        elements[name] += x.numel()
 
-        handles.append(site.function.register_forward_pre_hook(count))
+    handles = [
+        site.function.register_forward_pre_hook(lambda _, args, n=site.name: count(n, args[0]))
+        for site in sites
+        if site.node not in weighted
+    ]
+    name_of = {site.node: site.name for site in sites}
+    network = Observer(
+        captured.graph_module, taken, lambda site, *seen: count(name_of[site], *seen)
+    )
     images = 0
     try:
         with torch.no_grad():
@@ -75,7 +86,7 @@ def calibrate(
                 args, kwargs = split_batch(batch, device)
                 size = batch_size((args, kwargs))
                 if size:
-                    captured.graph_module(*captured.signature.flatten(args, kwargs))
+                    network.run(*captured.signature.flatten(args, kwargs))
                     images += size
     finally:
         for handle in handles:
@@ -113,7 +124,9 @@ def problem(site: Site, histogram: Histogram, steps: int, *, offset: bool = True
     A function with a value at -inf, as exp under a mask, keeps its zero: no `offset`.
     """
     offset = offset and not _finite_at_minus_infinity(site)
-    cells, counts = histogram.cells, histogram.counts.astype(np.float64)
+    cells, counts = histogram.cells, histogram.counts / histogram.total
+    if histogram.mass.sum() > 0:
+        counts = (1 - _PLAIN) * histogram.mass / histogram.mass.sum() + _PLAIN * counts
     values = evaluate_function(site, histogram.centres)
     first, last = _varying_part(values)
     if last > first:
@@ -126,6 +139,14 @@ def problem(site: Site, histogram: Histogram, steps: int, *, offset: bool = True
     weights = np.insert(counts, gaps + 1, 0.0)
     filled = np.insert(values, gaps + 1, 0.0)
     return Problem(edges, weights / weights.sum(), filled, steps, site.label, site.name, offset)
+
+
+def error(site: Site, histogram: Histogram, solution: Solution) -> tuple[float, float]:
+    """Mean squared error of a fit by how often values occur, and the variance of f there."""
+    p = histogram.counts / histogram.total
+    exact = evaluate_function(site, histogram.centres)
+    gap = solution(histogram.centres) - exact
+    return float(p @ gap**2), float(p @ (exact - p @ exact) ** 2)
 
 
 def _varying_part(values: np.ndarray[Any, np.dtype[np.float64]]) -> tuple[int, int]:

@@ -30,7 +30,7 @@ _SUMS = frozenset(
     "upsample_trilinear3d _upsample_bilinear2d_aa im2col col2im fold trace".split()
 )
 # Weighted sums: the input first, then what may be weights.
-_WEIGHTED = frozenset(
+WEIGHTED = frozenset(
     "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution linear "
     "mm bmm matmul addmm baddbmm addbmm mv addmv dot vdot einsum bilinear".split()
 )
@@ -63,6 +63,11 @@ class Operation:
         return "spikes" if all(name == "spikes" for name in self.inputs) else "analog"
 
 
+def is_layout(node: Node) -> bool:
+    """Whether an operation moves or casts values and computes none."""
+    return node.op == "call_function" and (packet(node) in _LAYOUT or packet(node) == "_to_copy")
+
+
 def operations(graph_module: GraphModule, sites: set[str]) -> list[Operation]:
     """Every operation on a varying tensor, in graph order.
 
@@ -81,22 +86,22 @@ def operations(graph_module: GraphModule, sites: set[str]) -> list[Operation]:
             continue
         if node.op not in ("call_function", "call_module"):
             continue
-        operands = list(_operands(node, regions.varying))
-        inputs = tuple(signal[operand] for operand in operands)
-        kind = _kind(node, regions, operands, sites)
+        read = list(operands(node, regions.varying))
+        inputs = tuple(signal[operand] for operand in read)
+        kind = _kind(node, regions, read, sites)
         spikes = kind == "spiking" or (
             kind == "synaptic" and all(value == "spikes" for value in inputs)
         )
         signal[node] = "spikes" if spikes else "analog"
         if packet(node) == "getitem":
             continue
-        count = _multiply_accumulates(node, kind, operands)
+        count = _multiply_accumulates(node, kind, read)
         found.append(Operation(kind, packet(node), inputs, where(node), count, node))
     return found
 
 
-def _operands(node: Node, varying: set[Node]) -> Iterator[Node]:
-    """Varying inputs, one entry for every place where one is read."""
+def operands(node: Node, varying: set[Node]) -> Iterator[Node]:
+    """Varying inputs of an operation, one entry for every place where one is read."""
     stack: list[Any] = [*reversed(list(node.kwargs.values())), *reversed(node.args)]
     while stack:
         value = stack.pop()
@@ -120,7 +125,7 @@ def _kind(node: Node, regions: Regions, operands: list[Node], sites: set[str]) -
         return "synaptic" if _first_only(node, regions.varying) else "remaining"
     if name in _SUMS:
         return "synaptic"
-    if name in _WEIGHTED:
+    if name in WEIGHTED:
         if name == "bilinear" or len(operands) > 1:
             return "product" if _bilinear(node, operands) else "remaining"
         return "synaptic"
@@ -213,7 +218,7 @@ def _multiply_accumulates(node: Node, kind: str, operands: list[Node]) -> int:
     elif name.startswith("conv"):
         weight = node.args[1].meta["val"]  # type: ignore[union-attr]
         inner = math.prod(weight.shape[1:])
-    elif name in _WEIGHTED:
+    elif name in WEIGHTED:
         inner = size(operands[-1 if name.startswith("add") else 0].meta["val"].shape[-1])
         if name in _MATRIX and len(node.args) == 2 and operands[0] is node.args[1]:
             shape = operands[0].meta["val"].shape

@@ -29,6 +29,14 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--steps", required=True, type=whole, nargs="+", metavar="K")
     result.add_argument("--method", choices=sorted(METHODS), default=DEFAULT)
     result.add_argument("--effort", choices=EFFORTS, default="normal")
+    result.add_argument(
+        "--encode",
+        nargs="?",
+        const=True,
+        default=False,
+        choices=["all"],
+        help="neurons on analog operands of multiplications; 'all': on the image too",
+    )
     result.add_argument("--limit", type=whole, metavar="N", help="test on the first N images only")
     result.add_argument("--batch-size", type=whole, default=250, metavar="N")
     result.add_argument("--by-site", type=int, default=64, metavar="N", help="images; 0 for none")
@@ -84,6 +92,7 @@ def run(options: argparse.Namespace) -> None:
         seed=options.seed,
         method=options.method,
         effort=options.effort,
+        encode=options.encode,
         progress=not options.quiet,
     )
     print(f"\n{snn.report}\n", flush=True)

@@ -17,6 +17,7 @@ from .evaluation import Evaluation
 from .fit.activation import fit
 from .fit.methods import DEFAULT as DEFAULT_METHOD
 from .fit.methods import METHODS
+from .inspect import Audit, audit
 from .neuron import FewSpikesNeuron
 from .report import Report
 from .spiking import SpikingModel
@@ -24,6 +25,7 @@ from .spiking import SpikingModel
 __all__ = [
     "DEFAULT_METHOD",
     "METHODS",
+    "Audit",
     "CalibrationError",
     "CaptureError",
     "ConversionError",
@@ -34,6 +36,7 @@ __all__ = [
     "Report",
     "SiteError",
     "SpikingModel",
+    "audit",
     "evaluate",
     "fit",
     "to_spiking",

@@ -87,14 +87,8 @@ def _isolated(model: nn.Module, notes: list[str]) -> nn.Module:
             f"the model is a {type(model).__name__}; give a torch.nn.Module (wrap a function in "
             "a module whose forward calls it)"
         )
-    for wrapper in ("_orig_mod", "module"):
-        inner = getattr(model, wrapper, None)
-        if wrapper == "module" and not isinstance(
-            model, nn.DataParallel | nn.parallel.DistributedDataParallel
-        ):
-            continue
-        if isinstance(inner, nn.Module):
-            model = inner
+    while (inner := _wrapped(model)) is not None:
+        model = inner
     try:
         copied = copy.deepcopy(model)
     except Exception as error:
@@ -115,6 +109,13 @@ def _isolated(model: nn.Module, notes: list[str]) -> nn.Module:
     for note in notes:
         warnings.warn(note, stacklevel=4)
     return copied.eval().requires_grad_(False)
+
+
+def _wrapped(model: nn.Module) -> nn.Module | None:
+    """The module inside torch.compile's wrapper or a parallel one; None for any other."""
+    parallel = nn.DataParallel | nn.parallel.DistributedDataParallel
+    inner = model.module if isinstance(model, parallel) else getattr(model, "_orig_mod", None)
+    return inner if isinstance(inner, nn.Module) else None
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -48,6 +48,7 @@ class Operation:
         where: module path of the call, or the line of the source.
         multiply_accumulates: for one image; 0 for sums, layouts and what remains.
         node: the graph node.
+        shapes: of the varying inputs; ``batch`` and expressions of it stand for its size.
     """
 
     kind: str
@@ -56,6 +57,7 @@ class Operation:
     where: str
     multiply_accumulates: int
     node: Node
+    shapes: tuple[tuple[int | str, ...], ...] = ()
 
     @property
     def signal(self) -> str:
@@ -91,7 +93,8 @@ def operations(graph_module: GraphModule, sites: set[str]) -> list[Operation]:
         if packet(node) == "getitem":
             continue
         count = _multiply_accumulates(node, kind, operands)
-        found.append(Operation(kind, packet(node), inputs, where(node), count, node))
+        shapes = tuple(shape_of(operand) for operand in operands)
+        found.append(Operation(kind, packet(node), inputs, where(node), count, node, shapes))
     return found
 
 
@@ -192,6 +195,16 @@ def size(value: Any) -> int:
     if isinstance(value, int):
         return value
     return int(value.node.hint)
+
+
+def shape_of(node: Node) -> tuple[int | str, ...]:
+    """A shape with ``batch``, or an expression of it, where the batch size decides a length."""
+    value = node.meta.get("val")
+    shape = value.shape if isinstance(value, Tensor) else ()
+    return tuple(
+        length if isinstance(length, int) else re.sub(r"\b[su]\d+\b", "batch", str(length))
+        for length in shape
+    )
 
 
 def numel(node: Node) -> int:

@@ -81,7 +81,11 @@ class Report:
         return driven / max(self.multiply_accumulates, 1)
 
     def to_dict(self) -> dict[str, Any]:
-        """The keys of report.json that the conversion decides."""
+        """The keys of report.json that the conversion decides.
+
+        The operations of a product are its multiply-accumulates on one image, of all its places
+        together.
+        """
         return {
             "steps": self.steps,
             "method": self.method,
@@ -105,16 +109,19 @@ class Report:
 
     def _listed(self, kind: str) -> list[dict[str, Any]]:
         """Operations of a kind that are alike, with their places."""
-        groups: dict[tuple[str, tuple[str, ...]], list[Operation]] = {}
+        groups: dict[tuple[Any, ...], list[Operation]] = {}
         for operation in self.operations:
             if operation.kind == kind:
-                inputs = operation.inputs if kind == "product" else ()
-                groups.setdefault((operation.op, inputs), []).append(operation)
+                alike = (operation.inputs, operation.shapes) if kind == "product" else ()
+                groups.setdefault((operation.op, *alike), []).append(operation)
         rows = []
-        for (op, inputs), members in groups.items():
+        for (op, *alike), members in groups.items():
             row: dict[str, Any] = {"op": op, "count": len(members)}
             if kind == "product":
+                inputs, shapes = alike
                 row["operands"] = list(inputs)
+                row["shapes"] = [list(shape) for shape in shapes]
+                row["operations"] = sum(member.multiply_accumulates for member in members)
             row["where"] = list(dict.fromkeys(member.where for member in members))
             rows.append(row)
         return rows
@@ -133,9 +140,16 @@ class Report:
                 [(r["op"], r["input"], r["count"]) for r in report["synaptic"]],
             ),
             table(
-                ("product", "operands", "count", "where"),
+                ("product", "operands", "shapes", "count", "operations", "where"),
                 [
-                    (r["op"], ", ".join(r["operands"]), r["count"], places(r["where"]))
+                    (
+                        r["op"],
+                        ", ".join(r["operands"]),
+                        " x ".join(str(tuple(shape)).replace("'", "") for shape in r["shapes"]),
+                        r["count"],
+                        r["operations"],
+                        places(r["where"]),
+                    )
                     for r in report["products"]
                 ],
             ),

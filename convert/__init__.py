@@ -10,6 +10,7 @@ from .errors import (
     ConversionError,
     FitError,
     InputError,
+    RangeWarning,
     SiteError,
 )
 from .evaluate import evaluate
@@ -33,6 +34,7 @@ __all__ = [
     "FewSpikesNeuron",
     "FitError",
     "InputError",
+    "RangeWarning",
     "Report",
     "SiteError",
     "SpikingModel",

@@ -30,11 +30,14 @@ class Observed:
         histograms: inputs of every site, by its name.
         neurons: elements of a site's input for one image, by its name.
         images: calibration images.
+        input_ranges: lowest and highest value of each flat input; None where it isn't a
+            floating-point tensor.
     """
 
     histograms: dict[str, Histogram]
     neurons: dict[str, int]
     images: int
+    input_ranges: list[tuple[float, float] | None]
 
 
 def calibrate(
@@ -69,13 +72,16 @@ def calibrate(
 
         handles.append(site.function.register_forward_pre_hook(count))
     images = 0
+    ranges: list[tuple[float, float] | None] = []
     try:
         with torch.no_grad():
             for batch in tqdm(batches, "calibrate", disable=None if progress else True):
                 args, kwargs = split_batch(batch, device)
                 size = batch_size((args, kwargs))
                 if size:
-                    captured.graph_module(*captured.signature.flatten(args, kwargs))
+                    leaves = captured.signature.flatten(args, kwargs)
+                    ranges = _widened(ranges, leaves)
+                    captured.graph_module(*leaves)
                     images += size
     finally:
         for handle in handles:
@@ -89,7 +95,22 @@ def calibrate(
         if not histogram.total:
             raise CalibrationError(f"{name}: its input is empty on the calibration data")
     neurons = {name: round(count / images) for name, count in elements.items()}
-    return Observed(histograms, neurons, images)
+    return Observed(histograms, neurons, images, ranges)
+
+
+def _widened(
+    ranges: list[tuple[float, float] | None], leaves: Sequence[Any]
+) -> list[tuple[float, float] | None]:
+    """Ranges that hold another batch of inputs too."""
+    result: list[tuple[float, float] | None] = []
+    for index, leaf in enumerate(leaves):
+        if not isinstance(leaf, Tensor) or not leaf.is_floating_point() or not leaf.numel():
+            result.append(None)
+            continue
+        low, high = (float(bound) for bound in torch.aminmax(leaf))
+        before = ranges[index] if ranges else None
+        result.append((min(low, before[0]), max(high, before[1])) if before else (low, high))
+    return result
 
 
 def _finite_at_minus_infinity(site: Site) -> bool:

@@ -48,6 +48,8 @@ class Report:
         calibration_images: images that the histograms hold.
         seconds: time of each stage.
         notes: what the user should know.
+        input_ranges: lowest and highest calibrated value of each of the network's inputs; None
+            for one of whole numbers or that isn't a tensor.
     """
 
     sites: list[SiteRow]
@@ -58,6 +60,7 @@ class Report:
     calibration_images: int
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    input_ranges: list[tuple[float, float] | None] = field(default_factory=list)
 
     @property
     def steps(self) -> int:
@@ -112,13 +115,12 @@ class Report:
         groups: dict[tuple[Any, ...], list[Operation]] = {}
         for operation in self.operations:
             if operation.kind == kind:
-                alike = (operation.inputs, operation.shapes) if kind == "product" else ()
+                alike = (operation.inputs, operation.shapes) if kind == "product" else ((), ())
                 groups.setdefault((operation.op, *alike), []).append(operation)
         rows = []
-        for (op, *alike), members in groups.items():
+        for (op, inputs, shapes), members in groups.items():
             row: dict[str, Any] = {"op": op, "count": len(members)}
             if kind == "product":
-                inputs, shapes = alike
                 row["operands"] = list(inputs)
                 row["shapes"] = [list(shape) for shape in shapes]
                 row["operations"] = sum(member.multiply_accumulates for member in members)

@@ -1,4 +1,7 @@
-"""What every operation of a network with sites is: spiking, synaptic, a product, or remaining."""
+"""What every operation of a network with sites is: spiking, synaptic, a product, or remaining.
+
+Beside these stands what prepares masks and indices that come with the input.
+"""
 
 from __future__ import annotations
 
@@ -34,6 +37,7 @@ _WEIGHTED = frozenset(
     "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution linear "
     "mm bmm matmul addmm baddbmm addbmm mv addmv dot vdot einsum bilinear".split()
 )
+_LOOKUPS = frozenset("embedding index index_select gather _unsafe_index".split())
 _MATRIX = frozenset("mm bmm matmul mv dot vdot".split())
 
 
@@ -42,7 +46,8 @@ class Operation:
     """One operation of the graph.
 
     Args:
-        kind: ``spiking``, ``synaptic``, ``product`` or ``remaining``.
+        kind: ``spiking``, ``synaptic``, ``product`` or ``remaining``; ``given`` for operations on
+            whole numbers and masks that come with the input.
         op: its name.
         inputs: ``spikes`` or ``analog`` for each varying input.
         where: module path of the call, or the line of the source.
@@ -83,7 +88,12 @@ def operations(graph_module: GraphModule, sites: set[str]) -> list[Operation]:
             continue
         if node.op not in ("call_function", "call_module"):
             continue
-        operands = list(_operands(node, regions.varying))
+        if node in regions.given:
+            found.append(Operation("given", packet(node), (), where(node), 0, node))
+            signal[node] = "analog"
+            continue
+        signals = regions.varying - regions.given
+        operands = list(_operands(node, signals)) or list(_operands(node, regions.varying))
         inputs = tuple(signal[operand] for operand in operands)
         kind = _kind(node, regions, operands, sites)
         spikes = kind == "spiking" or (
@@ -117,10 +127,16 @@ def _kind(node: Node, regions: Regions, operands: list[Node], sites: set[str]) -
         return "synaptic"
     if name == "getitem":
         return "synaptic"
+    if name in _LOOKUPS and node.args[0] not in regions.varying:
+        # A row of a table for a whole number: linear in its one-hot code.
+        return "synaptic" if all(o in regions.given for o in operands) else "remaining"
+    if all(o in regions.given for o in operands):
+        # Where whole numbers become a signal.
+        return "synaptic" if name in _LAYOUT | _SUMS | _WEIGHTED | {"_to_copy"} else "remaining"
     if not all(is_float(o) or not isinstance(o.meta.get("val"), Tensor) for o in operands):
         return "remaining"
     if name in _LAYOUT:
-        return "synaptic" if _first_only(node, regions.varying) else "remaining"
+        return "synaptic" if _first_only(node, regions.varying - regions.given) else "remaining"
     if name in _SUMS:
         return "synaptic"
     if name in _WEIGHTED:
@@ -151,7 +167,7 @@ def _pointwise_kind(node: Node, name: str, regions: Regions, operands: list[Node
     if name in ("where", "masked_fill"):
         # A mask that doesn't vary picks values: a sum of two masked signals.
         mask = node.args[0] if name == "where" else node.args[1]
-        return "remaining" if mask in regions.varying else "synaptic"
+        return "remaining" if mask in regions.varying - regions.given else "synaptic"
     return "remaining"
 
 

@@ -102,6 +102,7 @@ class Report:
             "synaptic": self._synaptic(),
             "products": self._listed("product"),
             "remaining": self._listed("remaining"),
+            "given": self._listed("given"),
             "notes": list(self.notes),
         }
 
@@ -160,6 +161,10 @@ class Report:
                 [(r["op"], r["count"], places(r["where"])) for r in report["remaining"]],
             )
             or "remaining: none, every nonlinearity spikes",
+            table(
+                ("on masks and indices given with the input", "count", "where"),
+                [(r["op"], r["count"], places(r["where"])) for r in report["given"]],
+            ),
             f"{len(self.sites)} sites, {self.neurons:,} neurons, latency {self.latency_steps} "
             f"steps (K x longest chain); {self.spike_driven:.1%} of "
             f"{self.multiply_accumulates:,} multiply-accumulates are driven by spikes; "

@@ -22,7 +22,7 @@ from ..report import places
 from ..signature import split_batch
 from ..spiking import SpikingModel
 from ..text import table
-from .classify import FILL, LINEAR, NONLINEAR, PRODUCT, classify, name_of
+from .classify import FILL, GIVEN, LINEAR, NONLINEAR, PRODUCT, classify, is_given, name_of
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,14 @@ class Audit:
             ran.
         neurons: calls of few-spikes neurons.
         linear: linear operations on values that depend on the input.
+        given: operations on whole numbers and masks that come with the input.
         differences: where the report, or a plain call of the network, says something else.
     """
 
     ran: list[Ran]
     neurons: int
     linear: int
+    given: int = 0
     differences: list[str] = field(default_factory=list)
 
     @property
@@ -75,6 +77,7 @@ class Audit:
             "nonlinear": self._rows(NONLINEAR),
             "products": self._rows(PRODUCT),
             "linear": self.linear,
+            "given": self.given,
             "neurons": self.neurons,
             "agrees": self.agrees,
             "differences": list(self.differences),
@@ -100,7 +103,8 @@ class Audit:
             parts.append(table(head, rows) or f"{title} outside neurons: none")
         agreement = "agrees with the report" if self.agrees else "differs from the report:"
         parts.append(
-            f"{self.neurons} calls of neurons and {self.linear} linear operations ran beside; "
+            f"{self.neurons} calls of neurons, {self.linear} linear operations and {self.given} on "
+            "masks and indices given with the input ran beside; "
             + "\n".join([agreement, *self.differences])
         )
         return "\n\n".join(parts)
@@ -125,14 +129,19 @@ def audit(snn: SpikingModel, example: Any) -> Audit:
     leaves = snn.signature.flatten(args, kwargs)
     with torch.no_grad(), _outside(snn) as plain:
         plain.start(leaves)
-        with plain:
-            snn(*args, **kwargs)
+        # The check of the input's range belongs to the call, not to the network.
+        checked, snn.check_inputs = snn.check_inputs, False
+        try:
+            with plain:
+                snn(*args, **kwargs)
+        finally:
+            snn.check_inputs = checked
     with torch.no_grad(), _outside(snn) as recorder:
         recorder.start(leaves)
         with recorder:
             _ByNode(snn.network, recorder).run(*leaves)
     ran = recorder.ran()
-    result = Audit(ran, recorder.neurons, recorder.linear)
+    result = Audit(ran, recorder.neurons, recorder.linear, recorder.given)
     result.differences += _unplaced(plain, recorder)
     if snn.report is not None:
         result.differences += _compared(ran, snn.report.operations)
@@ -148,13 +157,15 @@ class _Recorder(TorchDispatchMode):
         self.paused = 0
         self.neurons = self.linear = 0
         self.found: list[tuple[Node | None, str, str]] = []
+        self.given = 0
         self._varying: Any = WeakIdKeyDictionary()
+        self._given: Any = WeakIdKeyDictionary()
 
     def start(self, inputs: Sequence[Any]) -> None:
-        """Takes the network's input tensors as what varies."""
+        """Takes the network's input tensors as what varies, or is given: whole numbers, masks."""
         for leaf in inputs:
             if isinstance(leaf, Tensor):
-                self._varying[leaf] = True
+                (self._varying if leaf.is_floating_point() else self._given)[leaf] = True
 
     def varies(self, tensor: Tensor) -> bool:
         """Whether a tensor depends on the network's input."""
@@ -171,6 +182,9 @@ class _Recorder(TorchDispatchMode):
         result = func(*args, **kwargs)
         read = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         varying = any(self.varies(tensor) for tensor in read)
+        if not varying and not self.paused and any(tensor in self._given for tensor in read):
+            self._derive(func, args, result)
+            return result
         if not varying or self.paused:
             if varying:
                 self.mark(result)
@@ -185,6 +199,23 @@ class _Recorder(TorchDispatchMode):
             self.mark(outputs)
             self.mark(_written(func, args, kwargs))
         return result
+
+    def _derive(self, func: Any, args: Sequence[Any], result: Any) -> None:
+        """What comes of given values alone: given too, or the beginning of a signal."""
+        outputs = [t for t in pytree.tree_leaves(result) if isinstance(t, Tensor)]
+        verdict = is_given(func, args, self._given.__contains__, outputs)
+        if verdict == FILL:
+            return
+        if verdict == GIVEN:
+            self.given += 1
+            for output in outputs:
+                self._given[output] = True
+            return
+        if verdict == LINEAR:
+            self.linear += 1
+        else:
+            self.found.append((self.node, NONLINEAR, name_of(func)))
+        self.mark(outputs)
 
     def totals(self) -> Counter[tuple[str, str]]:
         """How often each operation ran, whatever the place."""

@@ -38,7 +38,7 @@ _PICK = set(
 )
 _INDEX = {"where": (0,), "masked_fill": (1,), "masked_select": (1,), "index": (1,)}
 _INDEX |= {"_unsafe_index": (1,), "index_put": (1,), "repeat_interleave": (1,)}
-# A row of a table for a whole number: linear in its one-hot code.
+# A row of a table for a whole number that is given: linear in its one-hot code.
 _LOOKUP = {"embedding", "index", "index_select", "gather", "_unsafe_index"}
 # Linear in each tensor alone.
 _PRODUCT = set(
@@ -49,7 +49,11 @@ _PRODUCT = set(
 # The added tensor of a product, which is no factor.
 _ADDED = {"addmm", "addbmm", "baddbmm", "addmv", "addr", "addcmul"}
 
-FILL, LINEAR, PRODUCT, NONLINEAR = "fill", "linear", "product", "nonlinear"
+# What makes a mask of floating-point numbers out of given whole numbers.
+_MASKING = set("_to_copy add sub rsub mul neg where masked_fill clone copy".split())
+
+FILL, GIVEN, LINEAR = "fill", "given", "linear"
+PRODUCT, NONLINEAR = "product", "nonlinear"
 
 
 def name_of(func: Any) -> str:
@@ -78,9 +82,6 @@ def classify(
         return LINEAR
     if _is_view(func):
         return LINEAR
-    if name in _LOOKUP and not _varying(args[:1], varies):
-        whole = all(not t.is_floating_point() and t.dtype != torch.bool for t in varying)
-        return LINEAR if whole else NONLINEAR
     if not _keeps_numbers(varying, outputs):
         return NONLINEAR
     if name in _JOINT:
@@ -89,8 +90,6 @@ def classify(
         places = _INDEX.get(name, (2,) if name != "take_along_dim" else (1,))
         index = [args[p] for p in places if p < len(args)]
         return NONLINEAR if _varying(index, varies) else LINEAR
-    if name in ("index_select", "select_scatter", "slice_scatter"):
-        return LINEAR
     if name == "div":
         divided = _varying(args[1:2], varies) or kwargs.get("rounding_mode")
         return NONLINEAR if divided else LINEAR
@@ -101,6 +100,22 @@ def classify(
     if name in _PRODUCT:
         return _product(name, args, varies)
     return NONLINEAR
+
+
+def is_given(func: Any, args: Sequence[Any], given: Any, outputs: Sequence[Tensor]) -> str:
+    """What an operation on nothing but whole numbers and masks of the input makes of them.
+
+    ``given``: such again; ``linear``: a signal, by a lookup or a sum of them; else ``nonlinear``.
+    """
+    name = name_of(func)
+    if name in _FILL:
+        return FILL
+    if _is_view(func) or not any(t.is_floating_point() for t in outputs) or name in _MASKING:
+        return GIVEN
+    if name in _LOOKUP and not _varying(args[:1], given):
+        return LINEAR
+    linear = name in _JOINT or (name in _PRODUCT and len(_varying(args, given)) == 1)
+    return LINEAR if linear else NONLINEAR
 
 
 def _product(name: str, args: Sequence[Any], varies: Any) -> str:
@@ -132,7 +147,9 @@ def _varying(values: Iterable[Any], varies: Any) -> list[Tensor]:
 
 
 def _is_view(func: Any) -> bool:
-    """Whether the outputs alias the first argument, unchanged."""
+    """Whether the outputs alias the first argument, its values unchanged."""
+    if torch.Tag.inplace_view in func.tags:
+        return name_of(func) not in ("resize", "set")
     returns = func._schema.returns
     return bool(returns) and all(
         r.alias_info is not None and not r.alias_info.is_write for r in returns

@@ -7,6 +7,7 @@ import inspect
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,7 +65,7 @@ def capture(model: nn.Module, batch: Any, *, device: torch.device | str | None =
     args, kwargs = split_batch(batch, target)
     args, kwargs = rows((args, kwargs), _EXPORTED_ROWS)
     checked = rows((args, kwargs), _CHECKED_ROWS)
-    with torch.no_grad():
+    with torch.no_grad(), _slow_attention(copied, checked, notes):
         expected = _deterministic(copied, *checked)
         exported, size = _export(copied, args, kwargs)
         module = exported.module(check_guards=False)
@@ -104,6 +105,11 @@ def _isolated(model: nn.Module, notes: list[str]) -> nn.Module:
                 value.clear()
     if hooked:
         notes.append(f"{hooked} hooks of the model were left out of the conversion")
+    config = getattr(copied, "config", None)
+    if config is not None and getattr(config, "use_cache", False) is True:
+        # Keys and values kept for a next token are state, not an output of the network.
+        config.use_cache = False
+        notes.append("the model's config.use_cache was switched off in the conversion")
     if model.training:
         notes.append("the model was in training mode; it is converted in eval mode")
     for note in notes:
@@ -127,6 +133,41 @@ def _device(model: nn.Module) -> torch.device:
 def _tensors(model: nn.Module) -> Iterator[Tensor]:
     yield from model.parameters()
     yield from model.buffers()
+
+
+@contextmanager
+def _slow_attention(model: nn.Module, inputs: Any, notes: list[str]) -> Iterator[None]:
+    """Keeps torch's fused attention layers, which `torch.export` can't see, out of the block.
+
+    They return other values, and sometimes fewer positions, where a padding mask hides positions.
+    """
+    layers = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    fused = _floats(model, inputs) if any(isinstance(m, layers) for m in model.modules()) else []
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        for a, b in zip(fused, _floats(model, inputs) if fused else [], strict=False):
+            if a.shape != b.shape or not _gap(a, b) <= _ROUNDING.get(a.dtype, 1e-4):
+                notes.append(
+                    "torch's fused attention layers give this model other values at padded "
+                    "positions; it is converted as it computes without them "
+                    "(torch.backends.mha.set_fastpath_enabled(False))"
+                )
+                warnings.warn(notes[-1], stacklevel=5)
+                break
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+def _floats(model: nn.Module, inputs: Any) -> list[Tensor]:
+    """Floating-point outputs, none if the model refuses the inputs."""
+    try:
+        return [
+            leaf for leaf in pytree.tree_leaves(model(*inputs[0], **inputs[1])) if _is_float(leaf)
+        ]
+    except Exception:
+        return []
 
 
 def _deterministic(model: nn.Module, args: Any, kwargs: Any) -> list[Tensor]:

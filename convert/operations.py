@@ -19,8 +19,9 @@ from .regions import Regions, is_float, is_pointwise, packet
 # Linear in the one varying input, whatever the other arguments hold; they only move values.
 _LAYOUT = frozenset(
     "alias as_strided cat chunk clone concat constant_pad_nd contiguous copy detach diagonal "
-    "expand expand_copy flip gather getitem index index_select lift_fresh_copy movedim narrow "
-    "pad permute pixel_shuffle pixel_unshuffle reflection_pad1d reflection_pad2d repeat "
+    "expand expand_copy flip gather getitem index index_add index_put _unsafe_index_put "
+    "index_select lift_fresh_copy movedim narrow pad permute pixel_shuffle pixel_unshuffle "
+    "reflection_pad1d reflection_pad2d repeat scatter_add "
     "repeat_interleave replication_pad1d replication_pad2d reshape roll scatter select "
     "select_scatter slice slice_scatter split split_with_sizes squeeze stack t tile transpose "
     "unbind unflatten unfold unsqueeze view view_copy _unsafe_view _unsafe_index channel_shuffle "
@@ -174,10 +175,14 @@ def _pointwise_kind(node: Node, name: str, regions: Regions, operands: list[Node
 def _first_only(node: Node, varying: set[Node]) -> bool:
     """Whether no index or length of a layout operation varies."""
     rest = [*node.args[1:], *node.kwargs.values()]
-    indices = [value for value in rest if isinstance(value, Node | tuple | list)]
     name = packet(node)
-    if name in ("select_scatter", "slice_scatter", "scatter", "copy"):
+    if name in ("select_scatter", "slice_scatter", "copy"):
         return True
+    if name in ("index_put", "_unsafe_index_put"):
+        rest = [node.args[1]]
+    elif name in ("scatter", "scatter_add", "index_add"):
+        rest = [node.args[2]]
+    indices = [value for value in rest if isinstance(value, Node | tuple | list)]
     return not any(
         isinstance(value.meta.get("val"), Tensor)
         for index in indices

@@ -34,7 +34,8 @@ NETWORKS = {
     "squeezenet1_1": 64,
 }
 HEAD = (
-    "| network | sites | products | remaining | spike driven | audit, batch 1 | batch 3 | seconds |\n"
+    "| network | sites | products | remaining | spike driven | audit, batch 1 | batch 3 "
+    "| seconds |\n"
     "|---|---|---|---|---|---|---|---|"
 )
 

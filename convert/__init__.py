@@ -10,6 +10,7 @@ from .errors import (
     ConversionError,
     FitError,
     InputError,
+    RangeWarning,
     SiteError,
 )
 from .evaluate import evaluate
@@ -17,6 +18,7 @@ from .evaluation import Evaluation
 from .fit.activation import fit
 from .fit.methods import DEFAULT as DEFAULT_METHOD
 from .fit.methods import METHODS
+from .inspect import Audit, audit
 from .neuron import FewSpikesNeuron
 from .report import Report
 from .spiking import SpikingModel
@@ -24,6 +26,7 @@ from .spiking import SpikingModel
 __all__ = [
     "DEFAULT_METHOD",
     "METHODS",
+    "Audit",
     "CalibrationError",
     "CaptureError",
     "ConversionError",
@@ -31,9 +34,11 @@ __all__ = [
     "FewSpikesNeuron",
     "FitError",
     "InputError",
+    "RangeWarning",
     "Report",
     "SiteError",
     "SpikingModel",
+    "audit",
     "evaluate",
     "fit",
     "to_spiking",

@@ -33,11 +33,14 @@ class Observed:
         histograms: inputs of every site, by its name.
         neurons: elements of a site's input for one image, by its name.
         images: calibration images.
+        input_ranges: lowest and highest value of each flat input; None where it isn't a
+            floating-point tensor.
     """
 
     histograms: dict[str, Histogram]
     neurons: dict[str, int]
     images: int
+    input_ranges: list[tuple[float, float] | None]
 
 
 def calibrate(
@@ -80,13 +83,16 @@ def calibrate(
         captured.graph_module, taken, lambda site, *seen: count(name_of[site], *seen)
     )
     images = 0
+    ranges: list[tuple[float, float] | None] = []
     try:
         with torch.no_grad():
             for batch in tqdm(batches, "calibrate", disable=None if progress else True):
                 args, kwargs = split_batch(batch, device)
                 size = batch_size((args, kwargs))
                 if size:
-                    network.run(*captured.signature.flatten(args, kwargs))
+                    leaves = captured.signature.flatten(args, kwargs)
+                    ranges = _widened(ranges, leaves)
+                    network.run(*leaves)
                     images += size
     finally:
         for handle in handles:
@@ -100,7 +106,22 @@ def calibrate(
         if not histogram.total:
             raise CalibrationError(f"{name}: its input is empty on the calibration data")
     neurons = {name: round(count / images) for name, count in elements.items()}
-    return Observed(histograms, neurons, images)
+    return Observed(histograms, neurons, images, ranges)
+
+
+def _widened(
+    ranges: list[tuple[float, float] | None], leaves: Sequence[Any]
+) -> list[tuple[float, float] | None]:
+    """Ranges that hold another batch of inputs too."""
+    result: list[tuple[float, float] | None] = []
+    for index, leaf in enumerate(leaves):
+        if not isinstance(leaf, Tensor) or not leaf.is_floating_point() or not leaf.numel():
+            result.append(None)
+            continue
+        low, high = (float(bound) for bound in torch.aminmax(leaf))
+        before = ranges[index] if ranges else None
+        result.append((min(low, before[0]), max(high, before[1])) if before else (low, high))
+    return result
 
 
 def _finite_at_minus_infinity(site: Site) -> bool:

@@ -151,9 +151,9 @@ def _report(
     paths = {site.module: p.steps for site, p in zip(sites, problems, strict=False)}
     found = operations(captured.graph_module, set(paths))
     latency = latency_steps(captured.graph_module, paths)
-    return Report(
-        rows, found, latency, method, seed, observed.images, seconds, list(captured.notes)
-    )
+    notes = list(captured.notes)
+    ranges = observed.input_ranges
+    return Report(rows, found, latency, method, seed, observed.images, seconds, notes, ranges)
 
 
 def _steps(steps: Any) -> list[int]:

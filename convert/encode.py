@@ -67,13 +67,13 @@ def _analog(
     graph_module: GraphModule, sites: Sequence[Site], scalings: bool
 ) -> list[tuple[Operation, str, Node]]:
     """Analog operands of multiplications: the operation, which operand, and its value."""
-    varying = Regions(graph_module).varying
+    regions = Regions(graph_module)
     result: dict[Node, tuple[Operation, str, Node]] = {}
     for operation in operations(graph_module, {site.module for site in sites}):
         scaling = operation.kind == "synaptic" and packet(operation.node) in _SCALINGS
         if not operation.multiply_accumulates or (scaling and not scalings):
             continue
-        values = list(operands(operation.node, varying))
+        values = operands(operation.node, regions)
         sides = ("input",) if len(values) == 1 else ("left", "right")
         for value, side, signal in zip(values, sides, operation.inputs, strict=False):
             while packet(value) == "expand" and isinstance(value.args[0], Node):

@@ -23,3 +23,7 @@ class FitError(ConversionError):
 
 class InputError(ConversionError):
     """An argument or an input tensor has a shape, type or value that can't be used."""
+
+
+class RangeWarning(UserWarning):
+    """An input far outside the range that the neurons were calibrated on."""

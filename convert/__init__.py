@@ -1,6 +1,7 @@
 """Trained networks in, few-spikes networks out.
 
-The rooms, in the order in which data flows: capture, sites, calibrate, fit, swap, evaluate.
+The rooms, in the order in which data flows: capture, sites, calibrate, fit, swap, evaluate,
+save.
 """
 
 from .conversion import to_spiking
@@ -8,20 +9,25 @@ from .errors import (
     CalibrationError,
     CaptureError,
     ConversionError,
+    ExportError,
     FitError,
     InputError,
     RangeWarning,
     SiteError,
+    StorageError,
 )
 from .evaluate import evaluate
 from .evaluation import Evaluation
+from .features import features
 from .fit.activation import fit
 from .fit.methods import DEFAULT as DEFAULT_METHOD
 from .fit.methods import METHODS
 from .inspect import Audit, audit
 from .neuron import FewSpikesNeuron
+from .refit import refit
 from .report import Report
 from .spiking import SpikingModel
+from .storage import load
 
 __all__ = [
     "DEFAULT_METHOD",
@@ -31,6 +37,7 @@ __all__ = [
     "CaptureError",
     "ConversionError",
     "Evaluation",
+    "ExportError",
     "FewSpikesNeuron",
     "FitError",
     "InputError",
@@ -38,8 +45,12 @@ __all__ = [
     "Report",
     "SiteError",
     "SpikingModel",
+    "StorageError",
     "audit",
     "evaluate",
+    "features",
     "fit",
+    "load",
+    "refit",
     "to_spiking",
 ]

@@ -17,7 +17,7 @@ from torch.fx import Graph, GraphModule
 from torch.fx.graph import CodeGen
 from torch.utils import _pytree as pytree
 
-from . import fold, norms
+from . import fold, layers, norms
 from .decompositions import table
 from .errors import CaptureError
 from .signature import Signature, rows, split_batch
@@ -78,6 +78,7 @@ def capture(model: nn.Module, batch: Any, *, device: torch.device | str | None =
         norms.recognise(graph_module)
         # An epsilon may move from outside a norm's root to inside, which double precision sees.
         difference = _difference(expected, graph_module(*flat), least=_ROUNDING[torch.float32])
+        layers.mark(graph_module.graph)
     return Captured(graph_module, signature, difference, notes)
 
 

@@ -93,7 +93,9 @@ def to_spiking(
         ]
         solutions = fit_problems(problems, method, seed=seed, effort=effort, progress=progress)
     report = _report(captured, sites, observed, problems, solutions, method, seed, seconds)
-    return _assemble(captured, sites, wanted, problems, solutions, report)
+    model = _assemble(captured, sites, wanted, problems, solutions, report)
+    model.histograms = observed.histograms
+    return model
 
 
 def _assemble(

@@ -25,5 +25,13 @@ class InputError(ConversionError):
     """An argument or an input tensor has a shape, type or value that can't be used."""
 
 
+class StorageError(ConversionError):
+    """A network can't be saved, or a file isn't a network that can be loaded."""
+
+
+class ExportError(ConversionError):
+    """A network can't be written in another format."""
+
+
 class RangeWarning(UserWarning):
     """An input far outside the range that the neurons were calibrated on."""

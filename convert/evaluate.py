@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,6 +26,7 @@ def evaluate(
     data: Iterable[Any],
     *,
     by_site: int = 64,
+    at: Collection[int] | None = None,
     progress: bool = True,
 ) -> Evaluation:
     """Runs both networks on labelled batches, the spiking one cut after every step as well.
@@ -38,21 +39,24 @@ def evaluate(
             agreement is measured. Read once.
         by_site: images on which each site's own and the accumulated error is measured; 0 for
             none.
+        at: steps after which the network is read out beside the last; None for every step.
         progress: shows bars on stderr when that is a terminal.
 
     Raises:
-        InputError: for data without batches, or labels that don't fit the outputs.
+        InputError: for data without batches, labels that don't fit the outputs, or a step that the
+            network doesn't have.
     """
     original = snn.original() if model is None else model
     device = _device(snn)
     steps = snn.steps
+    read = _steps(at, steps)
     exact = Agreement()
-    readouts = {(t, c): Agreement() for t in range(1, steps + 1) for c in (True, False)}
+    readouts = {(t, c): Agreement() for t in read for c in (True, False)}
     bare = Agreement()
     encoders = {row.name for row in snn.report.sites if row.function == IDENTITY}
     others = [name for name in snn.sites if name not in encoders]
     refits = {int(k): Agreement() for k in snn.refitted}
-    spikes: dict[Any, dict[str, int]] = {key: {} for key in [*range(1, steps + 1), *snn.refitted]}
+    spikes: dict[Any, dict[str, int]] = {key: {} for key in [*read, *snn.refitted]}
     seconds = {"evaluate_original": 0.0, "evaluate_spiking": 0.0}
     kept: list[Any] = []
     images = 0
@@ -73,7 +77,7 @@ def evaluate(
             exact.add(expected, expected, labels)
             begin = time.perf_counter()
             inputs = (args, kwargs)
-            for t in range(1, steps + 1):
+            for t in read:
                 with snn.readout(t), snn.count_spikes() as counted:
                     found = _logits(snn, inputs, device)
                 readouts[t, True].add(found, expected, labels)
@@ -107,6 +111,16 @@ def evaluate(
         by_site_images=min(by_site, images),
         seconds=seconds,
     )
+
+
+def _steps(at: Collection[int] | None, steps: int) -> list[int]:
+    """Steps to read out after, the last among them, increasing."""
+    for step in at or ():
+        if isinstance(step, bool) or not isinstance(step, int) or not 1 <= step <= steps:
+            raise InputError(
+                f"the network can be read out after steps 1 to {steps}, found {step!r}"
+            )
+    return list(range(1, steps + 1)) if at is None else sorted({*at, steps})
 
 
 def _by_site(

@@ -24,8 +24,8 @@ class Evaluation:
         spiking: the whole network: accuracy, agreement, logit_rmse, neurons, spikes_per_image,
             spikes_per_neuron, spike_driven; ``without_encoding`` has the first three with the
             identity neurons on analog operands left out, where there are any.
-        by_step: the anytime readout after each step 1..K, with the calibrated mean of what is
-            missing, and ``raw`` without it.
+        by_step: the anytime readout after each step that was asked for, the last of them K, with
+            the calibrated mean of what is missing, and ``raw`` without it.
         by_K: the network fitted anew for other K.
         by_site: for each site in graph order the error of the output if it alone spikes, and if
             all sites up to it do.
@@ -61,7 +61,8 @@ class Evaluation:
         seconds: dict[str, float],
     ) -> Evaluation:
         """Divides what was counted by images and neurons."""
-        neurons, steps = report.neurons, max(step for step, _ in readouts)
+        neurons, read = report.neurons, sorted({step for step, _ in readouts})
+        steps = read[-1]
 
         def measured(agreement: Agreement, counted: dict[str, int]) -> dict[str, Any]:
             return {
@@ -72,7 +73,7 @@ class Evaluation:
             }
 
         by_step = []
-        for step in range(1, steps + 1):
+        for step in read:
             raw = readouts[step, False]
             row = {"step": step, **measured(readouts[step, True], spikes[step])}
             row["raw"] = {"accuracy": raw.accuracy, "agreement": raw.agreement}

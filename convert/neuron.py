@@ -10,7 +10,7 @@ from spikingjelly.activation_based import base
 from spikingjelly.activation_based import neuron as sj_neuron
 from torch import Tensor
 
-from . import kernel
+from . import kernel, surrogate
 from .errors import InputError
 
 
@@ -97,13 +97,17 @@ class FewSpikesNeuron(base.StepModule, torch.nn.Module):
     def decode(self, x: Tensor) -> Tensor:
         """Output for ``x [...]``, of x's shape and dtype, whatever the step mode.
 
-        With `readout_step` t < K only the first t steps count, plus the calibrated mean of what
-        the others would have added if `readout_corrected`.
+        Gradients pass each spike by a triangle around its threshold (see `surrogate`), and don't
+        pass resets. With `readout_step` t < K only the first t steps count, plus the calibrated
+        mean of what the others would have added if `readout_corrected`.
         """
         steps = self.steps if self.readout_step is None else min(self.readout_step, self.steps)
         v = x.to(torch.promote_types(x.dtype, self.thresholds.dtype))
         cut = self.readout_corrected and steps < self.steps
-        if v.dtype == self.thresholds.dtype and kernel.usable(v):
+        learns = torch.is_grad_enabled() and any(
+            t.requires_grad for t in (x, self.thresholds, self.resets, self.weights)
+        )
+        if not learns and v.dtype == self.thresholds.dtype and kernel.usable(v):
             table = (self.thresholds[:steps], self.resets[:steps], self.weights[:steps])
             missing = self.missing_mean[steps] if cut else None
             y, count = kernel.run(v, *table, self.offset, missing, self.counting)
@@ -111,10 +115,14 @@ class FewSpikesNeuron(base.StepModule, torch.nn.Module):
             return y.to(x.dtype)
         potential, y = v, torch.zeros_like(v) + self.offset
         fired: Tensor | None = None
+        widths = surrogate.widths(self.resets) if learns else None
         for t in range(steps):
-            s = (potential > self.thresholds[t]).to(v.dtype)
+            if widths is None:
+                s = (potential > self.thresholds[t]).to(v.dtype)
+            else:
+                s = surrogate.fire(potential, self.thresholds[t], widths[t])
             y = y + self.weights[t] * s
-            potential = potential - self.resets[t] * s
+            potential = potential - self.resets[t] * s.detach()
             if self.counting:
                 spikes = s.sum(dtype=torch.float64)
                 fired = spikes if fired is None else fired + spikes
@@ -145,6 +153,14 @@ class FewSpikesNeuron(base.StepModule, torch.nn.Module):
         added = (rates * self.weights.double()).flip(0).cumsum(0).flip(0)
         # Entry t is the mean of the steps with (zero-based) index t and later.
         self.missing_mean.copy_(added.to(self.missing_mean))
+
+    def unfreeze(self) -> FewSpikesNeuron:
+        """Makes T, h and d parameters that can be trained; their names stay."""
+        for name in ("thresholds", "resets", "weights"):
+            tensor = self._buffers.pop(name, None)
+            if tensor is not None:
+                self.register_parameter(name, torch.nn.Parameter(tensor.clone()))
+        return self.requires_grad_()
 
     def to_table(self) -> sj_neuron.FewSpikeTable:
         """SpikingJelly's table of this neuron; y0 (`offset`) is not part of it.

@@ -40,6 +40,7 @@ WEIGHTED = frozenset(
 )
 _LOOKUPS = frozenset("embedding index index_select gather _unsafe_index".split())
 _MATRIX = frozenset("mm bmm matmul mv dot vdot".split())
+LINEAR = _LAYOUT | _SUMS | WEIGHTED
 
 
 @dataclass(frozen=True)
@@ -273,6 +274,8 @@ def captured_batch(node: Node) -> int:
     """Images of the batch that was captured."""
     for other in node.graph.nodes:
         value = other.meta.get("val")
+        if other.op == "placeholder" and "batch" in other.meta:
+            return int(other.meta["batch"])  # a loaded graph has numbers for symbols
         if other.op == "placeholder" and isinstance(value, Tensor) and value.dim():
             if not isinstance(value.shape[0], int):
                 return size(value.shape[0])

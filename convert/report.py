@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
+
+from torch.fx import Graph
 
 from .operations import Operation
 from .text import table
@@ -82,6 +84,12 @@ class Report:
         """Share of the multiply-accumulates whose inputs are all spike-coded."""
         driven = sum(o.multiply_accumulates for o in self.operations if o.signal == "spikes")
         return driven / max(self.multiply_accumulates, 1)
+
+    def of_graph(self, graph: Graph) -> Report:
+        """The same report for a copy of the graph."""
+        nodes = {node.name: node for node in graph.nodes}
+        moved = [replace(o, node=nodes[o.node.name]) for o in self.operations]
+        return replace(self, operations=moved)
 
     def to_dict(self) -> dict[str, Any]:
         """The keys of report.json that the conversion decides.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -12,6 +13,7 @@ import torch
 from torch.fx import GraphModule
 
 from .errors import InputError, SiteError
+from .histogram import Histogram
 from .neuron import FewSpikesNeuron
 from .range_check import Outside, counting_outside, inputs_outside, warn
 from .signature import Signature
@@ -67,6 +69,10 @@ class SpikingModel(torch.nn.Module):
         self.check_inputs = True
         # Neurons of the same sites fitted with other K, by str(K) and by neuron path as in `exact`.
         self.refitted = torch.nn.ModuleDict()
+        # What calibration saw at each site, by its name.
+        self.histograms: dict[str, Histogram] = {}
+        # The user's own notes; they are saved with the network.
+        self.metadata: dict[str, Any] = {}
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Outputs in the form in which the original model returned them.
@@ -99,6 +105,16 @@ class SpikingModel(torch.nn.Module):
         ranges = {row.name: (row.low, row.high) for row in self.report.sites}
         with counting_outside(self.sites, ranges) as found:
             yield found
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SpikingModel:
+        # The report names nodes of the graph: they become those of the copy.
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        memo |= {id(shared): shared for shared in (self.report, self.signature)}
+        copied.__dict__.update({k: copy.deepcopy(v, memo) for k, v in self.__dict__.items()})
+        if self.report is not None:
+            copied.report = self.report.of_graph(copied.network.graph)
+        return copied
 
     @property
     def sites(self) -> SiteMap:
@@ -210,6 +226,47 @@ class SpikingModel(torch.nn.Module):
             self.check_inputs = checked
             for neuron, (old, flag) in zip(neurons, before, strict=True):
                 neuron.readout_step, neuron.readout_corrected = old, flag
+
+    def unfreeze(self, *, weights: bool = True, neurons: bool = False) -> SpikingModel:
+        """Makes the network trainable; freeze it again by ``requires_grad_(False)``.
+
+        Args:
+            weights: those of the synaptic layers.
+            neurons: thresholds, resets and output weights of the neurons, which become parameters.
+        """
+        own = {id(p) for neuron in self.sites.values() for p in neuron.parameters()}
+        for parameter in self.network.parameters():
+            if weights and parameter.is_floating_point() and id(parameter) not in own:
+                parameter.requires_grad_()
+        for neuron in self.sites.values() if neurons else ():
+            neuron.unfreeze()
+        return self
+
+    def save(
+        self, path: str | os.PathLike[str], *, metadata: Mapping[str, Any] | None = None
+    ) -> None:
+        """Writes the network to one file that `convert.load` reads without the model's code.
+
+        Args:
+            path: by convention ``*.fsnn``; written whole or not at all.
+            metadata: numbers, strings, lists and dicts for the reader; `metadata` if None.
+
+        Raises:
+            StorageError: naming the operator or value that a file can't hold.
+        """
+        from .storage import save
+
+        save(self, path, metadata=metadata)
+
+    def export(self, path: str | os.PathLike[str]) -> None:
+        """Writes the network as one ONNX file with a free batch size; needs onnx and onnxscript.
+
+        Raises:
+            ExportError: if a package is missing, or the network has an operator that ONNX lacks.
+        """
+        from .export import export
+
+        export(self, path)
 
     @contextmanager
     def count_spikes(self) -> Iterator[dict[str, int]]:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .errors import ModelError
+
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CIFAR10 = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 CIFAR100 = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
@@ -32,6 +34,24 @@ class Preprocessing:
             x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True)
         shape = (1, -1, 1, 1)
         return (x - torch.tensor(self.mean).view(shape)) / torch.tensor(self.std).view(shape)
+
+    @classmethod
+    def from_dict(cls, values: Any) -> Preprocessing:
+        """What `to_dict` gave, read back from a file.
+
+        Raises:
+            ModelError: if an entry is missing or no number.
+        """
+        try:
+            size, classes = int(values["size"]), int(values["classes"])
+            mean, std = (tuple(float(v) for v in values[key]) for key in ("mean", "std"))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelError(
+                f"{values!r:.200} is no preprocessing; it needs size, mean, std and classes"
+            ) from error
+        if size < 1 or classes < 1 or len(mean) != len(std) or not all(s > 0 for s in std):
+            raise ModelError(f"{values!r:.200} is no preprocessing that can be applied")
+        return cls(size, mean, std, classes)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain numbers and lists."""

@@ -118,7 +118,16 @@ def run(options: argparse.Namespace) -> None:
         | {name: version(name) for name in ("torch", "torchvision", "spikingjelly", "numpy")},
     )
     result.plot(options.output / "steps.png")
-    print(f"\nwritten: {options.output / 'report.json'}, {options.output / 'steps.png'}")
+    saved = options.output / f"{options.model}.fsnn"
+    snn.save(
+        saved,
+        metadata={
+            "model": options.model,
+            "activation": options.activation,
+            "preprocessing": preprocessing.to_dict(),
+        },
+    )
+    print(f"\nwritten: {options.output / 'report.json'}, {options.output / 'steps.png'}, {saved}")
 
 
 def main() -> int:

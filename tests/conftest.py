@@ -1,5 +1,6 @@
 """What tests of several rooms share: data that may be missing, and a small trained network."""
 
+import copy
 import os
 from pathlib import Path
 
@@ -39,14 +40,26 @@ class Small(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
-@pytest.fixture
-def small() -> nn.Module:
-    """A small network with random weights, the same each time."""
+@pytest.fixture(scope="session")
+def small_model() -> nn.Module:
+    """A small network with random weights, the same each time; not to be changed."""
     torch.manual_seed(3)
     return Small().eval()
 
 
-@pytest.fixture
-def images() -> Tensor:
-    """48 noise images ``[48, 1, 8, 8]``."""
+@pytest.fixture(scope="session")
+def noise() -> Tensor:
+    """48 noise images ``[48, 1, 8, 8]``; not to be changed."""
     return torch.randn(48, 1, 8, 8, generator=torch.Generator().manual_seed(5))
+
+
+@pytest.fixture
+def small(small_model: nn.Module) -> nn.Module:
+    """A copy of the small network."""
+    return copy.deepcopy(small_model)
+
+
+@pytest.fixture
+def images(noise: Tensor) -> Tensor:
+    """A copy of the noise images."""
+    return noise.clone()

@@ -6,6 +6,7 @@ import pickle
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -190,3 +191,90 @@ def test_quickstart(monkeypatch, tmp_path: Path) -> None:
     assert report["images"] == 450
     assert report["original"]["accuracy"] > 0.9
     assert report["spiking"]["agreement"] > 0.95
+
+
+@pytest.fixture
+def saved(monkeypatch, images_file: Path, tmp_path: Path) -> Path:
+    assert _convert(monkeypatch, images_file, tmp_path / "out") == 0
+    return tmp_path / "out" / "resnet20.fsnn"
+
+
+def test_evaluate_says_what_the_conversion_said(
+    monkeypatch, capsys, saved: Path, images_file: Path, tmp_path: Path
+) -> None:
+    written = json.loads((saved.parent / "report.json").read_text())
+    capsys.readouterr()
+    words = [saved, "--data", images_file, "--by-site", 4, "--json", tmp_path / "again.json"]
+    assert _run(monkeypatch, "evaluate", *words) == 0
+    shown = capsys.readouterr()
+    assert "agreement" in shown.out
+    assert "agreement" not in shown.err
+    again = json.loads((tmp_path / "again.json").read_text())
+    for key in ("by_K", "by_step", "preprocessing", "products", "remaining", "sites", "spiking"):
+        assert _but_logits(again[key]) == _but_logits(written[key]), key
+    rmse = [report["spiking"]["logit_rmse"] for report in (written, again)]
+    # The exact network stands in for the model: equal to rounding.
+    assert rmse[0] == pytest.approx(rmse[1], rel=1e-3)
+
+
+def _but_logits(value: Any) -> Any:
+    """A report without its logit errors."""
+    if isinstance(value, list):
+        return [_but_logits(entry) for entry in value]
+    if isinstance(value, dict):
+        return {k: _but_logits(v) for k, v in value.items() if k != "logit_rmse"}
+    return value
+
+
+def test_evaluate_at_a_step_against_a_checkpoint(
+    monkeypatch, capsys, saved: Path, images_file: Path, tmp_path: Path
+) -> None:
+    import models
+
+    torch.save(models.get("resnet20", "random", seed=0).state_dict(), tmp_path / "same.pt")
+    capsys.readouterr()
+    words = [saved, "--data", images_file, "--step", 2, "--quiet", "--json", "-", "--limit", 20]
+    assert _run(monkeypatch, "evaluate", *words, "--against", tmp_path / "same.pt") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [row["step"] for row in report["by_step"]] == [2, 4]
+    assert report["images"] == 20
+    torch.save(models.get("resnet20", "random", seed=1).state_dict(), tmp_path / "other.pt")
+    assert _run(monkeypatch, "evaluate", *words, "--against", tmp_path / "other.pt") == 0
+    other = json.loads(capsys.readouterr().out)
+    assert other["by_step"][-1]["logit_rmse"] > 5 * report["by_step"][-1]["logit_rmse"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "named"),
+    [
+        (["{saved}", "--data", "nowhere.npz"], 4, "nowhere.npz"),
+        (["nowhere.fsnn", "--data", "{images}"], 3, "nowhere.fsnn"),
+        (["{images}", "--data", "{images}"], 3, "images.npz"),
+        (["{cut}", "--data", "{images}"], 3, "truncated"),
+        (["{saved}", "--data", "{images}", "--step", "9"], 2, "1 to 4"),
+        (["{saved}", "--data", "{images}", "--step", "0"], 2, "whole number"),
+        (["{saved}", "--data", "{images}", "--against", "nowhere.pt"], 4, "nowhere.pt"),
+        (["{bare}", "--data", "{images}"], 2, "--mean"),
+        (["{bare}", "--data", "{images}", "--against", "{images}"], 2, "--mean"),
+        (["{saved}", "--data", "{images}", "--min-agreement", "1.5"], 5, "agreement"),
+        (["{saved}", "--data", "{images}", "--min-accuracy", "0"], 0, ""),
+        (["{saved}", "--data", "{images}", "--device", "nothing"], 2, "nothing"),
+        (["{saved}"], 2, "--data"),
+    ],
+)
+def test_evaluate_exit_codes(
+    monkeypatch, capsys, saved: Path, images_file: Path, tmp_path: Path, words, code, named
+) -> None:
+    import convert
+
+    (tmp_path / "cut.fsnn").write_bytes(saved.read_bytes()[:-9])
+    convert.load(saved).save(tmp_path / "bare.fsnn", metadata={})
+    places = {"saved": saved, "images": images_file}
+    places |= {name: tmp_path / f"{name}.fsnn" for name in ("cut", "bare")}
+    capsys.readouterr()
+    words = [word.format(**places) for word in words]
+    assert _run(monkeypatch, "evaluate", *words, "--quiet") == code
+    shown = capsys.readouterr()
+    assert named in shown.err
+    assert "Traceback" not in shown.err
+    assert bool(shown.out) == (code in (0, 5))

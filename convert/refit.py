@@ -1,0 +1,102 @@
+"""Fitting the neurons of a spiking network anew: another K, another method, other data."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from .calibrate import Observed, calibrate, problem
+from .capture import Captured
+from .conversion import _assemble, _batches, _per_site, _report, _steps, _timed
+from .errors import CalibrationError
+from .fit.methods import DEFAULT, check, fit_problems
+from .operations import constants_barred
+from .sites import Site
+from .spiking import SpikingModel
+
+
+def refit(
+    snn: SpikingModel,
+    calibration: Any = None,
+    *,
+    steps: int | Sequence[int] = 8,
+    seed: int = 0,
+    method: str = DEFAULT,
+    per_site_steps: Mapping[str, int] | None = None,
+    effort: str = "normal",
+    progress: bool = True,
+) -> SpikingModel:
+    """The same network with new neurons; the model that it came from isn't needed.
+
+    Args:
+        snn: a converted or loaded network; it is left as it was, and its weights are copied as
+            they are now (after fine-tuning too).
+        calibration: data as for `to_spiking`; None for what calibration saw before, which a saved
+            network carries along.
+        steps, seed, method, per_site_steps, effort, progress: as for `to_spiking`.
+
+    Raises:
+        ConversionError: a subclass for data or a setting that can't be used.
+    """
+    wanted = _steps(steps)
+    check(method, effort)
+    captured, sites = _exact(snn)
+    chosen = _per_site(sites, wanted, per_site_steps or {})
+    seconds: dict[str, float] = {}
+    with _timed(seconds, "calibrate"):
+        observed = _observed(snn, captured, sites, calibration, progress)
+    with _timed(seconds, "fit"):
+        barred = constants_barred(captured.graph_module, {site.module for site in sites})
+        problems = [
+            problem(
+                site,
+                observed.histograms[site.name],
+                chosen[k][site.name],
+                offset=site.module not in barred,
+            )
+            for k in wanted
+            for site in sites
+        ]
+        solutions = fit_problems(problems, method, seed=seed, effort=effort, progress=progress)
+    report = _report(captured, sites, observed, problems, solutions, method, seed, seconds)
+    result = _assemble(captured, sites, wanted, problems, solutions, report)
+    result.histograms, result.metadata = observed.histograms, copy.deepcopy(snn.metadata)
+    return result
+
+
+def _exact(snn: SpikingModel) -> tuple[Captured, list[Site]]:
+    """A copy of the network with its exact functions, and its sites."""
+    copied = copy.deepcopy(snn)
+    network = copied.network
+    for path in copied.names.values():
+        copied._swapped(path, copied.exact[path.rpartition(".")[2]])
+    notes = list(snn.report.notes) if snn.report is not None else []
+    labels = {row.name: row.function for row in snn.report.sites} if snn.report else {}
+    calls = {str(node.target): node for node in network.graph.nodes if node.op == "call_module"}
+    sites = [
+        Site(name, copied.exact[path.rpartition(".")[2]], labels.get(name, name), path, calls[path])  # type: ignore[arg-type]
+        for name, path in copied.names.items()
+    ]
+    return Captured(network, copied.signature, 0.0, notes), sites
+
+
+def _observed(
+    snn: SpikingModel, captured: Captured, sites: list[Site], calibration: Any, progress: bool
+) -> Observed:
+    if calibration is not None:
+        batches = _batches(calibration)
+        device = next((t.device for t in captured.graph_module.state_dict().values()), None)
+        with torch.no_grad():
+            return calibrate(captured, sites, batches, device=device, progress=progress)
+    if snn.report is None or set(snn.histograms) != {site.name for site in sites}:
+        raise CalibrationError(
+            "the network doesn't carry what calibration saw; give calibration data"
+        )
+    neurons = {row.name: row.neurons for row in snn.report.sites}
+    report = snn.report
+    return Observed(
+        dict(snn.histograms), neurons, report.calibration_images, list(report.input_ranges)
+    )

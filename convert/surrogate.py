@@ -1,0 +1,50 @@
+"""What stands in for the derivative of a spike: a triangle around the threshold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# No triangle is narrower than this share of the widest.
+_NARROWEST = 1e-2
+
+
+class _Fire(torch.autograd.Function):
+    @staticmethod
+    def forward(v: Tensor, threshold: Tensor, width: Tensor) -> Tensor:
+        return (v > threshold).to(v.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+        v, threshold, width = ctx.saved_tensors
+        slope = gradient * (1 - (v - threshold).abs() / width).clamp_min(0) / width
+        return slope, -slope.sum(), None
+
+
+def fire(v: Tensor, threshold: Tensor, width: Tensor) -> Tensor:
+    """Spikes [v > T] as 0 and 1, with the derivative max(0, 1 - |v - T| / width) / width.
+
+    Args:
+        v: membrane potential ``[...]``.
+        threshold, width: scalars, in units of v.
+    """
+    return _Fire.apply(v, threshold, width)
+
+
+def widths(resets: Tensor) -> Tensor:
+    """Half the base of each step's triangle ``[K]``: the reset h(t), the scale of v at that step.
+
+    So the triangle scales with the neuron's input. The last reset changes nothing any more and
+    may hold anything: there half of the one before is taken.
+    """
+    size = resets.detach().abs()
+    if len(size) > 1:
+        size = torch.cat([size[:-1], size[-2:-1] / 2])
+    largest = size.max()
+    return torch.where(largest > 0, size.clamp_min(_NARROWEST * largest), 1.0)

@@ -1,0 +1,53 @@
+"""Refitting a network without the model that it came from."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from convert import CalibrationError, ConversionError, load, refit, to_spiking
+
+
+def test_a_loaded_network_is_refitted_as_if_converted_anew(
+    small: nn.Module, images: Tensor, tmp_path: Path
+) -> None:
+    to_spiking(small, images, steps=4, method="binary", progress=False).save(tmp_path / "a.fsnn")
+    back = load(tmp_path / "a.fsnn")
+    before = {name: neuron.thresholds.clone() for name, neuron in back.sites.items()}
+    for calibration in (None, images):
+        found = refit(back, calibration, steps=[6, 2], method="tbpi-exact", progress=False)
+        expected = to_spiking(small, images, steps=[6, 2], method="tbpi-exact", progress=False)
+        for name, neuron in expected.sites.items():
+            assert torch.equal(found.sites[name].thresholds, neuron.thresholds)
+            assert torch.equal(found.sites[name].missing_mean, neuron.missing_mean)
+        old, new = expected.report.to_dict(), found.report.to_dict()
+        assert old == new
+        with torch.no_grad():
+            assert torch.equal(expected(images), found(images))
+            with expected.with_steps(2), found.with_steps(2):
+                assert torch.equal(expected(images), found(images))
+    # ... and is left as it was, also by what happens to the new one.
+    found.network.first.weight.zero_()
+    assert all(torch.equal(neuron.thresholds, before[n]) for n, neuron in back.sites.items())
+    assert back.network.first.weight.abs().sum() > 0
+    found.save(tmp_path / "b.fsnn")
+    assert load(tmp_path / "b.fsnn").steps == 6
+
+
+def test_other_data_gives_another_range(small: nn.Module, images: Tensor) -> None:
+    snn = to_spiking(small, images, steps=4, method="binary", progress=False)
+    wide = refit(snn, [5 * images], steps=4, method="binary", progress=False)
+    assert wide.histograms["silu"].high > 3 * snn.histograms["silu"].high
+    assert wide.sites["silu"].thresholds[0] > 2 * snn.sites["silu"].thresholds[0]
+
+
+def test_refusals(small: nn.Module, images: Tensor) -> None:
+    snn = to_spiking(small, images, steps=4, method="binary", progress=False)
+    snn.histograms = {}
+    with pytest.raises(CalibrationError, match="calibration"):
+        refit(snn, steps=3)
+    with pytest.raises(ConversionError, match="steps"):
+        refit(snn, images, steps=0)
+    with pytest.raises(ConversionError, match="method"):
+        refit(snn, images, method="magic")

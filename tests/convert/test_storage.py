@@ -1,0 +1,561 @@
+"""A saved network comes back bit for bit where its code isn't, and a bad file does no harm."""
+
+import copy
+import hashlib
+import json
+import random
+import struct
+import subprocess
+import sys
+from collections import namedtuple
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+import torchvision
+from torch import Tensor, nn
+
+import models
+from convert import ConversionError, StorageError, load, to_spiking
+from convert.spiking import SpikingModel
+from convert.storage import _HEADER, _digest
+
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def converted(small_model: nn.Module, noise: Tensor) -> SpikingModel:
+    return to_spiking(small_model, noise, steps=[4, 2], method="binary", progress=False)
+
+
+@pytest.fixture
+def snn(converted: SpikingModel) -> SpikingModel:
+    return copy.deepcopy(converted)
+
+
+@pytest.fixture
+def saved(converted: SpikingModel, tmp_path: Path) -> Path:
+    converted.save(tmp_path / "net.fsnn", metadata={"note": [1, 2.5, None, float("inf")]})
+    return tmp_path / "net.fsnn"
+
+
+def _equal(a: SpikingModel, b: SpikingModel, x: Tensor) -> bool:
+    with torch.no_grad():
+        return torch.equal(a(x), b(x)) and torch.equal(a.original()(x), b.original()(x))
+
+
+def _same(a: SpikingModel, b: SpikingModel) -> bool:
+    """Equal in everything that a file holds."""
+    old, new = a.state_dict(), b.state_dict()
+    return (
+        list(old) == list(new)
+        and all(torch.equal(old[k], new[k]) and old[k].dtype == new[k].dtype for k in old)
+        and all(old[k].stride() == new[k].stride() for k in old)
+        and a.network.code == b.network.code
+        and list(a.sites) == list(b.sites)
+        and str(a.report) == str(b.report)
+        and a.report.to_dict() == b.report.to_dict()
+        and all(a.exact[k].region.code == b.exact[k].region.code for k in a.exact)
+    )
+
+
+def test_comes_back_whole(snn: SpikingModel, saved: Path, images: Tensor) -> None:
+    back = load(saved)
+    assert _same(snn, back)
+    assert _equal(snn, back, images)
+    assert not any(p.requires_grad for p in back.parameters())
+    with snn.with_steps(2), back.with_steps(2):
+        assert _equal(snn, back, images)
+    with snn.readout(1), back.readout(1):
+        assert _equal(snn, back, images)
+    assert back.metadata == {"note": [1, 2.5, None, float("inf")]}
+    for name, histogram in snn.histograms.items():
+        again = back.histograms[name]
+        assert (again.cells == histogram.cells).all() and (again.counts == histogram.counts).all()
+        assert (again.level, again.low, again.high) == (
+            histogram.level, histogram.low, histogram.high,
+        )  # fmt: skip
+        assert again.mean == histogram.mean
+    assert [o.node.name for o in back.report.operations] == [
+        o.node.name for o in snn.report.operations
+    ]
+    # Saved again it is the same file.
+    back.save(saved.with_name("again.fsnn"))
+    assert saved.with_name("again.fsnn").read_bytes() == saved.read_bytes()
+
+
+_CHILD = """
+import sys, importlib.abc, torch
+class Refuse(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("models", "torchvision"):
+            raise ImportError(name)
+sys.meta_path.insert(0, Refuse())
+# SpikingJelly, not the loaded network, asks for torchvision in some of its own modules.
+import convert
+snn = convert.load(sys.argv[1])
+x = torch.load(sys.argv[2], weights_only=True)
+with torch.no_grad():
+    torch.save([snn(x), snn.original()(x)], sys.argv[3])
+assert "models" not in sys.modules
+"""
+
+
+def _network(name: str) -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(0)
+    if name == "resnet20":
+        return models.get("resnet20", "random"), torch.randn(8, 3, 32, 32)
+    if name == "vit":
+        model = torchvision.models.VisionTransformer(
+            image_size=16, patch_size=4, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32,
+            num_classes=5,
+        )  # fmt: skip
+        nn.init.normal_(model.heads.head.weight)
+        return model.eval(), torch.randn(8, 3, 16, 16)
+    return torchvision.models.get_model(name, weights=None).eval(), torch.randn(2, 3, 32, 32)
+
+
+@pytest.mark.parametrize("name", ["resnet20", "vit", "resnet18", "swin_t"])
+def test_bit_equal_in_a_process_without_the_model(name: str, tmp_path: Path) -> None:
+    model, x = _network(name)
+    snn = to_spiking(model, x, steps=3, method="binary", progress=False)
+    snn.save(tmp_path / "net.fsnn")
+    torch.save(x, tmp_path / "x.pt")
+    places = [str(tmp_path / part) for part in ("net.fsnn", "x.pt", "y.pt")]
+    code = _CHILD if name == "resnet20" else _CHILD.replace(', "torchvision"', "")
+    result = subprocess.run(
+        [sys.executable, "-c", code, *places],
+        env={"PYTHONPATH": str(_ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
+    spiking, original = torch.load(places[2], weights_only=True)
+    with torch.no_grad():
+        assert torch.equal(snn(x), spiking)
+        assert torch.equal(snn.original()(x), original)
+
+
+def test_half_and_other_layouts(small: nn.Module, images: Tensor, tmp_path: Path) -> None:
+    small.to(memory_format=torch.channels_last)
+    snn = to_spiking(small, images, steps=3, method="binary", progress=False).half()
+    snn.save(tmp_path / "half.fsnn")
+    back = load(tmp_path / "half.fsnn")
+    assert _same(snn, back)
+    assert _equal(snn, back, images.half())
+
+
+Pair = namedtuple("Pair", "first second")
+
+
+class Structured(nn.Module):
+    """Shared weights, and outputs in every container."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Linear(4, 4)
+        self.two = nn.Linear(4, 4)
+        self.two.weight = self.one.weight
+
+    def forward(self, x: Tensor, mask: Tensor, scale: float = 2.0) -> dict[str, Any]:
+        y = torch.relu(self.one(x)).masked_fill(mask, 0.0)
+        z = torch.relu(self.two(y)) * scale
+        return {"a": y, "b": [Pair(z, y + z), (z.sum(1),)]}
+
+
+def test_trees_constants_and_shared_weights(tmp_path: Path) -> None:
+    x, mask = torch.randn(6, 4), torch.rand(6, 4) > 0.5
+    batch = {"x": x, "mask": mask, "scale": 3.0}
+    snn = to_spiking(Structured().eval(), [batch], steps=3, method="binary", progress=False)
+    snn.save(tmp_path / "net.fsnn")
+    back = load(tmp_path / "net.fsnn")
+    with torch.no_grad():
+        expected, found = snn(x, mask, 3.0), back(x, mask=mask, scale=3.0)
+    assert type(found) is dict and list(found) == ["a", "b"]
+    pair = found["b"][0]
+    assert type(pair).__name__ == "Pair" and pair._fields == ("first", "second")
+    assert torch.equal(pair.second, expected["b"][0].second)
+    assert torch.equal(found["b"][1][0], expected["b"][1][0])
+    assert list(back.state_dict()) == list(snn.state_dict())
+    with pytest.raises(ConversionError, match=r"scale|part of"):
+        back(x, mask, 4.0)
+
+
+def test_weights_that_are_shared_stay_shared(snn: SpikingModel, tmp_path: Path) -> None:
+    snn.network.first.bias = snn.network.second.bias
+    snn.save(tmp_path / "net.fsnn")
+    back = load(tmp_path / "net.fsnn")
+    assert back.network.first.bias is back.network.second.bias
+    assert torch.equal(back.network.first.bias, snn.network.second.bias)
+
+
+class Foreign(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.ops.mylib_test.double(torch.relu(x))
+
+
+def test_an_operator_off_the_list_is_refused_when_saving(tmp_path: Path) -> None:
+    library = torch.library.Library("mylib_test", "DEF")
+    library.define("double(Tensor x) -> Tensor")
+    library.impl("double", lambda x: 2 * x, "CompositeExplicitAutograd")
+    snn = to_spiking(Foreign().eval(), torch.randn(5, 4), steps=3, method="binary", progress=False)
+    with pytest.raises(StorageError, match=r"mylib_test\.double"):
+        snn.save(tmp_path / "net.fsnn")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_save_leaves_the_old_file(snn: SpikingModel, saved: Path) -> None:
+    before = saved.read_bytes()
+    with pytest.raises(StorageError, match="metadata"):
+        snn.save(saved, metadata={"object": object()})
+    with pytest.raises(StorageError), snn.spiking_only([]):
+        snn.save(saved)
+    assert saved.read_bytes() == before
+    assert [p.name for p in saved.parent.iterdir()] == [saved.name]
+
+
+def test_state_dict_round_trips(snn: SpikingModel, saved: Path, images: Tensor) -> None:
+    other = load(saved)
+    for tensor in other.state_dict().values():
+        tensor.zero_()
+    assert not _equal(snn, other, images)
+    other.load_state_dict(snn.state_dict(), strict=True)
+    assert _equal(snn, other, images)
+    assert {"network.first.weight", "network.sites.act.thresholds"} <= set(snn.state_dict())
+
+
+# What may be done to a file, and what must come of it.
+
+
+def _parts(data: bytes) -> tuple[dict[str, Any], bytes]:
+    _, _, size, _, _ = _HEADER.unpack(data[: _HEADER.size])
+    return json.loads(data[_HEADER.size : _HEADER.size + size]), data[_HEADER.size + size :]
+
+
+def _joined(document: Any, content: bytes, version: int = 1, *, bind: bool = True) -> bytes:
+    """A file with valid checksums; `bind` renews the one inside the tensors too."""
+    graph = document if isinstance(document, bytes) else json.dumps(document).encode()
+    if bind:
+        (size,) = struct.unpack("<Q", content[:8])
+        header = json.loads(content[8 : 8 + size])
+        header["__metadata__"] = {"json_sha256": hashlib.sha256(graph).hexdigest()}
+        text = json.dumps(header).encode()
+        text += b" " * (-len(text) % 8)
+        content = struct.pack("<Q", len(text)) + text + content[8 + size :]
+    digest = _digest(version, graph, content)
+    return _HEADER.pack(b"FSPIKES\n", version, len(graph), len(content), digest) + graph + content
+
+
+def _leaves(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    if isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        return [leaf for key, entry in items for leaf in _leaves(entry, (*path, key))]
+    return [path]
+
+
+def _edit(document: Any, path: tuple[Any, ...], value: Any) -> None:
+    for key in path[:-1]:
+        document = document[key]
+    document[path[-1]] = value
+
+
+_STRANGE = [
+    None, True, 0, -1, 1, 7, 2**31, 2**40, 2**63, 10**30, 0.5, 1e300, "", "x", "__class__",
+    "os.system", "aten.add.Tensor", "');import os;os.abort()#", [], [[]], {}, {"node": 0},
+    {"node": 10**6}, {"node": -1}, {"float": "nan"}, {"dtype": "float64"},
+]  # fmt: skip
+
+
+def _random_edit(document: Any, chance: random.Random) -> None:
+    path = chance.choice(_leaves(document))
+    if chance.random() < 0.3:
+        path = path[: chance.randint(1, len(path))]
+    _edit(document, path, copy.deepcopy(chance.choice(_STRANGE)))
+
+
+def _loads(path: Path, data: bytes, snn: SpikingModel) -> bool:
+    """Whether the file loads, then to an equal network; else a StorageError."""
+    path.write_bytes(data)
+    try:
+        back = load(path)
+    except StorageError as error:
+        assert str(path) in str(error)
+        return False
+    assert _same(snn, back)
+    return True
+
+
+def test_truncated_and_flipped(snn: SpikingModel, saved: Path) -> None:
+    data, chance = saved.read_bytes(), random.Random(0)
+    path = saved.with_name("mutated.fsnn")
+    lengths = [0, 1, 7, 8, 59, 60, 61, len(data) - 1, *chance.sample(range(len(data)), 22)]
+    assert not any(_loads(path, data[:length], snn) for length in lengths)
+    assert not _loads(path, data + b"\0", snn)
+    for place in [*range(0, 60, 3), *chance.sample(range(60, len(data)), 30)]:
+        flipped = bytearray(data)
+        flipped[place] ^= 1 << chance.randrange(8)
+        assert not _loads(path, bytes(flipped), snn)
+
+
+def test_json_edited_with_the_checksum_of_the_file_renewed(snn: SpikingModel, saved: Path) -> None:
+    document, content = _parts(saved.read_bytes())
+    chance, path = random.Random(1), saved.with_name("mutated.fsnn")
+    for _ in range(40):
+        changed = copy.deepcopy(document)
+        _random_edit(changed, chance)
+        _loads(path, _joined(changed, content, bind=False), snn)
+
+
+def test_json_edited_with_all_checksums_renewed(saved: Path, images: Tensor) -> None:
+    # Some of these are other valid networks; whatever loads is whole and runs or says why not.
+    document, content = _parts(saved.read_bytes())
+    chance, path, loaded = random.Random(2), saved.with_name("mutated.fsnn"), 0
+    for _ in range(60):
+        changed = copy.deepcopy(document)
+        _random_edit(changed, chance)
+        path.write_bytes(_joined(changed, content))
+        try:
+            back = load(path)
+        except StorageError:
+            continue
+        loaded += 1
+        assert len(back.sites) == 2 and str(back.report)
+    assert 0 < loaded < 40
+
+
+def _node(document: Any, start: str) -> dict[str, Any]:
+    return next(n for n in document["network"] if n.get("target", "").startswith(start))
+
+
+def _huge(kind: str, value: Any) -> Callable[[Any], None]:
+    def change(document: Any) -> None:
+        node = _node(document, "aten.mean")
+        node["target"], node["args"] = kind, value
+        node.pop("kwargs", None)
+
+    return change
+
+
+def _cycle(document: Any) -> None:
+    node = _node(document, "aten.conv2d")
+    node["args"][0] = {"node": len(document["network"]) - 2}
+
+
+def _itself(document: Any) -> None:
+    place = document["network"].index(_node(document, "aten.conv2d"))
+    document["network"][place]["args"][0] = {"node": place}
+
+
+def _operator(name: str, args: list[Any] | None = None) -> Callable[[Any], None]:
+    def change(document: Any) -> None:
+        node = _node(document, "aten.mean")
+        node["target"] = name
+        if args is not None:
+            node["args"] = args
+            node.pop("kwargs", None)
+
+    return change
+
+
+def _set(*path: Any, to: Any) -> Callable[[Any], None]:
+    return lambda document: _edit(document, path, to)
+
+
+def _nested(depth: int) -> Any:
+    return {"list": [_nested(depth - 1)]} if depth else "*"
+
+
+def _renamed(document: Any) -> None:
+    document["network"][2]["name"] = document["network"][1]["name"]
+
+
+_FORGED: dict[str, Callable[[Any], None]] = {
+    "cycle": _cycle,
+    "self reference": _itself,
+    "duplicate node": _renamed,
+    "no output": lambda d: d["network"].pop(),
+    "two outputs": lambda d: d["network"].append(d["network"][-1]),
+    "no network": lambda d: d.pop("network"),
+    "missing table entry": lambda d: d["tensors"].pop("network.first.weight"),
+    "unknown tensor": lambda d: _node(d, "first.weight").update(target="first.wait"),
+    "tensor of a neuron's class": lambda d: _node(d, "first.weight").update(target="forward"),
+    "attribute": lambda d: _node(d, "first.weight").update(target="first.__class__"),
+    "shape of a tensor": _set("tensors", "network.first.weight", "shape", to=[6, 1, 3, 4]),
+    "dtype of a tensor": _set("tensors", "network.first.weight", "dtype", to="int64"),
+    "huge tensor": _set("tensors", "network.first.weight", "shape", to=[2**40]),
+    "strides": _set("tensors", "network.first.weight", "strides", to=[2**40, 1, 1, 1]),
+    "alias of nothing": _set("tensors", "network.first.weight", "same", to="nothing"),
+    "two sites, one neuron": lambda d: d["sites"].__setitem__(1, ["other", d["sites"][0][1]]),
+    "no sites": _set("sites", to=[]),
+    "path of a site": lambda d: d["sites"][0].__setitem__(1, "first.weight"),
+    "step mode": lambda d: d["step_mode"].update({d["sites"][0][1]: "x"}),
+    "foreign neuron": lambda d: _node(d, "sites.").update(target="first"),
+    "other K": lambda d: d["refitted"].update({"9" * 50: d["refitted"]["2"]}),
+    "K without neurons": lambda d: d["refitted"].update({"2": ["act"]}),
+    "exact function missing": lambda d: d["exact"].popitem(),
+    "exact function of a shape": lambda d: d["exact"]["act"]["graph"].__setitem__(
+        1, {"op": "call_function", "name": "relu", "target": "aten.sum.default",
+            "args": [{"node": 0}]}),
+    "input shape": _set("signature", "inputs", 0, "shape", to=[None, 1, 2**40, 2**40]),
+    "other input shape": _set("signature", "inputs", 0, "shape", to=[None, 1, 9, 9]),
+    "negative input": _set("signature", "inputs", 0, "shape", to=[None, 1, -8, 8]),
+    "no inputs": _set("signature", "inputs", to=[]),
+    "more outputs": _set("signature", "returns", to={"list": ["*", "*"]}),
+    "deep outputs": _set("signature", "returns", to=_nested(99)),
+    "class of outputs": _set("signature", "returns", to={
+        "namedtuple": "x, y'); import os #", "fields": ["a"], "of": ["*"]}),
+    "field of outputs": _set("signature", "returns", to={
+        "namedtuple": "P", "fields": ["a=__import__('os').abort()"], "of": ["*"]}),
+    "batch": _set("batch", to=2**40),
+    "values": _set("values", 0, to=["float32", 5, 1, 9, 9]),
+    "report row": lambda d: d["report"]["sites"][0].update(extra=1),
+    "report type": lambda d: d["report"]["sites"][0].update(steps="many"),
+    "report node": lambda d: d["report"]["operations"][0].update(node=10**6),
+    "histogram": _set("histograms", "act", "level", to=10**9),
+    "histogram of nothing": lambda d: d["histograms"].update(other=d["histograms"]["act"]),
+    "histogram's sum": _set("histograms", "act", "sum", to=["1", "0"]),
+    "histogram's text": _set("histograms", "act", "sum", to=["9" * 10**6, "1"]),
+    "metadata": _set("metadata", to=[]),
+    "null": lambda d: d.clear(),
+    "os.system": _operator("os.system", ["abort"]),
+    "builtins.eval": _operator("builtins.eval", ["1"]),
+    "operator.attrgetter": _operator("operator.attrgetter", ["a"]),
+    "torch.load": _operator("torch.load", ["a"]),
+    "prims": _operator("prims.sin.default"),
+    "in place": _operator("aten.add_.Tensor"),
+    "out variant": _operator("aten.add.out"),
+    "random": _operator("aten.rand_like.default"),
+    "from_file": _operator("aten.from_file.default", ["/etc/passwd", False, 9]),
+    "empty": _operator("aten.empty.memory_format", [[5, 6]]),
+    "dunder": _operator("aten.__class__.default"),
+    "packet": _operator("aten.mean"),
+    "unknown": _operator("aten.nothing_like_this.default"),
+    "full": _huge("aten.full.default", [[2**40, 6], 0.0]),
+    "full of many axes": _huge("aten.full.default", [[2**20] * 3, 0.0]),
+    "new_full": _huge("aten.new_full.default", [{"node": 0}, [2**50], 0.0]),
+    "arange": _huge("aten.arange.default", [2**50]),
+    "eye": _huge("aten.eye.default", [2**25]),
+    "repeat": _huge("aten.repeat.default", [{"node": 0}, [2**40, 1, 1, 1]]),
+    "expand": _huge("aten.expand.default", [{"node": 0}, [2**40, 5, 1, 8, 8]]),
+    "pad": _huge("aten.constant_pad_nd.default", [{"node": 0}, [2**40, 0], 0.0]),
+    "upsample": _huge("aten.upsample_nearest2d.default", [{"node": 0}, [2**20, 2**20]]),
+    "repeat_interleave": _huge("aten.repeat_interleave.self_int", [{"node": 0}, 2**40, 0]),
+    "many parts": _huge("aten.tensor_split.sections", [{"node": 0}, 2**50]),
+    "power of sizes": _huge("operator.pow", [2**60, 2**60]),
+    "list of sizes": _huge("operator.mul", [[1], 2**50]),
+    "text of sizes": _huge("operator.mul", ["a", 2**50]),
+    "large number": _huge("aten.add.Tensor", [{"node": 0}, 10**400]),
+    "keyword": lambda d: _node(d, "aten.mean").update(kwargs={"__import__('os')": 1}),
+    "unknown keyword": lambda d: _node(d, "aten.mean").update(kwargs={"nothing": 1}),
+    "code in a node's name": lambda d: d["network"][1].update(name="a;import os"),
+    "code in a tensor's name": lambda d: _node(d, "first.weight").update(target='first", os"'),
+    "nested arguments": lambda d: _node(d, "aten.mean").update(
+        args=json.loads("[" * 50 + "]" * 50)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", _FORGED)
+def test_forged_with_all_checksums_renewed(saved: Path, kind: str) -> None:
+    document, content = _parts(saved.read_bytes())
+    _FORGED[kind](document)
+    saved.write_bytes(_joined(document, content))
+    with pytest.raises(StorageError):
+        load(saved)
+
+
+def _tensors(content: bytes) -> dict[str, Tensor]:
+    return safetensors.torch.load(content)
+
+
+def _with(change: Callable[[dict[str, Tensor]], Any]) -> Callable[[bytes], bytes]:
+    def changed(content: bytes) -> bytes:
+        tensors = _tensors(content)
+        change(tensors)
+        return safetensors.torch.save(tensors)
+
+    return changed
+
+
+def _header(change: Callable[[dict[str, Any]], Any]) -> Callable[[bytes], bytes]:
+    def changed(content: bytes) -> bytes:
+        (size,) = struct.unpack("<Q", content[:8])
+        header = json.loads(content[8 : 8 + size])
+        change(header)
+        text = json.dumps(header).encode()
+        return struct.pack("<Q", len(text)) + text + content[8 + size :]
+
+    return changed
+
+
+@pytest.mark.parametrize(
+    "change",
+    {
+        "missing": _with(lambda t: t.pop("network.second.weight")),
+        "more": _with(lambda t: t.update(more=torch.zeros(3))),
+        "shape": _with(lambda t: t.update({"network.second.bias": torch.zeros(7)})),
+        "dtype": _with(lambda t: t.update({"network.second.bias": torch.zeros(6).long()})),
+        "threshold": _with(lambda t: t["network.sites.act.thresholds"].fill_(float("nan"))),
+        "longer neuron": _with(lambda t: t.update({"network.sites.act.resets": torch.zeros(5)})),
+        "cells": _with(lambda t: t["histograms/act/cells"].fill_(0)),
+        "counts": _with(lambda t: t["histograms/act/counts"].fill_(-1)),
+        "huge": _header(lambda h: h["network.first.weight"].update(shape=[2**40])),
+        "offsets": _header(lambda h: h["network.first.weight"].update(data_offsets=[0, 2**50])),
+        "kind": _header(lambda h: h["network.first.weight"].update(dtype="I64")),
+    }.items(),
+    ids=lambda pair: pair[0],
+)
+def test_tensors_forged_with_all_checksums_renewed(saved: Path, change: Any) -> None:
+    document, content = _parts(saved.read_bytes())
+    saved.write_bytes(_joined(document, change[1](content)))
+    with pytest.raises(StorageError):
+        load(saved)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"[" * 10**6,
+        b"{}",
+        b"[]",
+        b"nan",
+        b'{"a":1,"a":2}',
+        b"\xff\xfe",
+        b'{"batch":1' + b"0" * 10**5,
+    ],
+    ids=range(8),
+)
+def test_no_json_of_a_network(saved: Path, text: bytes) -> None:
+    _, content = _parts(saved.read_bytes())
+    saved.write_bytes(_joined(text, content))
+    with pytest.raises(StorageError):
+        load(saved)
+
+
+def test_duplicate_entry(saved: Path) -> None:
+    document, content = _parts(saved.read_bytes())
+    text = json.dumps(document).replace('"batch": 5', '"batch": 5, "batch": 5', 1)
+    saved.write_bytes(_joined(text.encode(), content))
+    with pytest.raises(StorageError, match="twice"):
+        load(saved)
+
+
+def test_newer_version(saved: Path) -> None:
+    document, content = _parts(saved.read_bytes())
+    saved.write_bytes(_joined(document, content, version=2))
+    with pytest.raises(StorageError, match=r"version 2.*newer"):
+        load(saved)
+
+
+def test_no_file(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="nowhere"):
+        load(tmp_path / "nowhere.fsnn")
+    with pytest.raises(StorageError):
+        load(tmp_path)
+    (tmp_path / "pickle.fsnn").write_bytes(b"\x80\x04" + b"cos\nsystem\n" * 20)
+    with pytest.raises(StorageError, match="not a network"):
+        load(tmp_path / "pickle.fsnn")

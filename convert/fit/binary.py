@@ -57,6 +57,13 @@ def ramp_of(problem: Problem) -> Ramp | None:
     return ramp if fits and bool((error <= abs(slope) * width + _STRAIGHT * spread).all()) else None
 
 
+def at_zero(problem: Problem, ramp: Ramp) -> bool:
+    """Whether a ramp's foot is at 0 to within the bin that holds it."""
+    width = float(problem.edges[1] - problem.edges[0])
+    used = problem.values[problem.weights > 0]
+    return abs(ramp.base) <= 2 * abs(ramp.slope) * width + 1e-6 * float(np.ptp(used))
+
+
 def table(ramp: Ramp, alpha: float, steps: int) -> tuple[Array, Array, Array]:
     """T, h, d of the quantiser with 2^K levels up to `alpha`, centred by half a level."""
     h = alpha * 2.0 ** -np.arange(1.0, steps + 1)
@@ -75,16 +82,19 @@ def solve_one(problem: Problem) -> Solution | None:
     used = problem.weights > 0
     x, f, w = problem.centres[used], problem.values[used], problem.weights[used]
     w = w / w.sum()
-    constant = abs(ramp.base) > 1e-6 * float(np.ptp(f))
+    constant = not at_zero(problem, ramp)
     spent = int(constant and not problem.offset)
     if spent and problem.steps == 1:
         return _with_constant_step(problem, _silent(problem, float(w @ f)), x, f, w)
     top = 2 ** (problem.steps - spent) - 1
 
+    def foot(begin: float) -> float:
+        return float(ramp(np.asarray(begin))) if constant else 0.0
+
     def error(begin: float, alpha: float) -> float:
         level = alpha / (top + 1)
         code = np.clip(np.ceil((x - begin) / level - 0.5), 0, top)
-        return float(w @ (ramp(np.asarray(begin)) + ramp.slope * level * code - f) ** 2)
+        return float(w @ (foot(begin) + ramp.slope * level * code - f) ** 2)
 
     reach = min(ramp.length, problem.high - ramp.begin)
     low, high = 0.02 * reach, 1.1 * reach * (top + 1) / top
@@ -97,7 +107,7 @@ def solve_one(problem: Problem) -> Solution | None:
         losses = [error(begin, alpha) for alpha in grid]
         best = int(np.argmin(losses))
         low, high = grid[max(best - 2, 0)], grid[min(best + 2, len(grid) - 1)]
-    cut = Ramp(begin, ramp.length, ramp.slope, float(ramp(np.asarray(begin))))
+    cut = Ramp(begin, ramp.length, ramp.slope, foot(begin))
     T, h, d = table(cut, float(grid[best]), problem.steps - spent)
     solution = Solution(T, h, d, cut.base, 0.0, "binary")
     if spent:

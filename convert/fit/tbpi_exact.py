@@ -179,7 +179,7 @@ class _Growth:
         self.scaled = Scaled.of(problems[0])
         self.ramp = binary.ramp_of(problems[0])
         # At the foot of a ramp at 0 a constant would only make silent neurons speak.
-        foot = self.ramp is not None and abs(self.ramp.base) <= 1e-6 * np.ptp(self.scaled.f)
+        foot = self.ramp is not None and binary.at_zero(problems[0], self.ramp)
         self.free = problems[0].offset and not foot
         self.price = problems[0].spike_cost / self.scaled.gain**2
         self.most = max(problem.steps for problem in problems)

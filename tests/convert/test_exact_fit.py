@@ -151,6 +151,17 @@ def test_a_line_through_both_signs_is_quantised(offset: bool) -> None:
         assert offset or solution.offset == 0.0
 
 
+def test_a_ramp_whose_foot_lies_in_the_first_bin_spends_no_step_on_it() -> None:
+    edges = np.linspace(-0.01, 4, 402)
+    values = np.maximum(0.5 * (edges[1:] + edges[:-1]), 0.0)
+    problem = Problem(edges, np.full(401, 1 / 401), values, 4, "relu")
+    for method in ("binary", "tbpi-exact"):
+        (solution,) = fit_problems([problem], method)
+        assert solution.offset == 0.0
+        assert solution.run(np.array([-0.005]))[1].sum() == 0
+        assert solution.mse <= 1.1 * (4 / 16) ** 2 / 12
+
+
 def test_never_worse_than_what_it_starts_from() -> None:
     problem = _problem(F.gelu, -6, 6, 5)
     (exact,), (binary,) = (fit_problems([problem], m, seed=2) for m in ("tbpi-exact", "binary"))

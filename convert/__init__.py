@@ -12,6 +12,7 @@ from .errors import (
     ExportError,
     FitError,
     InputError,
+    RangeWarning,
     SiteError,
     StorageError,
 )
@@ -21,6 +22,7 @@ from .features import features
 from .fit.activation import fit
 from .fit.methods import DEFAULT as DEFAULT_METHOD
 from .fit.methods import METHODS
+from .inspect import Audit, audit
 from .neuron import FewSpikesNeuron
 from .refit import refit
 from .report import Report
@@ -30,6 +32,7 @@ from .storage import load
 __all__ = [
     "DEFAULT_METHOD",
     "METHODS",
+    "Audit",
     "CalibrationError",
     "CaptureError",
     "ConversionError",
@@ -38,10 +41,12 @@ __all__ = [
     "FewSpikesNeuron",
     "FitError",
     "InputError",
+    "RangeWarning",
     "Report",
     "SiteError",
     "SpikingModel",
     "StorageError",
+    "audit",
     "evaluate",
     "features",
     "fit",

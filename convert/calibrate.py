@@ -13,11 +13,14 @@ from tqdm import tqdm
 
 from .capture import Captured
 from .errors import CalibrationError
-from .fit.problem import Problem
+from .fit.problem import Problem, Solution
 from .histogram import Histogram
+from .importance import Observer, products
 from .signature import batch_size, split_batch
 from .sites import Site
 
+# Of a site in a product, this share of the fit's weight goes by how often values occur.
+_PLAIN = 0.01
 # Where f varies by less than this share of its spread, a tail carries nothing to fit.
 _FLAT = 1e-9
 
@@ -30,11 +33,14 @@ class Observed:
         histograms: inputs of every site, by its name.
         neurons: elements of a site's input for one image, by its name.
         images: calibration images.
+        input_ranges: lowest and highest value of each flat input; None where it isn't a
+            floating-point tensor.
     """
 
     histograms: dict[str, Histogram]
     neurons: dict[str, int]
     images: int
+    input_ranges: list[tuple[float, float] | None]
 
 
 def calibrate(
@@ -59,23 +65,34 @@ def calibrate(
     """
     histograms = {site.name: Histogram(site.name) for site in sites}
     elements = dict.fromkeys(histograms, 0)
-    handles = []
-    for site in sites:
-        masked = _finite_at_minus_infinity(site)
+    masked = {site.name: _finite_at_minus_infinity(site) for site in sites}
+    taken = products(captured.graph_module, sites)
+    weighted = {each.site for each in taken}
 
-        def count(module: Any, args: Any, name: str = site.name, masked: bool = masked) -> None:
-            histograms[name].add(args[0], masked=masked)
-            elements[name] += args[0].numel()
+    def count(name: str, x: Tensor, importance: Tensor | None = None) -> None:
+        histograms[name].add(x, masked=masked[name], importance=importance)
+        elements[name] += x.numel()
 
-        handles.append(site.function.register_forward_pre_hook(count))
+    handles = [
+        site.function.register_forward_pre_hook(lambda _, args, n=site.name: count(n, args[0]))
+        for site in sites
+        if site.node not in weighted
+    ]
+    name_of = {site.node: site.name for site in sites}
+    network = Observer(
+        captured.graph_module, taken, lambda site, *seen: count(name_of[site], *seen)
+    )
     images = 0
+    ranges: list[tuple[float, float] | None] = []
     try:
         with torch.no_grad():
             for batch in tqdm(batches, "calibrate", disable=None if progress else True):
                 args, kwargs = split_batch(batch, device)
                 size = batch_size((args, kwargs))
                 if size:
-                    captured.graph_module(*captured.signature.flatten(args, kwargs))
+                    leaves = captured.signature.flatten(args, kwargs)
+                    ranges = _widened(ranges, leaves)
+                    network.run(*leaves)
                     images += size
     finally:
         for handle in handles:
@@ -89,7 +106,22 @@ def calibrate(
         if not histogram.total:
             raise CalibrationError(f"{name}: its input is empty on the calibration data")
     neurons = {name: round(count / images) for name, count in elements.items()}
-    return Observed(histograms, neurons, images)
+    return Observed(histograms, neurons, images, ranges)
+
+
+def _widened(
+    ranges: list[tuple[float, float] | None], leaves: Sequence[Any]
+) -> list[tuple[float, float] | None]:
+    """Ranges that hold another batch of inputs too."""
+    result: list[tuple[float, float] | None] = []
+    for index, leaf in enumerate(leaves):
+        if not isinstance(leaf, Tensor) or not leaf.is_floating_point() or not leaf.numel():
+            result.append(None)
+            continue
+        low, high = (float(bound) for bound in torch.aminmax(leaf))
+        before = ranges[index] if ranges else None
+        result.append((min(low, before[0]), max(high, before[1])) if before else (low, high))
+    return result
 
 
 def _finite_at_minus_infinity(site: Site) -> bool:
@@ -113,7 +145,9 @@ def problem(site: Site, histogram: Histogram, steps: int, *, offset: bool = True
     A function with a value at -inf, as exp under a mask, keeps its zero: no `offset`.
     """
     offset = offset and not _finite_at_minus_infinity(site)
-    cells, counts = histogram.cells, histogram.counts.astype(np.float64)
+    cells, counts = histogram.cells, histogram.counts / histogram.total
+    if histogram.mass.sum() > 0:
+        counts = (1 - _PLAIN) * histogram.mass / histogram.mass.sum() + _PLAIN * counts
     values = evaluate_function(site, histogram.centres)
     first, last = _varying_part(values)
     if last > first:
@@ -126,6 +160,14 @@ def problem(site: Site, histogram: Histogram, steps: int, *, offset: bool = True
     weights = np.insert(counts, gaps + 1, 0.0)
     filled = np.insert(values, gaps + 1, 0.0)
     return Problem(edges, weights / weights.sum(), filled, steps, site.label, site.name, offset)
+
+
+def error(site: Site, histogram: Histogram, solution: Solution) -> tuple[float, float]:
+    """Mean squared error of a fit by how often values occur, and the variance of f there."""
+    p = histogram.counts / histogram.total
+    exact = evaluate_function(site, histogram.centres)
+    gap = solution(histogram.centres) - exact
+    return float(p @ gap**2), float(p @ (exact - p @ exact) ** 2)
 
 
 def _varying_part(values: np.ndarray[Any, np.dtype[np.float64]]) -> tuple[int, int]:

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from .calibrate import Observed, calibrate, problem
+from .calibrate import Observed, calibrate, error, problem
 from .capture import Captured, capture
+from .encode import check as check_encode
+from .encode import encode_operands
 from .errors import CalibrationError, InputError, SiteError
 from .fit.methods import DEFAULT, check, fit_problems
 from .fit.problem import Problem, Solution
@@ -37,6 +39,7 @@ def to_spiking(
     method: str = DEFAULT,
     per_site_steps: Mapping[str, int] | None = None,
     effort: str = "normal",
+    encode: bool | str = False,
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> SpikingModel:
@@ -52,6 +55,9 @@ def to_spiking(
         method: a key of `convert.fit.methods.METHODS`.
         per_site_steps: another K for sites by name or glob (``{"layer4.*": 12}``).
         effort: ``"normal"``, or ``"high"`` for about ten times the work of fitting.
+        encode: True puts an identity neuron on every analog operand of a product or a weight
+            layer (query, key, value, a norm's or a product's output), so that every multiplication
+            is driven by spikes; ``"all"`` on the image too.
         device: where the result lives; the model's device if None.
         progress: shows bars on stderr when that is a terminal.
 
@@ -60,6 +66,7 @@ def to_spiking(
     """
     wanted = _steps(steps)
     check(method, effort)
+    check_encode(encode)
     batches = _batches(calibration)
     first = next(iter(batches), None)
     if first is None:
@@ -67,7 +74,7 @@ def to_spiking(
     seconds: dict[str, float] = {}
     with _timed(seconds, "capture"):
         captured = capture(model, first, device=device)
-        sites = find_sites(captured.graph_module)
+        sites = encode_operands(captured.graph_module, find_sites(captured.graph_module), encode)
         chosen = _per_site(sites, wanted, per_site_steps or {})
     target = next((t.device for t in captured.graph_module.state_dict().values()), device)
     with _timed(seconds, "calibrate"):
@@ -129,7 +136,7 @@ def _report(
     rows = []
     for site, p, solution in zip(sites, problems, solutions, strict=False):
         histogram = observed.histograms[site.name]
-        relative = solution.mse / p.variance if p.variance > 0 else 0.0
+        mse, variance = error(site, histogram, solution)
         rows.append(
             SiteRow(
                 name=site.name,
@@ -137,8 +144,8 @@ def _report(
                 steps=p.steps,
                 low=histogram.low,
                 high=histogram.high,
-                mse=solution.mse,
-                relative_mse=relative,
+                mse=mse,
+                relative_mse=mse / variance if variance > 0 else 0.0,
                 start=solution.start,
                 neurons=observed.neurons[site.name],
             )
@@ -146,9 +153,9 @@ def _report(
     paths = {site.module: p.steps for site, p in zip(sites, problems, strict=False)}
     found = operations(captured.graph_module, set(paths))
     latency = latency_steps(captured.graph_module, paths)
-    return Report(
-        rows, found, latency, method, seed, observed.images, seconds, list(captured.notes)
-    )
+    notes = list(captured.notes)
+    ranges = observed.input_ranges
+    return Report(rows, found, latency, method, seed, observed.images, seconds, notes, ranges)
 
 
 def _steps(steps: Any) -> list[int]:

@@ -31,3 +31,7 @@ class StorageError(ConversionError):
 
 class ExportError(ConversionError):
     """A network can't be written in another format."""
+
+
+class RangeWarning(UserWarning):
+    """An input far outside the range that the neurons were calibrated on."""

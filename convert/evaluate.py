@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from tqdm import tqdm
 
+from .encode import IDENTITY
 from .errors import InputError
 from .evaluation import Evaluation
 from .metrics import Agreement, RelativeError
@@ -51,6 +52,9 @@ def evaluate(
     read = _steps(at, steps)
     exact = Agreement()
     readouts = {(t, c): Agreement() for t in read for c in (True, False)}
+    bare = Agreement()
+    encoders = {row.name for row in snn.report.sites if row.function == IDENTITY}
+    others = [name for name in snn.sites if name not in encoders]
     refits = {int(k): Agreement() for k in snn.refitted}
     spikes: dict[Any, dict[str, int]] = {key: {} for key in [*read, *snn.refitted]}
     seconds = {"evaluate_original": 0.0, "evaluate_spiking": 0.0}
@@ -83,6 +87,9 @@ def evaluate(
                         readouts[t, False].add(_logits(snn, inputs, device), expected, labels)
                 else:
                     readouts[t, False].add(found, expected, labels)
+            if encoders:
+                with snn.spiking_only(others):
+                    bare.add(_logits(snn, inputs, device), expected, labels)
             for k in snn.refitted:
                 with snn.with_steps(int(k)), snn.count_spikes() as counted:
                     refits[int(k)].add(_logits(snn, inputs, device), expected, labels)
@@ -98,6 +105,7 @@ def evaluate(
         exact=exact,
         readouts=readouts,
         refits=refits,
+        bare=bare if encoders else None,
         spikes=spikes,
         by_site=site_rows,
         by_site_images=min(by_site, images),

@@ -22,7 +22,8 @@ class Evaluation:
         images: test images.
         original: ``{"accuracy"}``; None where the data has no labels, as everywhere below.
         spiking: the whole network: accuracy, agreement, logit_rmse, neurons, spikes_per_image,
-            spikes_per_neuron, spike_driven.
+            spikes_per_neuron, spike_driven; ``without_encoding`` has the first three with the
+            identity neurons on analog operands left out, where there are any.
         by_step: the anytime readout after each step that was asked for, the last of them K, with
             the calibrated mean of what is missing, and ``raw`` without it.
         by_K: the network fitted anew for other K.
@@ -53,6 +54,7 @@ class Evaluation:
         exact: Agreement,
         readouts: dict[tuple[int, bool], Agreement],
         refits: dict[int, Agreement],
+        bare: Agreement | None,
         spikes: dict[Any, dict[str, int]],
         by_site: list[dict[str, Any]],
         by_site_images: int,
@@ -80,6 +82,9 @@ class Evaluation:
         total = sum(spikes[steps].values()) / images
         whole |= {"neurons": neurons, "spikes_per_image": total}
         whole |= {"spikes_per_neuron": total / neurons, "spike_driven": report.spike_driven}
+        if bare is not None:
+            names = ("accuracy", "agreement", "logit_rmse")
+            whole["without_encoding"] = {name: getattr(bare, name) for name in names}
         return cls(
             report=report,
             images=images,
@@ -155,6 +160,11 @@ class Evaluation:
             worst = sorted(self.by_site, key=lambda row: -row["logit_rmse"])[:5]
             names = ", ".join(f"{row['name']} {row['logit_rmse']:.4f}" for row in worst)
             parts.append(f"Sites that add most on their own (logit RMSE): {names}")
+        if "without_encoding" in whole:
+            parts.append(
+                "Without the identity neurons on analog operands the agreement is "
+                f"{whole['without_encoding']['agreement']:.4f}"
+            )
         accuracy = (
             f"accuracy {whole['accuracy']:.4f} (original {self.original['accuracy']:.4f}), "
             if whole["accuracy"] is not None

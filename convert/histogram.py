@@ -33,6 +33,7 @@ class Histogram:
         counts: values in each, int64.
         low, high: exact minimum and maximum.
         minus_infinite: values of -inf, which masks make and which lie in no cell.
+        mass: sum of the values' importance in each cell, float64; empty where all count alike.
     """
 
     name: str = "values"
@@ -42,6 +43,7 @@ class Histogram:
     low: float = float("inf")
     high: float = float("-inf")
     minus_infinite: int = 0
+    mass: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
     _sum: Fraction = Fraction(0)
 
     @property
@@ -64,17 +66,21 @@ class Histogram:
         """Centres of the occupied cells, kept inside [low, high]."""
         return np.clip((self.cells + 0.5) * self.width, self.low, self.high)
 
-    def add(self, values: Tensor, *, masked: bool = False) -> None:
+    def add(
+        self, values: Tensor, *, masked: bool = False, importance: Tensor | None = None
+    ) -> None:
         """Counts a tensor of any shape and floating dtype.
 
         Args:
             values: what to count.
             masked: -inf is allowed, and counted apart.
+            importance: of each value, of the same shape, >= 0; given always or never.
 
         Raises:
             CalibrationError: for NaN or infinity.
         """
         x = values.detach().flatten().to(torch.float64)
+        worth = None if importance is None else importance.detach().flatten().to(torch.float64)
         finite = x.isfinite()
         if not bool(finite.all()):
             bad = x[~finite]
@@ -87,16 +93,17 @@ class Histogram:
                 )
             self.minus_infinite += int(hidden.sum())
             x = x[finite]
+            worth = None if worth is None else worth[finite]
         if x.numel() == 0:
             return
         part = Histogram(self.name)
         part.low, part.high = float(x.min()), float(x.max())
         part._sum = _exact_sum(x)
         part.level = _floor_level(part.low, part.high)
-        part._count(x)
+        part._count(x, worth)
         self.merge(part)
 
-    def _count(self, x: Tensor) -> None:
+    def _count(self, x: Tensor, worth: Tensor | None) -> None:
         # Values far apart go through a sort; a dense count is faster where the span allows it.
         span = (self.high - self.low) or abs(self.high) or 1.0
         level = max(self.level, int(np.ceil(np.log2(span))) - 20)
@@ -107,12 +114,17 @@ class Histogram:
         if len(cells) <= _MOST_CELLS and level > self.level:
             # The quick grid was too coarse to tell: count again on the finest one.
             exact = torch.ldexp(x, torch.tensor(-self.level, device=x.device))
-            found, counts = torch.unique(torch.floor(exact).to(torch.int64), return_counts=True)
+            index = torch.floor(exact).to(torch.int64)
+            found, place, counts = torch.unique(index, return_inverse=True, return_counts=True)
             self.cells, self.counts = found.cpu().numpy(), counts.cpu().numpy()
+            if worth is not None:
+                self.mass = torch.bincount(place, worth).cpu().numpy()
         else:
             self.level = level
             self.cells = (cells + first).cpu().numpy()
             self.counts = dense[cells].cpu().numpy()
+            if worth is not None:
+                self.mass = torch.bincount(index - first, worth)[cells].cpu().numpy()
         self._coarsen()
 
     def merge(self, other: Histogram) -> None:
@@ -125,16 +137,18 @@ class Histogram:
         low, high = min(self.low, other.low), max(self.high, other.high)
         level = max(self.level, other.level, _floor_level(low, high))
         cells = np.concatenate([_shift(h.cells, level - h.level) for h in (self, other)])
-        counts = np.concatenate([self.counts, other.counts])
+        counts, mass = (
+            np.concatenate([getattr(h, name) for h in (self, other)]) for name in ("counts", "mass")
+        )
         self.low, self.high, self.level = low, high, level
         self._sum += other._sum
-        self.cells, self.counts = _grouped(cells, counts)
+        self.cells, self.counts, self.mass = _grouped(cells, counts, mass)
         self._coarsen()
 
     def _coarsen(self) -> None:
         while len(self.cells) > _MOST_CELLS:
             self.level += 1
-            self.cells, self.counts = _grouped(self.cells >> 1, self.counts)
+            self.cells, self.counts, self.mass = _grouped(self.cells >> 1, self.counts, self.mass)
 
 
 def _floor_level(low: float, high: float) -> int:
@@ -147,12 +161,14 @@ def _shift(cells: npt.NDArray[np.int64], levels: int) -> npt.NDArray[np.int64]:
 
 
 def _grouped(
-    cells: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    cells: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], mass: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     unique, place = np.unique(cells, return_inverse=True)
     sums = np.zeros(len(unique), np.int64)
     np.add.at(sums, place, counts)
-    return unique, sums
+    if len(mass):
+        mass = np.bincount(place, mass, len(unique)).astype(np.float64)
+    return unique, sums, mass
 
 
 def _exact_sum(x: Tensor) -> Fraction:

@@ -195,8 +195,9 @@ def read_network(document: Any, tensors: dict[str, Tensor], device: torch.device
     if state:
         raise StorageError(f"the tensor {next(iter(state))} belongs to nothing")
     for name, entry in take(document, "histograms", dict).items():
-        parts = {p: tensors.pop(f"histograms/{name}/{p}", None) for p in ("cells", "counts")}
-        if name not in names or any(part is None for part in parts.values()):
+        kinds = ("cells", "counts", "mass")
+        parts = {p: tensors.pop(f"histograms/{name}/{p}", None) for p in kinds}
+        if name not in names or any(parts[p] is None for p in kinds[:2]):
             raise StorageError(f"the histogram of {name!r} has no site or no data")
         model.histograms[name] = read_histogram(name, entry, parts)  # type: ignore[arg-type]
     if tensors:

@@ -1,4 +1,7 @@
-"""What every operation of a network with sites is: spiking, synaptic, a product, or remaining."""
+"""What every operation of a network with sites is: spiking, synaptic, a product, or remaining.
+
+Beside these stands what prepares masks and indices that come with the input.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,9 @@ from .regions import Regions, is_float, is_pointwise, packet
 # Linear in the one varying input, whatever the other arguments hold; they only move values.
 _LAYOUT = frozenset(
     "alias as_strided cat chunk clone concat constant_pad_nd contiguous copy detach diagonal "
-    "expand expand_copy flip gather getitem index index_select lift_fresh_copy movedim narrow "
-    "pad permute pixel_shuffle pixel_unshuffle reflection_pad1d reflection_pad2d repeat "
+    "expand expand_copy flip gather getitem index index_add index_put _unsafe_index_put "
+    "index_select lift_fresh_copy movedim narrow pad permute pixel_shuffle pixel_unshuffle "
+    "reflection_pad1d reflection_pad2d repeat scatter_add "
     "repeat_interleave replication_pad1d replication_pad2d reshape roll scatter select "
     "select_scatter slice slice_scatter split split_with_sizes squeeze stack t tile transpose "
     "unbind unflatten unfold unsqueeze view view_copy _unsafe_view _unsafe_index channel_shuffle "
@@ -30,12 +34,13 @@ _SUMS = frozenset(
     "upsample_trilinear3d _upsample_bilinear2d_aa im2col col2im fold trace".split()
 )
 # Weighted sums: the input first, then what may be weights.
-_WEIGHTED = frozenset(
+WEIGHTED = frozenset(
     "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution linear "
     "mm bmm matmul addmm baddbmm addbmm mv addmv dot vdot einsum bilinear".split()
 )
+_LOOKUPS = frozenset("embedding index index_select gather _unsafe_index".split())
 _MATRIX = frozenset("mm bmm matmul mv dot vdot".split())
-LINEAR = _LAYOUT | _SUMS | _WEIGHTED
+LINEAR = _LAYOUT | _SUMS | WEIGHTED
 
 
 @dataclass(frozen=True)
@@ -43,12 +48,14 @@ class Operation:
     """One operation of the graph.
 
     Args:
-        kind: ``spiking``, ``synaptic``, ``product`` or ``remaining``.
+        kind: ``spiking``, ``synaptic``, ``product`` or ``remaining``; ``given`` for operations on
+            whole numbers and masks that come with the input.
         op: its name.
         inputs: ``spikes`` or ``analog`` for each varying input.
         where: module path of the call, or the line of the source.
         multiply_accumulates: for one image; 0 for sums, layouts and what remains.
         node: the graph node.
+        shapes: of the varying inputs; ``batch`` and expressions of it stand for its size.
     """
 
     kind: str
@@ -57,11 +64,17 @@ class Operation:
     where: str
     multiply_accumulates: int
     node: Node
+    shapes: tuple[tuple[int | str, ...], ...] = ()
 
     @property
     def signal(self) -> str:
         """``spikes`` if every varying input is spike-coded, else ``analog``."""
         return "spikes" if all(name == "spikes" for name in self.inputs) else "analog"
+
+
+def is_layout(node: Node) -> bool:
+    """Whether an operation moves or casts values and computes none."""
+    return node.op == "call_function" and (packet(node) in _LAYOUT or packet(node) == "_to_copy")
 
 
 def operations(graph_module: GraphModule, sites: set[str]) -> list[Operation]:
@@ -82,21 +95,32 @@ def operations(graph_module: GraphModule, sites: set[str]) -> list[Operation]:
             continue
         if node.op not in ("call_function", "call_module"):
             continue
-        operands = list(_operands(node, regions.varying))
-        inputs = tuple(signal[operand] for operand in operands)
-        kind = _kind(node, regions, operands, sites)
+        if node in regions.given:
+            found.append(Operation("given", packet(node), (), where(node), 0, node))
+            signal[node] = "analog"
+            continue
+        read = operands(node, regions)
+        inputs = tuple(signal[operand] for operand in read)
+        kind = _kind(node, regions, read, sites)
         spikes = kind == "spiking" or (
             kind == "synaptic" and all(value == "spikes" for value in inputs)
         )
         signal[node] = "spikes" if spikes else "analog"
         if packet(node) == "getitem":
             continue
-        count = _multiply_accumulates(node, kind, operands)
-        found.append(Operation(kind, packet(node), inputs, where(node), count, node))
+        count = _multiply_accumulates(node, kind, read)
+        shapes = tuple(shape_of(operand) for operand in read)
+        found.append(Operation(kind, packet(node), inputs, where(node), count, node, shapes))
     return found
 
 
-def _operands(node: Node, varying: set[Node]) -> Iterator[Node]:
+def operands(node: Node, regions: Regions) -> list[Node]:
+    """The signals that an operation reads; the whole numbers that it reads where there is none."""
+    signals = regions.varying - regions.given
+    return list(_read(node, signals)) or list(_read(node, regions.varying))
+
+
+def _read(node: Node, varying: set[Node]) -> Iterator[Node]:
     """Varying inputs, one entry for every place where one is read."""
     stack: list[Any] = [*reversed(list(node.kwargs.values())), *reversed(node.args)]
     while stack:
@@ -115,13 +139,19 @@ def _kind(node: Node, regions: Regions, operands: list[Node], sites: set[str]) -
         return "synaptic"
     if name == "getitem":
         return "synaptic"
+    if name in _LOOKUPS and node.args[0] not in regions.varying:
+        # A row of a table for a whole number: linear in its one-hot code.
+        return "synaptic" if all(o in regions.given for o in operands) else "remaining"
+    if all(o in regions.given for o in operands):
+        # Where whole numbers become a signal.
+        return "synaptic" if name in _LAYOUT | _SUMS | WEIGHTED | {"_to_copy"} else "remaining"
     if not all(is_float(o) or not isinstance(o.meta.get("val"), Tensor) for o in operands):
         return "remaining"
     if name in _LAYOUT:
-        return "synaptic" if _first_only(node, regions.varying) else "remaining"
+        return "synaptic" if _first_only(node, regions.varying - regions.given) else "remaining"
     if name in _SUMS:
         return "synaptic"
-    if name in _WEIGHTED:
+    if name in WEIGHTED:
         if name == "bilinear" or len(operands) > 1:
             return "product" if _bilinear(node, operands) else "remaining"
         return "synaptic"
@@ -149,17 +179,21 @@ def _pointwise_kind(node: Node, name: str, regions: Regions, operands: list[Node
     if name in ("where", "masked_fill"):
         # A mask that doesn't vary picks values: a sum of two masked signals.
         mask = node.args[0] if name == "where" else node.args[1]
-        return "remaining" if mask in regions.varying else "synaptic"
+        return "remaining" if mask in regions.varying - regions.given else "synaptic"
     return "remaining"
 
 
 def _first_only(node: Node, varying: set[Node]) -> bool:
     """Whether no index or length of a layout operation varies."""
     rest = [*node.args[1:], *node.kwargs.values()]
-    indices = [value for value in rest if isinstance(value, Node | tuple | list)]
     name = packet(node)
-    if name in ("select_scatter", "slice_scatter", "scatter", "copy"):
+    if name in ("select_scatter", "slice_scatter", "copy"):
         return True
+    if name in ("index_put", "_unsafe_index_put"):
+        rest = [node.args[1]]
+    elif name in ("scatter", "scatter_add", "index_add"):
+        rest = [node.args[2]]
+    indices = [value for value in rest if isinstance(value, Node | tuple | list)]
     return not any(
         isinstance(value.meta.get("val"), Tensor)
         for index in indices
@@ -195,6 +229,16 @@ def size(value: Any) -> int:
     return int(value.node.hint)
 
 
+def shape_of(node: Node) -> tuple[int | str, ...]:
+    """A shape with ``batch``, or an expression of it, where the batch size decides a length."""
+    value = node.meta.get("val")
+    shape = value.shape if isinstance(value, Tensor) else ()
+    return tuple(
+        length if isinstance(length, int) else re.sub(r"\b[su]\d+\b", "batch", str(length))
+        for length in shape
+    )
+
+
 def numel(node: Node) -> int:
     """Elements of a node's value for the batch that was captured."""
     return math.prod(size(length) for length in node.meta["val"].shape)
@@ -214,7 +258,7 @@ def _multiply_accumulates(node: Node, kind: str, operands: list[Node]) -> int:
     elif name.startswith("conv"):
         weight = node.args[1].meta["val"]  # type: ignore[union-attr]
         inner = math.prod(weight.shape[1:])
-    elif name in _WEIGHTED:
+    elif name in WEIGHTED:
         inner = size(operands[-1 if name.startswith("add") else 0].meta["val"].shape[-1])
         if name in _MATRIX and len(node.args) == 2 and operands[0] is node.args[1]:
             shape = operands[0].meta["val"].shape

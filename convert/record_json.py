@@ -272,7 +272,7 @@ def _made(kind: type, data: Any) -> Any:
 
 
 def write_histogram(histogram: Histogram) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """A histogram as numbers and as tensors of its cells and counts."""
+    """A histogram as numbers and as tensors of its cells, counts and mass (if it has one)."""
     numbers = {
         "level": histogram.level,
         "low": plain(histogram.low, "a histogram"),
@@ -282,7 +282,10 @@ def write_histogram(histogram: Histogram) -> tuple[dict[str, Any], dict[str, Ten
         "first": int(histogram.cells[0]) if len(histogram.cells) else 0,
     }
     cells = torch.from_numpy(histogram.cells - numbers["first"])
-    return numbers, {"cells": _narrow(cells), "counts": _narrow(torch.from_numpy(histogram.counts))}
+    tensors = {"cells": _narrow(cells), "counts": _narrow(torch.from_numpy(histogram.counts))}
+    if len(histogram.mass):
+        tensors["mass"] = torch.from_numpy(histogram.mass)
+    return numbers, tensors
 
 
 def _narrow(values: Tensor) -> Tensor:
@@ -292,6 +295,11 @@ def _narrow(values: Tensor) -> Tensor:
 def read_histogram(name: str, data: Any, tensors: Mapping[str, Tensor]) -> Histogram:
     """The histogram that `write_histogram` wrote."""
     cells, counts = (tensors[key].to("cpu", torch.int64).numpy() for key in ("cells", "counts"))
+    mass = np.empty(0)
+    if tensors.get("mass") is not None:
+        mass = tensors["mass"].to("cpu", torch.float64).numpy()
+        if mass.shape != counts.shape or not (np.isfinite(mass) & (mass >= 0)).all():
+            raise StorageError(f"{name}: the histogram's mass is damaged")
     fraction = take(data, "sum", list)
     low, high = (unplain(take(data, key, int, float, dict)) for key in ("low", "high"))
     if cells.ndim != 1 or cells.shape != counts.shape or (np.diff(cells) <= 0).any():
@@ -312,5 +320,6 @@ def read_histogram(name: str, data: Any, tensors: Mapping[str, Tensor]) -> Histo
         float(low),
         float(high),
         take(data, "minus_infinite", int),
+        mass,
         Fraction(int(fraction[0]), int(fraction[1])),
     )

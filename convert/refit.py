@@ -96,4 +96,7 @@ def _observed(
             "the network doesn't carry what calibration saw; give calibration data"
         )
     neurons = {row.name: row.neurons for row in snn.report.sites}
-    return Observed(dict(snn.histograms), neurons, snn.report.calibration_images)
+    report = snn.report
+    return Observed(
+        dict(snn.histograms), neurons, report.calibration_images, list(report.input_ranges)
+    )

@@ -24,6 +24,11 @@ _SAME = {
     aten.positive.default,
 }
 _FILLED = {aten.full_like.default, aten.zeros_like.default, aten.ones_like.default}
+# What makes a mask of floating-point numbers out of given whole numbers.
+_MASKING = frozenset(
+    "_to_copy add clone expand masked_fill mul neg permute rsub slice squeeze sub unsqueeze view "
+    "where".split()
+)
 _SIZES = {aten.sym_size.int, aten.new_full.default, *_FILLED}
 
 
@@ -59,23 +64,35 @@ class Regions:
 
     The root of a pointwise node whose varying inputs share one root, with nothing but scalars
     beside it, is that root; any other node is its own root. Affine is decided from the
-    operations, never from samples.
+    operations, never from samples. Given are whole numbers and masks that come with the network's
+    whole-number inputs (token ids, attention masks), before any weight: they are no signals.
     """
 
     def __init__(self, graph_module: GraphModule) -> None:
         self.graph_module = graph_module
         self.varying: set[Node] = set()
+        self.given: set[Node] = set()
         self.root: dict[Node, Node] = {}
         self.form: dict[Node, Form] = {}
         for node in graph_module.graph.nodes:
             if node.op == "placeholder":
                 if isinstance(node.meta.get("val"), Tensor):
                     self.varying.add(node)
+                    if not is_float(node):
+                        self.given.add(node)
             elif node.op in ("call_function", "call_module") and node.target not in _SIZES:
                 if any(i in self.varying for i in node.all_input_nodes):
                     self.varying.add(node)
+                    if self._is_given(node):
+                        self.given.add(node)
             self.root[node] = self._find_root(node)
             self.form[node] = Form(1.0) if self.root[node] is node else self._find_form(node)
+
+    def _is_given(self, node: Node) -> bool:
+        inputs = [i for i in node.all_input_nodes if i in self.varying]
+        if not isinstance(node.meta.get("val"), Tensor) or any(i not in self.given for i in inputs):
+            return False
+        return not is_float(node) or packet(node) in _MASKING
 
     def scalar(self, value: Any) -> float | None:
         """The number that an argument stands for, None if it isn't one."""
@@ -94,6 +111,9 @@ class Regions:
         if node.target in _FILLED:
             varying = list(node.all_input_nodes)[:1]
         others = [i for i in node.all_input_nodes if i not in varying]
+        # A number made of whole numbers or truth values alone is where a signal begins.
+        if is_float(node) and node.target not in _FILLED and not any(map(is_float, varying)):
+            return node
         roots = {self.root[i] for i in varying}
         if len(roots) != 1 or any(self.scalar(i) is None for i in others):
             return node

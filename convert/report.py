@@ -50,6 +50,8 @@ class Report:
         calibration_images: images that the histograms hold.
         seconds: time of each stage.
         notes: what the user should know.
+        input_ranges: lowest and highest calibrated value of each of the network's inputs; None
+            for one of whole numbers or that isn't a tensor.
     """
 
     sites: list[SiteRow]
@@ -60,6 +62,7 @@ class Report:
     calibration_images: int
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    input_ranges: list[tuple[float, float] | None] = field(default_factory=list)
 
     @property
     def steps(self) -> int:
@@ -89,7 +92,11 @@ class Report:
         return replace(self, operations=moved)
 
     def to_dict(self) -> dict[str, Any]:
-        """The keys of report.json that the conversion decides."""
+        """The keys of report.json that the conversion decides.
+
+        The operations of a product are its multiply-accumulates on one image, of all its places
+        together.
+        """
         return {
             "steps": self.steps,
             "method": self.method,
@@ -103,6 +110,7 @@ class Report:
             "synaptic": self._synaptic(),
             "products": self._listed("product"),
             "remaining": self._listed("remaining"),
+            "given": self._listed("given"),
             "notes": list(self.notes),
         }
 
@@ -113,16 +121,18 @@ class Report:
 
     def _listed(self, kind: str) -> list[dict[str, Any]]:
         """Operations of a kind that are alike, with their places."""
-        groups: dict[tuple[str, tuple[str, ...]], list[Operation]] = {}
+        groups: dict[tuple[Any, ...], list[Operation]] = {}
         for operation in self.operations:
             if operation.kind == kind:
-                inputs = operation.inputs if kind == "product" else ()
-                groups.setdefault((operation.op, inputs), []).append(operation)
+                alike = (operation.inputs, operation.shapes) if kind == "product" else ((), ())
+                groups.setdefault((operation.op, *alike), []).append(operation)
         rows = []
-        for (op, inputs), members in groups.items():
+        for (op, inputs, shapes), members in groups.items():
             row: dict[str, Any] = {"op": op, "count": len(members)}
             if kind == "product":
                 row["operands"] = list(inputs)
+                row["shapes"] = [list(shape) for shape in shapes]
+                row["operations"] = sum(member.multiply_accumulates for member in members)
             row["where"] = list(dict.fromkeys(member.where for member in members))
             rows.append(row)
         return rows
@@ -141,9 +151,16 @@ class Report:
                 [(r["op"], r["input"], r["count"]) for r in report["synaptic"]],
             ),
             table(
-                ("product", "operands", "count", "where"),
+                ("product", "operands", "shapes", "count", "operations", "where"),
                 [
-                    (r["op"], ", ".join(r["operands"]), r["count"], places(r["where"]))
+                    (
+                        r["op"],
+                        ", ".join(r["operands"]),
+                        " x ".join(str(tuple(shape)).replace("'", "") for shape in r["shapes"]),
+                        r["count"],
+                        r["operations"],
+                        places(r["where"]),
+                    )
                     for r in report["products"]
                 ],
             ),
@@ -152,6 +169,10 @@ class Report:
                 [(r["op"], r["count"], places(r["where"])) for r in report["remaining"]],
             )
             or "remaining: none, every nonlinearity spikes",
+            table(
+                ("on masks and indices given with the input", "count", "where"),
+                [(r["op"], r["count"], places(r["where"])) for r in report["given"]],
+            ),
             f"{len(self.sites)} sites, {self.neurons:,} neurons, latency {self.latency_steps} "
             f"steps (K x longest chain); {self.spike_driven:.1%} of "
             f"{self.multiply_accumulates:,} multiply-accumulates are driven by spikes; "

@@ -65,7 +65,7 @@ def find_sites(graph_module: GraphModule) -> list[Site]:
         if not is_float(value) or (regions.root[node], key) in planned:
             continue
         head = regions.head(value)
-        if _preprocessing(regions, head, value):
+        if not is_float(head) or value in regions.given or _preprocessing(regions, head, value):
             continue
         planned[(regions.root[node], key)] = value
         function = extract(regions, head, value)

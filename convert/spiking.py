@@ -15,6 +15,7 @@ from torch.fx import GraphModule
 from .errors import InputError, SiteError
 from .histogram import Histogram
 from .neuron import FewSpikesNeuron
+from .range_check import Outside, counting_outside, inputs_outside, warn
 from .signature import Signature
 
 
@@ -65,6 +66,7 @@ class SpikingModel(torch.nn.Module):
         self.signature = signature
         self.names = names
         self.report = report
+        self.check_inputs = True
         # Neurons of the same sites fitted with other K, by str(K) and by neuron path as in `exact`.
         self.refitted = torch.nn.ModuleDict()
         # What calibration saw at each site, by its name.
@@ -75,11 +77,34 @@ class SpikingModel(torch.nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Outputs in the form in which the original model returned them.
 
+        Inputs far outside the calibrated range give a `RangeWarning` that counts the values that
+        fell outside, site by site; `check_inputs = False` turns that off.
+
         Raises:
             InputError: for inputs of another number, shape or kind than at conversion.
         """
         leaves = self.signature.flatten(args, kwargs)
-        return self.signature.unflatten(self.network(*leaves))
+        if not self._to_be_checked() or not inputs_outside(leaves, self.report.input_ranges):
+            return self.signature.unflatten(self.network(*leaves))
+        with self.count_outside() as found:
+            outputs = self.network(*leaves)
+        warn(found, stacklevel=5)
+        return self.signature.unflatten(outputs)
+
+    def _to_be_checked(self) -> bool:
+        """A cut readout repeats a call that was checked; a compiler can't follow the check."""
+        traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        return self.check_inputs and self.report is not None and not traced
+
+    @contextmanager
+    def count_outside(self) -> Iterator[dict[str, Outside]]:
+        """Counts, inside the block, the values of every site outside its calibrated range.
+
+        The yielded dict is filled by site name as the network runs; see `Outside`.
+        """
+        ranges = {row.name: (row.low, row.high) for row in self.report.sites}
+        with counting_outside(self.sites, ranges) as found:
+            yield found
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SpikingModel:
         # The report names nodes of the graph: they become those of the copy.
@@ -189,11 +214,16 @@ class SpikingModel(torch.nn.Module):
             raise InputError(f"step must be a whole number from 1 to {self.steps}, found {step!r}")
         neurons = list(self.sites.values())
         before = [(n.readout_step, n.readout_corrected) for n in neurons]
+        checked, self.check_inputs = (
+            self.check_inputs,
+            self.check_inputs and step in (None, self.steps),
+        )
         try:
             for neuron in neurons:
                 neuron.readout_step, neuron.readout_corrected = step, corrected
             yield
         finally:
+            self.check_inputs = checked
             for neuron, (old, flag) in zip(neurons, before, strict=True):
                 neuron.readout_step, neuron.readout_corrected = old, flag
 

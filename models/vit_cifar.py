@@ -44,9 +44,9 @@ def vit_tiny(classes: int = 10, activation: Callable[[], nn.Module] | None = Non
 
 
 def vit_small(classes: int = 10, activation: Callable[[], nn.Module] | None = None) -> nn.Module:
-    """Six layers of width 128 behind a convolutional stem; GELU; 0.9 million parameters.
+    """Five layers of width 128 behind a convolutional stem; GELU; 1.0 million parameters.
 
-    Two of the stem's three 3x3 convolutions have stride 2, so 8x8 tokens enter the transformer
+    Three of the stem's four 3x3 convolutions have stride 2, so 4x4 tokens enter the transformer
     (a convolutional stem: Xiao et al. 2021, arXiv 2106.14881). Takes ``[N, 3, 32, 32]``, returns
     ``[N, classes]``.
     """
@@ -55,16 +55,17 @@ def vit_small(classes: int = 10, activation: Callable[[], nn.Module] | None = No
     )
     model = VisionTransformer(
         image_size=32,
-        patch_size=4,
-        num_layers=6,
+        patch_size=8,
+        num_layers=5,
         num_heads=4,
         hidden_dim=128,
         mlp_dim=256,
         num_classes=classes,
         conv_stem_configs=[
-            stem(out_channels=32, stride=1),
-            stem(out_channels=64, stride=2),
+            stem(out_channels=48, stride=1),
             stem(out_channels=96, stride=2),
+            stem(out_channels=128, stride=2),
+            stem(out_channels=160, stride=2),
         ],
     )
     nn.init.trunc_normal_(model.heads.head.weight, std=0.02)

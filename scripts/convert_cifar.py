@@ -29,9 +29,20 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--steps", required=True, type=whole, nargs="+", metavar="K")
     result.add_argument("--method", choices=sorted(METHODS), default=DEFAULT)
     result.add_argument("--effort", choices=EFFORTS, default="normal")
+    result.add_argument(
+        "--encode",
+        nargs="?",
+        const=True,
+        default=False,
+        choices=["all"],
+        help="neurons on analog operands of multiplications; 'all': on the image too",
+    )
     result.add_argument("--limit", type=whole, metavar="N", help="test on the first N images only")
     result.add_argument("--batch-size", type=whole, default=250, metavar="N")
     result.add_argument("--by-site", type=int, default=64, metavar="N", help="images; 0 for none")
+    result.add_argument(
+        "--audit", action="store_true", help="also list what really ran outside the neurons"
+    )
     result.add_argument("--seed", type=int, default=0)
     result.add_argument("--device", default="cpu")
     result.add_argument("--mean", type=float, nargs="+")
@@ -84,9 +95,13 @@ def run(options: argparse.Namespace) -> None:
         seed=options.seed,
         method=options.method,
         effort=options.effort,
+        encode=options.encode,
         progress=not options.quiet,
     )
     print(f"\n{snn.report}\n", flush=True)
+    if options.audit:
+        batch = next(iter(Loader(calibration, preprocessing, 2)))
+        print(f"{convert.audit(snn, batch)}\n", flush=True)
     result = convert.evaluate(
         snn,
         model,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..errors import FitError
 from ..neuron import FewSpikesNeuron
-from .methods import DEFAULT, fit_problems
+from .methods import DEFAULT, SWEEPS, fit_problems
 from .problem import Array, Problem, Solution
 
 _BINS = 16384
@@ -112,8 +112,11 @@ def fit_solution(
     if spike_cost != 0 and method != "tbpi-exact":
         raise FitError(f"spike_cost= needs method='tbpi-exact'; {method!r} can't heed it")
     problems = [problem_of(function, edges, weights, k, spike_cost=spike_cost) for k in wanted]
+    sweeps = [problems] if method in SWEEPS else [[p] for p in problems]
     found = [
-        fit_problems([p], method, seed=seed, effort=effort, progress=progress)[0] for p in problems
+        solution
+        for sweep in sweeps
+        for solution in fit_problems(sweep, method, seed=seed, effort=effort, progress=progress)
     ]
     return list(zip(problems, found, strict=True))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -42,6 +42,8 @@ def ramp_of(problem: Problem) -> Ramp | None:
     # Where a kink lies inside a bin, the two pieces beside it aren't on the line.
     inner = slopes[moving[0] + 1 : moving[-1]] if len(moving) > 3 else slopes[moving]
     slope = float(np.median(inner))
+    if slope == 0:
+        return None  # several jumps with flats between them
     at = int(moving[len(moving) // 2])
     offset = float(f[at] - slope * x[at])
     flat_before, flat_after = float(f[0]), float(f[-1])
@@ -55,6 +57,13 @@ def ramp_of(problem: Problem) -> Ramp | None:
     return ramp if fits and bool((error <= abs(slope) * width + _STRAIGHT * spread).all()) else None
 
 
+def at_zero(problem: Problem, ramp: Ramp) -> bool:
+    """Whether a ramp's foot is at 0 to within the bin that holds it."""
+    width = float(problem.edges[1] - problem.edges[0])
+    used = problem.values[problem.weights > 0]
+    return abs(ramp.base) <= 2 * abs(ramp.slope) * width + 1e-6 * float(np.ptp(used))
+
+
 def table(ramp: Ramp, alpha: float, steps: int) -> tuple[Array, Array, Array]:
     """T, h, d of the quantiser with 2^K levels up to `alpha`, centred by half a level."""
     h = alpha * 2.0 ** -np.arange(1.0, steps + 1)
@@ -62,31 +71,85 @@ def table(ramp: Ramp, alpha: float, steps: int) -> tuple[Array, Array, Array]:
 
 
 def solve_one(problem: Problem) -> Solution | None:
-    """The binary table with the least-error alpha; None where f is not one ramp."""
+    """The binary table with the least-error alpha; None where f is not one ramp.
+
+    A ramp that is already steep at the range's lower end may be cut there too. Where y0 must be 0
+    and the ramp doesn't begin at 0, its first step fires always and stands for the constant.
+    """
     ramp = ramp_of(problem)
     if ramp is None:
         return None
     used = problem.weights > 0
     x, f, w = problem.centres[used], problem.values[used], problem.weights[used]
     w = w / w.sum()
-    top = 2**problem.steps - 1
+    constant = not at_zero(problem, ramp)
+    spent = int(constant and not problem.offset)
+    if spent and problem.steps == 1:
+        return _with_constant_step(problem, _silent(problem, float(w @ f)), x, f, w)
+    top = 2 ** (problem.steps - spent) - 1
 
-    def error(alpha: float) -> float:
+    def foot(begin: float) -> float:
+        return float(ramp(np.asarray(begin))) if constant else 0.0
+
+    def error(begin: float, alpha: float) -> float:
         level = alpha / (top + 1)
-        code = np.clip(np.ceil((x - ramp.begin) / level - 0.5), 0, top)
-        return float(w @ (ramp.base + ramp.slope * level * code - f) ** 2)
+        code = np.clip(np.ceil((x - begin) / level - 0.5), 0, top)
+        return float(w @ (foot(begin) + ramp.slope * level * code - f) ** 2)
 
     reach = min(ramp.length, problem.high - ramp.begin)
     low, high = 0.02 * reach, 1.1 * reach * (top + 1) / top
+    begin = ramp.begin
+    if constant and ramp.begin <= problem.low:
+        begin, alpha = _both_ends(error, begin, reach, (top + 1) / top)
+        low, high = 0.9 * alpha, 1.1 * alpha
     for _ in range(3):
         grid = np.geomspace(low, high, 160)
-        losses = [error(alpha) for alpha in grid]
+        losses = [error(begin, alpha) for alpha in grid]
         best = int(np.argmin(losses))
         low, high = grid[max(best - 2, 0)], grid[min(best + 2, len(grid) - 1)]
-    T, h, d = table(ramp, float(grid[best]), problem.steps)
-    solution = Solution(T, h, d, ramp.base, 0.0, "binary")
+    cut = Ramp(begin, ramp.length, ramp.slope, foot(begin))
+    T, h, d = table(cut, float(grid[best]), problem.steps - spent)
+    solution = Solution(T, h, d, cut.base, 0.0, "binary")
+    if spent:
+        return _with_constant_step(problem, solution, x, f, w)
     mse = float(w @ (solution(x) - f) ** 2)
-    return Solution(T, h, d, ramp.base, mse, "binary")
+    return Solution(T, h, d, cut.base, mse, "binary")
+
+
+def _both_ends(
+    error: Callable[[float, float], float], begin: float, reach: float, over: float
+) -> tuple[float, float]:
+    """Begin and alpha of least error, both searched from the whole range inwards."""
+    cuts, shares = (0.0, 0.48), (0.04, 1.05)
+    for _ in range(4):
+        grid = [
+            (begin + cut * reach, share * (1 - cut) * reach * over)
+            for cut in np.linspace(*cuts, 13)
+            for share in np.linspace(*shares, 13)
+        ]
+        best = int(np.argmin([error(*point) for point in grid]))
+        cut, share = np.linspace(*cuts, 13)[best // 13], np.linspace(*shares, 13)[best % 13]
+        width, height = (cuts[1] - cuts[0]) / 6, (shares[1] - shares[0]) / 6
+        cuts, shares = (max(cut - width, 0.0), cut + width), (share - height, share + height)
+    return grid[best]
+
+
+def _silent(problem: Problem, value: float) -> Solution:
+    """No steps, one value."""
+    none = np.empty(0)
+    return Solution(none, none, none, value, 0.0, "binary")
+
+
+def _with_constant_step(
+    problem: Problem, solution: Solution, x: Array, f: Array, w: Array
+) -> Solution:
+    """The same output without y0: a first step that always fires stands for it."""
+    below = problem.low - (problem.high - problem.low)
+    T = np.concatenate([[below], solution.thresholds])
+    h = np.concatenate([[0.0], solution.resets])
+    d = np.concatenate([[solution.offset], solution.weights])
+    whole = Solution(T, h, d, 0.0, 0.0, "binary")
+    return Solution(T, h, d, 0.0, float(w @ (whole(x) - f) ** 2), "binary")
 
 
 def solve_line(problem: Problem) -> Solution:

@@ -19,8 +19,8 @@ from torch import Tensor
 from ..errors import FitError
 from ..files import atomic_path
 from .activation import distribution, fit_solution
-from .methods import DEFAULT
-from .problem import Array, Solution
+from .methods import DEFAULT, SWEEPS
+from .problem import Array, Problem, Solution
 
 FRESH_POINTS = 400_000
 
@@ -36,7 +36,7 @@ class Fit:
         mse, relative_mse: on fresh points; relative to the variance of f there.
         worst: largest error there.
         spikes: mean number of spikes of one input.
-        seconds: time of the fit.
+        seconds: time of the fit; in a sweep over K, what this K took beyond the smaller ones.
         start: which start won.
     """
 
@@ -112,12 +112,14 @@ def measure(
     with torch.no_grad():
         exact = function(torch.from_numpy(points)).double().numpy()
     variance = float(exact.var())
-    fits = []
-    for k in steps:
+    fits: list[Fit] = []
+    sweeps = [list(steps)] if method in SWEEPS else [[k] for k in steps]
+    solved: dict[int, tuple[Solution, float]] = {}
+    for sweep in sweeps:
         begin = time.perf_counter()
-        ((_, solution),) = fit_solution(
+        found = fit_solution(
             function,
-            k,
+            sweep,
             **given,
             method=method,
             effort=effort,
@@ -125,7 +127,9 @@ def measure(
             spike_cost=spike_cost,
             progress=progress,
         )
-        seconds = time.perf_counter() - begin
+        solved |= _timed(found, time.perf_counter() - begin)
+    for k in steps:
+        solution, seconds = solved[k]
         y, spikes = solution.run(points)
         error = y - exact
         mse = float(np.mean(error**2))
@@ -136,6 +140,20 @@ def measure(
             Fit(k, solution, edges, mse, relative, worst, mean_spikes, seconds, solution.start)
         )
     return fits
+
+
+def _timed(
+    found: Sequence[tuple[Problem, Solution]], seconds: float
+) -> dict[int, tuple[Solution, float]]:
+    """Each K's own share of a sweep's time: what it took beyond the smaller ones."""
+    result, before = {}, 0.0
+    for problem, solution in sorted(found, key=lambda pair: pair[0].steps):
+        result[problem.steps] = solution, max(solution.seconds - before, 0.0)
+        before = max(before, solution.seconds)
+    last = max(result)
+    solution, own = result[last]
+    result[last] = solution, own + seconds - before
+    return result
 
 
 def fresh_points(

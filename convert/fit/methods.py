@@ -16,6 +16,8 @@ METHODS: dict[str, Callable[..., list[Solution]]] = {
     "binary": binary.solve,
 }
 DEFAULT = "tbpi-exact"
+# Fit every K of a function at once, each from the last, so that the error never rises with K.
+SWEEPS = ("tbpi-exact",)
 EFFORTS = ("normal", "high")
 
 

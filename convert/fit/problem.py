@@ -105,6 +105,7 @@ class Solution:
         mse: mean squared error under the problem's distribution.
         start: which start won: ``tbpi``, ``binary``, ``library`` or ``grown``.
         stages: mean squared error after each stage of the method, for those who ask.
+        seconds: from the start of a sweep over K until this table was found, or 0.
     """
 
     thresholds: Array
@@ -114,6 +115,7 @@ class Solution:
     mse: float
     start: str
     stages: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
 
     def __call__(self, x: Array) -> Array:
         """Output of the neuron, float64, for inputs of any shape."""

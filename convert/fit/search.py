@@ -86,6 +86,18 @@ def propose(T, h, n, work, codes, state, new_T, new_h):  # type: ignore[no-untyp
 
 
 @njit(cache=True, nogil=True)
+def errors_of(tables, data, free, price, work, codes):  # type: ignore[no-untyped-def]
+    """Error of each of ``tables [n, 2, K]`` with its best weights, ``[n]``."""
+    n, K = len(tables), tables.shape[2]
+    G, d = np.empty((K + 1, K + 1)), np.empty(K + 1)
+    result = np.empty(n)
+    for i in range(n):
+        T, h = tables[i, 0].copy(), tables[i, 1].copy()
+        result[i], _ = loss(T, h, data, free, price, work, codes, G, d)
+    return result
+
+
+@njit(cache=True, nogil=True)
 def _keep(tables, errors, filled, T, h, error):  # type: ignore[no-untyped-def]
     """Puts a table among the best, sorted, unless it is there already; returns how many there are.
 

@@ -7,20 +7,21 @@ Stages 1 and 2 are the paper's (`tbpi.initial_values`). Stage 3 descends the exa
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from . import binary, tbpi
+from . import binary, library, tbpi
 from .parallel import run_all
 from .pieces import MOST_PIECES, loss
 from .problem import Array, Problem, Solution
 from .refine import descend, scratch
-from .search import grow
+from .search import errors_of, grow
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,12 @@ class Effort:
 
 _ALONE = {"normal": Effort(4, 100, 300, 3, 60, 16), "high": Effort(8, 500, 300, 3, 60, 24)}
 _SHARED = {"normal": Effort(1, 60, 150, 2, 40, 8), "high": Effort(2, 300, 300, 3, 60, 16)}
-# Fewer rounds where a table has many pieces: an evaluation takes pieces x K operations.
-_OPERATIONS = 2000.0
+# Fewer rounds where a table has many pieces: an evaluation takes pieces x K operations. More where
+# it has few.
+_OPERATIONS, _CHEAP = 2000.0, 400.0
 _RAMP_ITERATIONS = 40
+# Tables of the library that descend, for each K.
+_FROM_LIBRARY = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +101,7 @@ def solve(
     seed: int = 0,
     effort: str = "normal",
     progress: bool = False,
+    entries: Sequence[library.Entry] | None = None,
 ) -> list[Solution]:
     """Fits every problem; those with the same function and distribution share one growth.
 
@@ -105,7 +110,10 @@ def solve(
         seed: of the random starts and of the search.
         effort: ``"high"`` takes about ten times the work.
         progress: shows a bar on stderr.
+        entries: solutions to start from, those of the package unless given.
     """
+    begin = time.perf_counter()
+    known = library.shipped() if entries is None else entries
     groups: dict[tuple[str, bool, float, bytes, bytes], list[int]] = defaultdict(list)
     for i, p in enumerate(problems):
         groups[
@@ -118,7 +126,7 @@ def solve(
     }
     work = (_SHARED if shared else _ALONE)[effort]
     growths = [
-        _Growth([problems[i] for i in members], [given[i] for i in members], work, seed)
+        _Growth([problems[i] for i in members], [given[i] for i in members], work, seed, known)
         for members in groups.values()
     ]
     deepest = max(growth.most for growth in growths)
@@ -129,6 +137,7 @@ def solve(
         done = iter(run_all(tasks, f"fit, step {k} of {deepest}", progress))
         for growth in active:
             growth.merge(k, [next(done) for _ in growth.tasks(k)])
+            growth.seconds[k] = time.perf_counter() - begin
     result: dict[int, Solution] = {}
     for growth, members in zip(growths, groups.values(), strict=True):
         result |= dict(zip(members, growth.solutions(), strict=True))
@@ -158,17 +167,25 @@ class _Growth:
     """The tables of one function and distribution for K = 1, 2, ..."""
 
     def __init__(
-        self, problems: list[Problem], given: list[list[Array]], effort: Effort, seed: int
+        self,
+        problems: list[Problem],
+        given: list[list[Array]],
+        effort: Effort,
+        seed: int,
+        known: Sequence[library.Entry],
     ) -> None:
         self.problems, self.given, self.effort, self.seed = problems, given, effort, seed
+        self.known = known
         self.scaled = Scaled.of(problems[0])
         self.ramp = binary.ramp_of(problems[0])
-        # A ramp is flat where it begins: a constant would only make silent neurons speak.
-        self.free = problems[0].offset and self.ramp is None
+        # At the foot of a ramp at 0 a constant would only make silent neurons speak.
+        foot = self.ramp is not None and binary.at_zero(problems[0], self.ramp)
+        self.free = problems[0].offset and not foot
         self.price = problems[0].spike_cost / self.scaled.gain**2
         self.most = max(problem.steps for problem in problems)
         self.tables = np.empty((0, 2, 0))
         self.best: dict[int, tuple[Array, str]] = {}
+        self.seconds: dict[int, float] = {}
 
     def _starts(self, k: int) -> tuple[Array, list[str]]:
         """Initial tables of K = k and where they come from."""
@@ -179,12 +196,23 @@ class _Growth:
             names += ["tbpi"] * len(given)
         if self.ramp is not None:
             like = self.problems[0]
-            problem = Problem(like.edges, like.weights, like.values, k, like.function, like.name)
+            problem = replace(like, steps=k)
             solution = binary.solve_one(problem)
             if solution is not None:
                 tables.append(self.scaled.into(solution.thresholds, solution.resets))
                 names.append("binary")
+        else:
+            found = self._nearest(k)
+            tables += list(found)
+            names += ["library"] * len(found)
         return np.array(tables).reshape(-1, 2, k), names
+
+    def _nearest(self, k: int) -> Array:
+        """The library's tables of K = k with the least error here."""
+        tables = library.tables(self.known, k, *library.span(*self.scaled.data[:2]))
+        errors = errors_of(tables, self.scaled.data, self.free, self.price, *scratch())
+        order = np.argsort(errors, kind="stable")[:_FROM_LIBRARY]
+        return tables[order[np.isfinite(errors[order])]]
 
     def tasks(self, k: int) -> list[Any]:
         """Searches for K = k, to be run side by side."""
@@ -203,7 +231,16 @@ class _Growth:
             scaled = self.scaled
             errors.append(
                 descend(
-                    T, h, d, scaled.data, scaled.f, False, self.price, _RAMP_ITERATIONS, work, codes
+                    T,
+                    h,
+                    d,
+                    scaled.data,
+                    scaled.f,
+                    self.free,
+                    self.price,
+                    _RAMP_ITERATIONS,
+                    work,
+                    codes,
                 )
             )
             kept.append(np.stack([T, h]))
@@ -219,7 +256,8 @@ class _Growth:
         rounds = effort.rounds
         if len(self.tables):
             pieces, _ = self._pieces(self.tables[0], work, codes)
-            rounds = max(8, round(rounds * min(1.0, _OPERATIONS / (pieces * k))))
+            share = max(min(1.0, _OPERATIONS / (pieces * k)), min(4.0, _CHEAP / (pieces * k)))
+            rounds = max(8, round(rounds * share))
         before = np.ascontiguousarray(self.tables) if k > 1 else np.empty((1, 2, 0))
         tables, errors, winner, filled = grow(
             before,
@@ -297,4 +335,13 @@ class _Growth:
         best = int(np.argmin(costs))
         c = candidates[best]
         stages["trained"] = errors[best]
-        return Solution(c.thresholds, c.resets, c.weights, c.offset, errors[best], c.start, stages)
+        return Solution(
+            c.thresholds,
+            c.resets,
+            c.weights,
+            c.offset,
+            errors[best],
+            c.start,
+            stages,
+            self.seconds.get(problem.steps, 0.0),
+        )

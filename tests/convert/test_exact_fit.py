@@ -134,6 +134,34 @@ def test_more_steps_are_never_worse(function, low: float, high: float) -> None:
     assert all(b <= a * (1 + 1e-6) for a, b in pairwise(errors))
 
 
+@pytest.mark.parametrize("offset", [True, False])
+def test_a_line_through_both_signs_is_quantised(offset: bool) -> None:
+    edges = np.linspace(-4, 4, 4097)
+    centres = 0.5 * (edges[1:] + edges[:-1])
+    p = np.exp(-0.5 * centres**2)
+    problems = [
+        Problem(edges, p / p.sum(), centres, k, "x", offset=offset) for k in (1, 2, 5, 8, 10)
+    ]
+    found = fit_problems(problems)
+    # The best uniform quantisers of a normal distribution; without y0 one step is the constant.
+    best = [0.3634, 0.1188, 3.5e-3, 1.0e-4, 7.0e-6]
+    floor = best if offset else [1.0, 0.3634, 1.154e-2, 3.0e-4, 2.5e-5]
+    for solution, limit in zip(found, floor, strict=True):
+        assert solution.mse <= 1.06 * limit
+        assert offset or solution.offset == 0.0
+
+
+def test_a_ramp_whose_foot_lies_in_the_first_bin_spends_no_step_on_it() -> None:
+    edges = np.linspace(-0.01, 4, 402)
+    values = np.maximum(0.5 * (edges[1:] + edges[:-1]), 0.0)
+    problem = Problem(edges, np.full(401, 1 / 401), values, 4, "relu")
+    for method in ("binary", "tbpi-exact"):
+        (solution,) = fit_problems([problem], method)
+        assert solution.offset == 0.0
+        assert solution.run(np.array([-0.005]))[1].sum() == 0
+        assert solution.mse <= 1.1 * (4 / 16) ** 2 / 12
+
+
 def test_never_worse_than_what_it_starts_from() -> None:
     problem = _problem(F.gelu, -6, 6, 5)
     (exact,), (binary,) = (fit_problems([problem], m, seed=2) for m in ("tbpi-exact", "binary"))
@@ -168,6 +196,10 @@ _ODD = {
     "sawtooth": lambda x: x - torch.floor(x),
     "jump": lambda x: torch.where(x > 1, 4.0, 1.0).double() * torch.ones_like(x),
     "pole": lambda x: 1 / (x - 0.1234),
+    "stairs": lambda x: torch.floor(3 * torch.sin(x)),
+    "comb": lambda x: torch.where((x * 100).floor() % 2 == 0, 1.0, -1.0).double(),
+    "huge": lambda x: 1e30 * torch.exp(x),
+    "tiny": lambda x: 1e-30 * torch.tanh(x),
     "smooth": lambda x: torch.sin(2 * x) + 0.3 * x**2,
 }
 

@@ -40,7 +40,7 @@ def images_file(tmp_path: Path) -> Path:
     return path
 
 
-def _convert(monkeypatch, images_file: Path, output: Path, **changed: object) -> int:
+def _convert(monkeypatch, images_file: Path, output: Path, *flags: str, **changed: object) -> int:
     options = {
         "--model": "resnet20",
         "--weights": "random",
@@ -52,7 +52,15 @@ def _convert(monkeypatch, images_file: Path, output: Path, **changed: object) ->
         "--output": output,
     } | {f"--{key}": value for key, value in changed.items()}
     words = [word for k, v in options.items() for word in (k, *str(v).split(" "))]
-    return _run(monkeypatch, "convert_cifar", *words, "--quiet")
+    return _run(monkeypatch, "convert_cifar", *words, *flags, "--quiet")
+
+
+def test_convert_cifar_prints_the_audit(
+    monkeypatch, images_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _convert(monkeypatch, images_file, tmp_path, "--audit") == 0
+    printed = capsys.readouterr().out
+    assert "nonlinear outside neurons: none" in printed and "agrees with the report" in printed
 
 
 def test_convert_cifar_writes_the_report(monkeypatch, images_file: Path, tmp_path: Path) -> None:

@@ -1,0 +1,167 @@
+"""The audit proves the report, on networks of every kind, and finds what is hidden from it."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+
+from convert import SpikingModel, to_spiking
+from convert.inspect import audit
+
+_NORMS = {"layer_norm", "rms_norm", "group_norm", "instance_norm"}
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.norm = nn.Linear(6, 8), nn.LayerNorm(8)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.embed(x))
+        return self.head(F.gelu(x + self.attention(x, x, x, need_weights=False)[0]).mean(1))
+
+
+@pytest.fixture
+def attention() -> tuple[SpikingModel, Tensor]:
+    torch.manual_seed(0)
+    x = torch.randn(16, 5, 6)
+    return to_spiking(Attention().eval(), x, steps=8, method="binary"), x
+
+
+def test_lists_what_ran_with_counts_and_places(attention: tuple[SpikingModel, Tensor]) -> None:
+    snn, x = attention
+    found = audit(snn, x[:3])
+    assert found.agrees and not found.differences
+    assert found.nonlinear == {"native_layer_norm": 1, "amax": 1}
+    rows = found.to_dict()
+    assert rows["nonlinear"] == [
+        {"aten": "native_layer_norm", "op": "layer_norm", "count": 1, "where": ["norm"]},
+        {"aten": "amax", "op": "amax", "count": 1, "where": ["attention"]},
+    ]
+    assert sum(row["count"] for row in rows["products"]) == 3
+    assert rows["neurons"] == len(snn.sites) == 3
+    assert "native_layer_norm" in str(found) and "agrees" in str(found)
+    assert not any(m._forward_pre_hooks or m._forward_hooks for m in snn.modules())
+
+
+def test_a_function_in_a_neurons_place_is_found(attention: tuple[SpikingModel, Tensor]) -> None:
+    snn, x = attention
+    with snn.spiking_only([name for name in snn.sites if name != "gelu"]):
+        found = audit(snn, x)
+    assert not found.agrees and "gelu" in found.differences[0]
+    assert found.nonlinear["gelu"] == 1
+
+
+def test_a_report_that_hides_or_invents_is_found(attention: tuple[SpikingModel, Tensor]) -> None:
+    snn, x = attention
+    listed = snn.report.operations
+    snn.report.operations = [o for o in listed if o.op != "amax"]
+    assert ["amax" in d for d in audit(snn, x).differences] == [True]
+    relabelled = [replace(o, kind="synaptic") if o.kind == "product" else o for o in listed]
+    snn.report.operations = relabelled
+    assert len(audit(snn, x).differences) >= 2
+    extra = next(o for o in listed if o.op == "amax")
+    snn.report.operations = [*listed, extra]
+    assert not audit(snn, x).agrees
+
+
+def test_what_runs_beside_the_graph_is_found(attention: tuple[SpikingModel, Tensor]) -> None:
+    snn, x = attention
+    plain = snn.network.forward
+    snn.network.forward = lambda *leaves: tuple(torch.tanh(y) for y in plain(*leaves))
+    found = audit(snn, x)
+    assert not found.agrees and "tanh" in found.differences[0]
+
+
+class Through(nn.Module):
+    """A ReLU, so that there is a site, and one operation behind it."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.line, self.function = nn.Linear(6, 6), function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(torch.relu(self.line(x)))
+
+
+_FUNCTIONS: list[tuple[Callable[[Tensor], Tensor], set[str]]] = [
+    (lambda x: x.amax(-1), {"amax"}),
+    (lambda x: x.sort(-1)[0], {"sort"}),
+    (lambda x: x.cummax(-1)[0], {"cummax"}),
+    (lambda x: F.max_pool1d(x[:, None], 2), {"max_pool1d", "max_pool2d_with_indices"}),
+    (lambda x: F.adaptive_avg_pool1d(x[:, None], 3), set()),
+    (lambda x: x.roll(1, -1) + x.flip(-1) - 3 * x.cumsum(-1), set()),
+    (lambda x: F.pad(x, (1, 1)).unfold(-1, 3, 2), set()),
+    (lambda x: torch.where(torch.arange(6) > 2, x, -x), set()),
+    (lambda x: x.masked_fill(torch.arange(6) > 2, 0.5), set()),
+    (lambda x: x[:, [3, 1, 1]], set()),
+    (lambda x: x @ torch.ones(6, 2), set()),
+    (lambda x: x.gather(1, x.argsort(-1)), {"gather", "argsort"}),
+    (lambda x: torch.zeros_like(x) + torch.ones_like(x[:, :1]) + x, set()),
+]
+
+
+@pytest.mark.parametrize(("function", "left"), _FUNCTIONS)
+def test_every_kind_of_operation(function: Callable[[Tensor], Tensor], left: set[str]) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(8, 6)
+    snn = to_spiking(Through(function).eval(), x, steps=4, method="binary")
+    found = audit(snn, x[:2])
+    assert found.agrees, found.differences
+    assert bool(found.nonlinear) == bool(left)
+    ops = {row["op"] for row in snn.report.to_dict()["remaining"]}
+    assert bool(ops) == bool(left)
+
+
+def _headed(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    more = {"init_weights": False} if name in ("inception_v3", "googlenet") else {}
+    model = torchvision.models.get_model(name, weights=None, **more).eval()
+    for module in model.modules():
+        if isinstance(module, nn.Linear) and not module.weight.any():
+            nn.init.normal_(module.weight, std=0.02)
+    return model
+
+
+# Two more, vit_b_16 and maxvit_t, take only 224 pixels: benchmarks/networks.py has them.
+_NETWORKS = {
+    "swin_v2_t": (32, _NORMS | {"amax"}),
+    "regnet_y_400mf": (32, set()),
+    "convnext_tiny": (32, _NORMS),
+    "googlenet": (32, {"max_pool2d"}),
+    "shufflenet_v2_x0_5": (32, {"max_pool2d"}),
+    "mnasnet0_5": (32, set()),
+    "squeezenet1_1": (32, {"max_pool2d"}),
+}
+
+
+@pytest.mark.parametrize("name", _NETWORKS)
+def test_torchvision(name: str) -> None:
+    side, allowed = _NETWORKS[name]
+    model, x = _headed(name), torch.randn(4, 3, side, side)
+    snn = to_spiking(model, x, steps=8, method="binary")
+    assert {row["op"] for row in snn.report.to_dict()["remaining"]} <= allowed
+    with torch.no_grad():
+        expected = model(x)
+        torch.testing.assert_close(snn.original()(x), expected, rtol=1e-3, atol=1e-4)
+        for size in (1, 3):
+            found = audit(snn, x[:size])
+            assert found.agrees, found.differences
+            assert snn(x[:size]).isfinite().all()
+
+
+def test_a_whole_vision_transformer() -> None:
+    torch.manual_seed(0)
+    model = torchvision.models.VisionTransformer(16, 8, 2, 2, 16, 32, num_classes=5).eval()
+    nn.init.normal_(model.heads.head.weight)
+    x = torch.randn(4, 3, 16, 16)
+    snn = to_spiking(model, x, steps=8, method="binary")
+    found = audit(snn, x[:1])
+    assert found.agrees, found.differences
+    assert {r["op"] for r in snn.report.to_dict()["remaining"]} == {"layer_norm", "amax"}

@@ -1,0 +1,114 @@
+"""Identity neurons on analog operands, and the weight that a product gives to an error."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import convert
+from convert.calibrate import calibrate
+from convert.capture import capture
+from convert.importance import products
+from convert.sites import find_sites
+
+
+class Block(nn.Module):
+    """One attention with its norm, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.norm = nn.Linear(6, 8), nn.LayerNorm(8)
+        self.qkv, self.out, self.head = nn.Linear(8, 24), nn.Linear(8, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        q, k, v = self.qkv(self.norm(x)).chunk(3, -1)
+        x = x + self.out(F.scaled_dot_product_attention(q, k, v))
+        return self.head(x.mean(1))
+
+
+@pytest.fixture(scope="module")
+def block() -> nn.Module:
+    torch.manual_seed(0)
+    return Block().eval()
+
+
+@pytest.fixture(scope="module")
+def tokens() -> Tensor:
+    return torch.randn(96, 5, 6, generator=torch.Generator().manual_seed(1))
+
+
+def test_every_multiplication_but_the_image_is_driven_by_spikes(block, tokens):
+    plain = convert.to_spiking(block, tokens, steps=6, method="binary", progress=False)
+    coded = convert.to_spiking(block, tokens, steps=6, method="binary", encode=True, progress=False)
+    new = [row for row in coded.report.sites if row.function == "identity"]
+    # norm output, q, k, v, probabilities, attention output, pooled tokens
+    assert len(new) == 7
+    assert len(coded.sites) == len(plain.sites) + 7
+    image = [o for o in coded.report.operations if o.multiply_accumulates and o.signal == "analog"]
+    assert [o.where for o in image] == ["embed"]
+    assert all(set(row["operands"]) == {"spikes"} for row in coded.report.to_dict()["products"])
+    assert plain.report.spike_driven < coded.report.spike_driven < 1.0
+
+
+def test_all_encodes_the_image_too(block, tokens):
+    coded = convert.to_spiking(
+        block, tokens, steps=8, method="binary", encode="all", progress=False
+    )
+    assert coded.report.spike_driven == 1.0
+    assert list(coded.sites)[0] == "x.encode"
+
+
+def test_agreement_without_the_neurons_is_reported(block, tokens):
+    coded = convert.to_spiking(block, tokens, steps=4, encode=True, progress=False)
+    result = convert.evaluate(coded, block, [tokens], by_site=0, progress=False)
+    bare = result.spiking["without_encoding"]
+    assert 0 <= bare["agreement"] <= 1
+    assert bare["logit_rmse"] < result.spiking["logit_rmse"]
+    assert "Without the identity neurons" in str(result)
+
+
+def test_another_setting_is_refused(block, tokens):
+    with pytest.raises(convert.InputError, match="'some'"):
+        convert.to_spiking(block, tokens, steps=4, encode="some", progress=False)
+
+
+def test_importance_is_the_square_of_the_other_factor(block, tokens):
+    captured = capture(block, tokens)
+    sites = find_sites(captured.graph_module)
+    taken = {each.site for each in products(captured.graph_module, sites)}
+    named = {site.label: site for site in sites}
+    assert taken == {named["exp"].node, named["reciprocal"].node}
+    observed = calibrate(captured, sites, [tokens])
+    with torch.no_grad():
+        q, k, _ = block.qkv(block.norm(block.embed(tokens))).double().chunk(3, -1)
+        scores = q @ k.transpose(1, 2) / 8**0.5
+        e = torch.exp(scores - scores.amax(-1, keepdim=True))
+    mass = {label: observed.histograms[site.name].mass.sum() for label, site in named.items()}
+    inverse = 1 / e.sum(-1, keepdim=True)
+    assert mass["exp"] == pytest.approx(float((inverse**2).expand_as(e).sum()), rel=1e-4)
+    assert mass["reciprocal"] == pytest.approx(float((e**2).sum()), rel=1e-4)
+
+
+class Gate(nn.Module):
+    """A gate a channel, as in squeeze and excitation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(2, 3, 1), nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        gate = torch.sigmoid(self.fc(x.mean((2, 3))))
+        return (x * gate[:, :, None, None]).sum((2, 3))
+
+
+def test_a_gate_counts_by_what_it_lets_pass():
+    torch.manual_seed(0)
+    model, x = Gate().eval(), torch.randn(20, 2, 4, 4)
+    captured = capture(model, x)
+    sites = find_sites(captured.graph_module)
+    observed = calibrate(captured, sites, [x])
+    with torch.no_grad():
+        expected = float(model.conv(x).double().square().sum())
+    assert observed.histograms[sites[0].name].mass.sum() == pytest.approx(expected, rel=1e-4)

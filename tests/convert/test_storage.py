@@ -7,9 +7,9 @@ import random
 import struct
 import subprocess
 import sys
-from collections import namedtuple
+from collections import OrderedDict, namedtuple
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import safetensors.torch
 import torch
 import torchvision
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 import models
 from convert import ConversionError, StorageError, load, to_spiking
@@ -189,6 +190,47 @@ def test_trees_constants_and_shared_weights(tmp_path: Path) -> None:
     assert list(back.state_dict()) == list(snn.state_dict())
     with pytest.raises(ConversionError, match=r"scale|part of"):
         back(x, mask, 4.0)
+
+
+@dataclass
+class Output:
+    logits: Tensor
+    hidden: Tensor | None = None
+
+
+class Mapped(OrderedDict):
+    """As libraries of language models return: fields that are there, by name."""
+
+
+@pytest.fixture(scope="module")
+def registered() -> None:
+    torch.export.register_dataclass(Output, serialized_type_name="test_storage.Output")
+    pytree.register_pytree_node(
+        Mapped,
+        lambda m: (list(m.values()), list(m)),
+        lambda values, names: Mapped(zip(names, values, strict=True)),
+        serialized_type_name="test_storage.Mapped",
+    )
+
+
+@pytest.mark.parametrize("kind", [Output, Mapped])
+def test_classes_of_outputs_become_named_outputs(
+    registered: None, kind: type, tmp_path: Path
+) -> None:
+    class Returns(nn.Module):
+        def forward(self, x: Tensor) -> Any:
+            y = torch.relu(x)
+            return Output(y) if kind is Output else Mapped(logits=y)
+
+    x = torch.randn(5, 3)
+    snn = to_spiking(Returns().eval(), x, steps=3, method="binary", progress=False)
+    snn.save(tmp_path / "net.fsnn")
+    found, expected = load(tmp_path / "net.fsnn")(x), snn(x)
+    logits = expected.logits if kind is Output else expected["logits"]
+    for value in (found.logits, found["logits"], found[0]):
+        assert torch.equal(value, logits)
+    with pytest.raises(AttributeError, match="logits"):
+        _ = found.nothing
 
 
 def test_weights_that_are_shared_stay_shared(snn: SpikingModel, tmp_path: Path) -> None:

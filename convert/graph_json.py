@@ -5,10 +5,12 @@ Reading builds the graph and infers every value's shape without data; it never r
 
 from __future__ import annotations
 
+import logging
 import math
 import operator
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -286,7 +288,7 @@ def infer(
     remaining = list(inputs)
     values: dict[Node, Any] = {}
     mode = FakeTensorMode(allow_fallback_kernels=False)
-    with mode, torch.no_grad():
+    with mode, torch.no_grad(), _silent():
         for node in graph_module.graph.nodes:
             try:
                 values[node] = _value(node, values, tensors, remaining, mode, called)
@@ -306,6 +308,17 @@ def infer(
     if remaining:
         raise StorageError("the graph takes fewer inputs than the network; the file is damaged")
     return [_shown(value) for value in values.values()]
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Keeps torch from logging a traceback of what becomes an error message here."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def _value(

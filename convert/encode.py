@@ -14,6 +14,7 @@ from torch.fx import Graph, GraphModule, Node
 from . import fold
 from .errors import InputError
 from .exact import ExactFunction
+from .layers import OUTPUT_OF
 from .operations import WEIGHTED, Operation, is_layout, operands, operations
 from .regions import Regions, is_float, packet
 from .sites import Site
@@ -110,7 +111,8 @@ def _insert(
     graph_module.add_submodule(module, function)
     with graph_module.graph.inserting_after(value):
         call = graph_module.graph.call_module(module, (value,))
-    call.meta = dict(value.meta)
+    # The value itself stays what its layer returns.
+    call.meta = {key: entry for key, entry in value.meta.items() if key != OUTPUT_OF}
     value.replace_all_uses_with(
         call, lambda user: user is not call and (whole or _multiplies(user))
     )

@@ -44,7 +44,7 @@ def inputs_outside(leaves: Iterable[Any], ranges: Iterable[tuple[float, float] |
         ranges: lowest and highest calibrated value of each; None for one that isn't checked.
     """
     for leaf, limits in zip(leaves, ranges, strict=False):
-        if limits is None or not isinstance(leaf, Tensor) or not leaf.numel():
+        if limits is None or not isinstance(leaf, Tensor) or not leaf.numel() or leaf.is_meta:
             continue
         margin = _MARGIN * (limits[1] - limits[0])
         low, high = (float(bound) for bound in torch.aminmax(leaf.detach()))

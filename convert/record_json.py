@@ -237,7 +237,12 @@ def read_report(data: Any, nodes: Sequence[Node]) -> Report | None:
             raise StorageError("the report names an operation that isn't in the graph")
         operations.append(_made(Operation, row | {"node": nodes[place]}))
     rest = {key: value for key, value in data.items() if key not in ("sites", "operations")}
-    return _made(Report, rest | {"sites": sites, "operations": operations})
+    report = _made(Report, rest | {"sites": sites, "operations": operations})
+    report.input_ranges = [_tuples(bounds) for bounds in report.input_ranges]
+    for bounds in report.input_ranges:
+        if bounds is not None and [isinstance(b, int | float) for b in bounds] != [True, True]:
+            raise StorageError("the input ranges of the report are damaged")
+    return report
 
 
 _TYPES: dict[str, Any] = {
@@ -262,13 +267,17 @@ def _made(kind: type, data: Any) -> Any:
     for name, value in data.items():
         declared = str(fields[name].type).partition("[")[0]
         value = value if isinstance(value, Node) else unplain(value)
-        if declared == "tuple" and isinstance(value, list):
-            value = tuple(value)
+        if declared == "tuple":
+            value = _tuples(value)
         flag = isinstance(value, bool) and declared != "bool"
         if declared in _TYPES and (flag or not isinstance(value, _TYPES[declared])):
             raise StorageError(f"{name} of a {kind.__name__} of the report is damaged")
         values[name] = value
     return kind(**values)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(entry) for entry in value) if isinstance(value, list) else value
 
 
 def write_histogram(histogram: Histogram) -> tuple[dict[str, Any], dict[str, Tensor]]:

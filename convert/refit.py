@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -62,6 +63,10 @@ def refit(
         ]
         solutions = fit_problems(problems, method, seed=seed, effort=effort, progress=progress)
     report = _report(captured, sites, observed, problems, solutions, method, seed, seconds)
+    if snn.report is not None:
+        # What the operations are doesn't depend on K; a loaded graph has lost the batch's symbol.
+        moved = snn.report.of_graph(captured.graph_module.graph)
+        report = dataclasses.replace(report, operations=moved.operations)
     result = _assemble(captured, sites, wanted, problems, solutions, report)
     result.histograms, result.metadata = observed.histograms, copy.deepcopy(snn.metadata)
     return result

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from convert import CalibrationError, ConversionError, load, refit, to_spiking
+from convert import CalibrationError, ConversionError, audit, load, refit, to_spiking
 
 
 def test_a_loaded_network_is_refitted_as_if_converted_anew(
@@ -33,6 +33,22 @@ def test_a_loaded_network_is_refitted_as_if_converted_anew(
     assert back.network.first.weight.abs().sum() > 0
     found.save(tmp_path / "b.fsnn")
     assert load(tmp_path / "b.fsnn").steps == 6
+
+
+def test_products_and_encoding(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, activation="gelu").eval()
+    x = torch.randn(12, 5, 8)
+    settings = {"method": "binary", "progress": False}
+    to_spiking(model, x, steps=4, encode=True, **settings).save(tmp_path / "a.fsnn")
+    back = load(tmp_path / "a.fsnn")
+    expected = to_spiking(model, x, steps=6, encode=True, **settings)
+    for calibration in (None, x):
+        found = refit(back, calibration, steps=6, **settings)
+        assert found.report.to_dict() == expected.report.to_dict()
+        with torch.no_grad():
+            assert torch.equal(found(x), expected(x))
+    assert audit(back, x).to_dict() == audit(refit(back, steps=4, **settings), x).to_dict()
 
 
 def test_other_data_gives_another_range(small: nn.Module, images: Tensor) -> None:

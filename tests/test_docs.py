@@ -1,0 +1,41 @@
+"""The examples of the documentation run as they stand, in order."""
+
+import copy
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from convert import to_spiking
+
+_DOCS = Path(__file__).resolve().parents[1] / "docs"
+
+
+def test_reuse(
+    small: nn.Module, images: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxscript", reason="the last example exports to ONNX")
+    monkeypatch.chdir(tmp_path)
+    text = (_DOCS / "reuse.md").read_text(encoding="utf-8")
+    examples = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(examples) == 7
+    names: dict[str, Any] = {
+        "snn": to_spiking(small, images, steps=4, method="binary", progress=False),
+        "images": images,
+        "labels": torch.arange(len(images)) % 4,
+        "torch": torch,
+        "nn": nn,
+        "F": F,
+        "copy": copy,
+    }
+    for example in examples:
+        exec(compile(example, "docs/reuse.md", "exec"), names)
+    assert names["early"].shape == (48, 4)
+    assert names["finer"].steps == 6 and names["other"].steps == 4
+    assert names["logits"].dtype == torch.float16
+    assert (tmp_path / "net.onnx").stat().st_size > 1000
+    assert len(names["table"].theta) == 4

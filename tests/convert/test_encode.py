@@ -56,7 +56,7 @@ def test_all_encodes_the_image_too(block, tokens):
         block, tokens, steps=8, method="binary", encode="all", progress=False
     )
     assert coded.report.spike_driven == 1.0
-    assert list(coded.sites)[0] == "x.encode"
+    assert next(iter(coded.sites)) == "x.encode"
 
 
 def test_agreement_without_the_neurons_is_reported(block, tokens):

@@ -1,7 +1,9 @@
 """Fine-tunes a coarse spiking network for one epoch, with its original's predictions as labels.
 
 Weights learn through the triangular surrogate of the spikes; no true label is used. Learning rate
-and batch size were chosen on 500 held-out calibration images, never on test images.
+and batch size were chosen on 500 held-out calibration images, by some 50 runs.
+A first setting had been measured on the test images before (+7.8 and +10.2 points), so that its
+shortfall was known when the search began.
 """
 
 from __future__ import annotations

@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 
-from .calibrate import Observed, calibrate, problem
+from .batches import batches_of
+from .build import build, timed
+from .calibrate import Observed, calibrate
 from .capture import Captured
-from .conversion import _assemble, _batches, _per_site, _report, _steps, _timed
 from .errors import CalibrationError
-from .fit.methods import DEFAULT, check, fit_problems
-from .operations import constants_barred
+from .fit.methods import DEFAULT, check
+from .settings import steps_by_site, wanted_steps
 from .sites import Site
 from .spiking import SpikingModel
 
@@ -42,33 +43,29 @@ def refit(
     Raises:
         ConversionError: a subclass for data or a setting that can't be used.
     """
-    wanted = _steps(steps)
+    wanted = wanted_steps(steps)
     check(method, effort)
     captured, sites = _exact(snn)
-    chosen = _per_site(sites, wanted, per_site_steps or {})
+    chosen = steps_by_site(sites, wanted, per_site_steps or {})
     seconds: dict[str, float] = {}
-    with _timed(seconds, "calibrate"):
+    with timed(seconds, "calibrate"):
         observed = _observed(snn, captured, sites, calibration, progress)
-    with _timed(seconds, "fit"):
-        barred = constants_barred(captured.graph_module, {site.module for site in sites})
-        problems = [
-            problem(
-                site,
-                observed.histograms[site.name],
-                chosen[k][site.name],
-                offset=site.module not in barred,
-            )
-            for k in wanted
-            for site in sites
-        ]
-        solutions = fit_problems(problems, method, seed=seed, effort=effort, progress=progress)
-    report = _report(captured, sites, observed, problems, solutions, method, seed, seconds)
-    if snn.report is not None:
-        # What the operations are doesn't depend on K; a loaded graph has lost the batch's symbol.
-        moved = snn.report.of_graph(captured.graph_module.graph)
-        report = dataclasses.replace(report, operations=moved.operations)
-    result = _assemble(captured, sites, wanted, problems, solutions, report)
-    result.histograms, result.metadata = observed.histograms, copy.deepcopy(snn.metadata)
+    # What the operations are doesn't depend on K; a loaded graph has lost the batch's symbol.
+    moved = snn.report.of_graph(captured.graph_module.graph) if snn.report is not None else None
+    result = build(
+        captured,
+        sites,
+        observed,
+        chosen,
+        method=method,
+        seed=seed,
+        effort=effort,
+        seconds=seconds,
+        progress=progress,
+    )
+    if moved is not None and result.report is not None:
+        result.report = dataclasses.replace(result.report, operations=moved.operations)
+    result.metadata = copy.deepcopy(snn.metadata)
     return result
 
 
@@ -92,7 +89,7 @@ def _observed(
     snn: SpikingModel, captured: Captured, sites: list[Site], calibration: Any, progress: bool
 ) -> Observed:
     if calibration is not None:
-        batches = _batches(calibration)
+        batches = batches_of(calibration)
         device = next((t.device for t in captured.graph_module.state_dict().values()), None)
         with torch.no_grad():
             return calibrate(captured, sites, batches, device=device, progress=progress)

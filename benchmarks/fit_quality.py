@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from convert.files import atomic_path
 from convert.fit.measure import function_named, measure
+from convert.fit.methods import warm_up
 from convert.fit.problem import Array
 
 CASES: list[tuple[str, dict[str, object], str]] = [
@@ -88,8 +89,8 @@ def main() -> None:
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--output", type=Path, default=Path(__file__).parent, metavar="DIR")
     chosen = options.parse_args()
-    # Compilation is not part of a fit.
-    measure(function_named("silu"), [2], low=-1.0, high=1.0, seed=chosen.seed)
+    for method in chosen.methods:
+        warm_up(method)
     heads = [*chosen.methods, "uniform quantiser", "best quantiser"]
     rows, curves = [], []
     for name, given, label in tqdm(CASES, disable=None):

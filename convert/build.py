@@ -10,7 +10,7 @@ import torch
 
 from .calibrate import Observed, error, problem
 from .capture import Captured
-from .fit.methods import fit_problems
+from .fit.methods import fit_problems, warm_up
 from .fit.problem import Problem, Solution
 from .operations import constants_barred, latency_steps, operations
 from .report import Report, SiteRow
@@ -54,6 +54,8 @@ def build(
         method, seed, effort, progress: as for `to_spiking`.
         seconds: of the stages before; those of the fit are added.
     """
+    with timed(seconds, "compile"):
+        warm_up(method, progress=progress)
     with timed(seconds, "fit"):
         barred = constants_barred(captured.graph_module, {site.module for site in sites})
         problems = [

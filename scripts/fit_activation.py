@@ -8,7 +8,7 @@ from pathlib import Path
 
 import convert
 from convert.fit.measure import function_named, measure, rows_to_json
-from convert.fit.methods import DEFAULT, EFFORTS, METHODS
+from convert.fit.methods import DEFAULT, EFFORTS, METHODS, warm_up
 from convert.plots import draw_fits
 from convert.text import table
 
@@ -37,7 +37,9 @@ def parser() -> argparse.ArgumentParser:
 def run(options: argparse.Namespace) -> None:
     """Fits for every K, prints the table, and writes what was asked for."""
     function = function_named(options.name)
-    print(f"{options.name}, method {options.method}, seed {options.seed}", flush=True)
+    compilation = warm_up(options.method, progress=not options.quiet)
+    print(f"{options.name}, method {options.method}, seed {options.seed}")
+    print(f"compilation, kept on disk and not counted below: {compilation:.1f} s", flush=True)
     fits = measure(
         function,
         options.steps,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from tqdm import tqdm
 
 from ..errors import FitError
 from . import binary, tbpi, tbpi_exact
@@ -60,6 +62,22 @@ def fit_problems(
         solved = iter(METHODS[method](open_problems, seed=seed, effort=effort, progress=progress))
         result = [next(solved) if solution is None else solution for solution in result]
     return [solution for solution in result if solution is not None]
+
+
+def warm_up(method: str = DEFAULT, progress: bool = False) -> float:
+    """Compiles what a method runs, so that compilation isn't in the time of a fit; seconds taken.
+
+    The compiled code is kept on disk, so only a first use after an installation is slow.
+    """
+    begin = time.perf_counter()
+    edges = np.linspace(-2.0, 2.0, 65)
+    x = 0.5 * (edges[:-1] + edges[1:])
+    even = np.full(64, 1 / 64)
+    curves = [Problem(edges, even, np.tanh(x), 3), Problem(edges, even, np.maximum(x, 0.0), 3)]
+    with tqdm(total=1, desc="compile", disable=None if progress else True) as bar:
+        fit_problems(curves, method)
+        bar.update()
+    return time.perf_counter() - begin
 
 
 def _constant(problem: Problem) -> Solution | None:

@@ -1,9 +1,19 @@
-"""The neuron's time steps fused into one pass over memory, for tensors on the CPU."""
+"""The neuron's time steps fused into one pass over memory.
+
+On the CPU a function compiled by numba takes each value through all steps in registers; until it
+has been compiled, and where it can't be, a loop over blocks does the same in torch. On CUDA
+`torch.compile` fuses the steps. All give what the plain loop in `neuron` gives, bit for bit.
+"""
 
 from __future__ import annotations
 
+import logging
+import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from itertools import pairwise
+from threading import Lock
 from typing import Any
 
 import numba
@@ -11,45 +21,90 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Elements whose potential and output stay in the first-level cache during all steps.
-_BLOCK = 2048
+_LOG = logging.getLogger(__name__)
+# Elements in whose counts the first-level cache suffices.
+_BLOCK = 4096
+# Elements of a block of the loop in torch: its three buffers stay in the second-level cache.
+_TORCH_BLOCK = 65536
 # Below this many elements a second thread costs more than it saves.
 _WORTH_A_THREAD = 32768
+# Steps whose parameters fit in vector registers beside the state.
+_CHUNK = 8
+# Beyond this many steps the unrolled code takes long to compile, and the loop in torch stays.
+_MOST_STEPS = 48
+# A function is compiled once the loop in torch has done this many steps of single values, about
+# half a second: a small job never waits for a compiler.
+WORTH_COMPILING = 1_000_000_000
+
+# Steps done without a compiled function so far, by number of steps, type and counting.
+_waiting: dict[tuple[int, torch.dtype, bool], int] = {}
+_ready: set[tuple[int, torch.dtype, bool]] = set()
+_lock = Lock()
 
 
-# Compiled lazily and kept on disk; without fast-math every operation rounds as in torch.
+# Without fast-math every operation rounds as in torch. The steps come as tuples, whose length is
+# part of the type: the loops over them are unrolled, and LLVM vectorises the loop over values,
+# which it only does where input and output are one array or provably two.
 @numba.njit(nogil=True, cache=True, error_model="numpy")
-def _run(x: Any, y: Any, T: Any, h: Any, d: Any, offset: Any, missing: Any, counting: bool) -> int:
-    count = 0
+def _steps(x: Any, chunks: Any, offset: Any, missing: Any) -> None:
     zero = x.dtype.type(0)
-    v = np.empty(_BLOCK, x.dtype)
+    for i in range(x.size):
+        given = x[i]
+        v, out = given, offset
+        for chunk in numba.literal_unroll(chunks):
+            T, h, d = chunk
+            for t in range(len(T)):
+                fires = v > T[t]
+                out += d[t] if fires else zero
+                v -= h[t] if fires else zero
+        x[i] = given if given != given else out + missing
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _steps_counting(x: Any, counts: Any, chunks: Any, offset: Any, missing: Any) -> None:
+    zero = x.dtype.type(0)
+    for i in range(x.size):
+        given = x[i]
+        v, out, fired = given, offset, 0
+        for chunk in numba.literal_unroll(chunks):
+            T, h, d = chunk
+            for t in range(len(T)):
+                fires = v > T[t]
+                out += d[t] if fires else zero
+                v -= h[t] if fires else zero
+                fired += fires
+        x[i] = given if given != given else out + missing
+        counts[i] = fired
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _run(x: Any, y: Any, own: Any, chunks: Any, offset: Any, missing: Any) -> None:
     for begin in range(0, x.size, _BLOCK):
-        size = min(_BLOCK, x.size - begin)
-        block, out = x[begin : begin + size], y[begin : begin + size]
-        for i in range(size):
-            v[i] = block[i]
-            out[i] = offset
-        for t in range(T.size):
-            threshold, reset, weight = T[t], h[t], d[t]
-            if counting:
-                fired = 0
-                for i in range(size):
-                    fired += v[i] > threshold
-                count += fired
-            for i in range(size):
-                fires = v[i] > threshold
-                out[i] += weight if fires else zero
-                v[i] -= reset if fires else zero
-        for i in range(size):
-            out[i] = block[i] if block[i] != block[i] else out[i] + missing
-    return count
+        end = min(begin + _BLOCK, x.size)
+        if not own:
+            y[begin:end] = x[begin:end]
+        _steps(y[begin:end], chunks, offset, missing)
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _run_counting(x: Any, y: Any, own: Any, chunks: Any, offset: Any, missing: Any) -> int:
+    counts = np.zeros(_BLOCK, np.int32)
+    total = 0
+    for begin in range(0, x.size, _BLOCK):
+        end = min(begin + _BLOCK, x.size)
+        if not own:
+            y[begin:end] = x[begin:end]
+        _steps_counting(y[begin:end], counts, chunks, offset, missing)
+        for i in range(end - begin):
+            total += counts[i]
+    return total
 
 
 def usable(x: Tensor) -> bool:
-    """Whether the fused pass can stand in: a plain CPU tensor that needs no gradient."""
+    """Whether a fused pass can stand in: a plain tensor that needs no gradient."""
     return (
         type(x) in (Tensor, torch.nn.Parameter)
-        and x.device.type == "cpu"
+        and x.device.type in ("cpu", "cuda")
         and x.dtype in (torch.float32, torch.float64)
         and not (torch.is_grad_enabled() and x.requires_grad)
         and not torch.compiler.is_compiling()
@@ -65,35 +120,158 @@ def run(
     offset: Tensor,
     missing: Tensor | None,
     counting: bool,
+    *,
+    in_place: bool = False,
 ) -> tuple[Tensor, int]:
     """Output of a neuron and, if asked for, its spikes; bit for bit what the steps give in torch.
 
     Args:
         x: input, float32 or float64 ``[...]``, see `usable`.
-        thresholds, resets, weights: T, h, d ``[t]`` of the steps to run.
+        thresholds, resets, weights: T, h, d ``[t]`` of the steps to run; a threshold of inf never
+            fires.
         offset: y0.
         missing: what is added after the last step, or None.
         counting: counts spikes.
+        in_place: the output may take the memory of x.
     """
     dense = x.is_contiguous() or (
         x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
     )
+    in_place = in_place or not dense
     x = x.detach() if dense else x.detach().contiguous()
-    y = torch.empty_like(x)
+    y = x if in_place else torch.empty_like(x)
+    if not x.numel():
+        return y, 0
     # In the order of memory, whatever the layout.
-    flat_x, flat_y = (a.as_strided((a.numel(),), (1,)).numpy() for a in (x, y))
-    kind = flat_x.dtype.type
-    parameters = [a.detach().to(x.dtype).numpy() for a in (thresholds, resets, weights)]
-    scalars = (kind(offset.item()), kind(0.0 if missing is None else missing.item()))
-    threads = max(1, min(torch.get_num_threads(), flat_x.size // _WORTH_A_THREAD))
-    bounds = np.linspace(0, flat_x.size, threads + 1).astype(int)
-    parts = [slice(a, b) for a, b in pairwise(bounds)]
+    flat_x, flat_y = (a.as_strided((a.numel(),), (1,)) for a in (x, y))
+    table = torch.stack([a.detach().to(x.dtype) for a in (thresholds, resets, weights)])
+    ends = torch.stack([offset.detach().to(x.dtype), torch.zeros_like(offset, dtype=x.dtype)])
+    if missing is not None:
+        ends[1] = missing
+    if x.device.type == "cuda":
+        count = _on_cuda(flat_x, flat_y, table, ends, counting)
+    elif _compiled(table.shape[1], x.dtype, counting, flat_x.numel()):
+        count = _on_cpu(flat_x.numpy(), flat_y.numpy(), table.numpy(), ends.numpy(), counting)
+    else:
+        count = in_blocks(flat_x, flat_y, table, ends, counting)
+    return y, count
 
-    def part(piece: slice) -> int:
-        arguments: tuple[Any, ...] = (*parameters, *scalars, counting)
-        return int(_run(flat_x[piece], flat_y[piece], *arguments))
 
-    if threads == 1:
-        return y, part(parts[0])
-    with ThreadPoolExecutor(threads) as pool:
-        return y, sum(pool.map(part, parts))
+def _compiled(steps: int, dtype: torch.dtype, counting: bool, values: int) -> bool:
+    """Whether the compiled function is there, or is worth its compilation by now."""
+    key = (steps, dtype, counting)
+    if key in _ready:
+        return True
+    if numba.config.DISABLE_JIT or steps > _MOST_STEPS:
+        return False
+    with _lock:
+        _waiting[key] = _waiting.get(key, 0) + values * steps
+        if _waiting[key] >= WORTH_COMPILING:
+            _ready.add(key)
+    return key in _ready
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count() or 1, "few-spikes")
+
+
+# Threads don't survive a fork: a worker process makes a pool of its own.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)
+
+
+def _on_cpu(x: Any, y: Any, table: Any, ends: Any, counting: bool) -> int:
+    """The compiled function over parts of memory, on as many threads as torch may use."""
+    chunks = _chunks(table)
+    # -0.0 becomes 0.0, as in a sum that starts with 0.
+    offset, missing = (x.dtype.type(0) + end for end in ends)
+    own = x.ctypes.data == y.ctypes.data
+    threads = max(1, min(torch.get_num_threads(), x.size // _WORTH_A_THREAD))
+    bounds = np.linspace(0, x.size, threads + 1).astype(int)
+    function = _run_counting if counting else _run
+
+    def part(begin: int, end: int) -> int:
+        return function(x[begin:end], y[begin:end], own, chunks, offset, missing) or 0
+
+    others = [_pool().submit(part, a, b) for a, b in pairwise(bounds[1:])]
+    return part(*bounds[:2]) + sum(other.result() for other in others)
+
+
+def _chunks(table: Any) -> tuple[Any, ...]:
+    """Rows T, h, d ``[3, K]`` as tuples of at most `_CHUNK` steps, the last filled with mute ones.
+
+    They have one length since numba unrolls a loop over tuples of one type only.
+    """
+    parts = -(-table.shape[1] // _CHUNK)
+    size = -(-table.shape[1] // parts)
+    padded = np.zeros((3, parts * size), table.dtype)
+    padded[0] = np.inf
+    padded[:, : table.shape[1]] = table
+    return tuple(tuple(tuple(row) for row in part) for part in np.split(padded, parts, axis=1))
+
+
+def in_blocks(x: Tensor, y: Tensor, table: Tensor, ends: Tensor, counting: bool) -> int:
+    """The steps in torch over blocks of ``x [n]`` into ``y [n]``; returns the spikes if counted."""
+    T, h, d = table.tolist()
+    size = min(_TORCH_BLOCK if x.device.type == "cpu" else x.numel(), x.numel())
+    buffers = [torch.empty(size, dtype=x.dtype, device=x.device) for _ in range(3)]
+    offset, missing = (0.0 + end for end in ends.tolist())
+    count = torch.zeros((), dtype=torch.float64, device=x.device)
+    for begin in range(0, x.numel(), size):
+        given = x[begin : begin + size]
+        v, out, s = (buffer[: given.numel()] for buffer in buffers)
+        v.copy_(given)
+        out.fill_(offset)
+        for t in range(len(T)):
+            torch.gt(v, T[t], out=s)
+            if counting:
+                count += s.sum(dtype=torch.float64)
+            out.add_(s, alpha=d[t])
+            if t + 1 < len(T):
+                v.sub_(s, alpha=h[t])
+        out.add_(missing)
+        # A sum is cheaper than a search for NaN; infinities of both signs make one as well.
+        if given.sum().isnan():
+            torch.where(given != given, given, out, out=out)
+        y[begin : begin + size] = out
+    return int(count)
+
+
+def fused(
+    x: Tensor, thresholds: Sequence[Tensor], resets: Sequence[Tensor], weights: Sequence[Tensor],
+    offset: Tensor, missing: Tensor, counting: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The steps on ``x [n]`` for `torch.compile`, which makes one kernel of them."""
+    v, out = x, torch.zeros_like(x) + offset
+    fired = torch.zeros_like(x, dtype=torch.int32)
+    for T, h, d in zip(thresholds, resets, weights, strict=True):
+        s = (v > T).to(x.dtype)
+        out = out + d * s
+        v = v - h * s
+        if counting:
+            fired = fired + s.to(torch.int32)
+    return torch.where(x != x, x, out + missing), fired.sum(dtype=torch.int64)
+
+
+@cache
+def _fused_compiled() -> Any:
+    return torch.compile(fused, dynamic=True, fullgraph=True)
+
+
+@cache
+def _warn_once(error: str) -> None:
+    _LOG.warning("no compiled neuron, time steps run one by one: %s", error)
+
+
+def _on_cuda(x: Tensor, y: Tensor, table: Tensor, ends: Tensor, counting: bool) -> int:
+    rows = [list(row.unbind()) for row in table]
+    # A GPU does in a second what a core takes a minute for.
+    if _compiled(table.shape[1], x.dtype, counting, x.numel() // 64):
+        try:
+            out, fired = _fused_compiled()(x, *rows, ends[0], ends[1], counting)
+            y.copy_(out)
+            return int(fired) if counting else 0
+        except Exception as error:  # whatever a missing or broken compiler raises
+            _warn_once(str(error).splitlines()[0])
+    return in_blocks(x, y, table, ends, counting)

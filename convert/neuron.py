@@ -14,6 +14,11 @@ from . import kernel, surrogate
 from .errors import InputError
 
 
+def _hooked(module: torch.nn.Module) -> bool:
+    """Whether somebody may look at the module's input after it ran."""
+    return bool(module._forward_hooks or torch.nn.modules.module._global_forward_hooks)
+
+
 class FewSpikesNeuron(base.StepModule, torch.nn.Module):
     """K time steps in which one membrane potential is compared, read out and reset.
 
@@ -66,6 +71,8 @@ class FewSpikesNeuron(base.StepModule, torch.nn.Module):
         self.readout_corrected = False
         self.counting = False
         self.spike_count = 0
+        # Set by a network that has no other use for the neuron's input.
+        self.in_place = False
 
     @property
     def steps(self) -> int:
@@ -108,9 +115,23 @@ class FewSpikesNeuron(base.StepModule, torch.nn.Module):
             t.requires_grad for t in (x, self.thresholds, self.resets, self.weights)
         )
         if not learns and v.dtype == self.thresholds.dtype and kernel.usable(v):
-            table = (self.thresholds[:steps], self.resets[:steps], self.weights[:steps])
+            thresholds = self.thresholds
+            if steps < self.steps:
+                # A cut neuron runs through the same compiled function: its other steps are mute.
+                thresholds = thresholds.clone()
+                thresholds[steps:] = float("inf")
             missing = self.missing_mean[steps] if cut else None
-            y, count = kernel.run(v, *table, self.offset, missing, self.counting)
+            own = v is not x or (self.in_place and not _hooked(self))
+            y, count = kernel.run(
+                v,
+                thresholds,
+                self.resets,
+                self.weights,
+                self.offset,
+                missing,
+                self.counting,
+                in_place=own,
+            )
             self.spike_count += count
             return y.to(x.dtype)
         potential, y = v, torch.zeros_like(v) + self.offset

@@ -14,6 +14,7 @@ from torch.fx import GraphModule
 
 from .errors import InputError, SiteError
 from .histogram import Histogram
+from .memory import overwritable
 from .neuron import FewSpikesNeuron
 from .range_check import Outside, counting_outside, inputs_outside, warn
 from .signature import Signature
@@ -67,6 +68,7 @@ class SpikingModel(torch.nn.Module):
         self.names = names
         self.report = report
         self.check_inputs = True
+        self._overwritable = overwritable(network.graph, set(names.values()))
         # Neurons of the same sites fitted with other K, by str(K) and by neuron path as in `exact`.
         self.refitted = torch.nn.ModuleDict()
         # What calibration saw at each site, by its name.
@@ -84,12 +86,32 @@ class SpikingModel(torch.nn.Module):
             InputError: for inputs of another number, shape or kind than at conversion.
         """
         leaves = self.signature.flatten(args, kwargs)
-        if not self._to_be_checked() or not inputs_outside(leaves, self.report.input_ranges):
-            return self.signature.unflatten(self.network(*leaves))
-        with self.count_outside() as found:
-            outputs = self.network(*leaves)
+        with self._in_place():
+            if not self._to_be_checked() or not inputs_outside(leaves, self.report.input_ranges):
+                return self.signature.unflatten(self.network(*leaves))
+            with self.count_outside() as found:
+                outputs = self.network(*leaves)
         warn(found, stacklevel=5)
         return self.signature.unflatten(outputs)
+
+    @contextmanager
+    def _in_place(self) -> Iterator[None]:
+        """Lets neurons write over inputs that nobody else reads; a neuron called alone never does.
+
+        With gradients an operation before the neuron may have kept its output.
+        """
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
+            yield
+            return
+        modules = [self.network.get_submodule(path) for path in self._overwritable]
+        neurons = [module for module in modules if isinstance(module, FewSpikesNeuron)]
+        for neuron in neurons:
+            neuron.in_place = True
+        try:
+            yield
+        finally:
+            for neuron in neurons:
+                neuron.in_place = False
 
     def _to_be_checked(self) -> bool:
         """A cut readout repeats a call that was checked; a compiler can't follow the check."""

@@ -1,4 +1,7 @@
-"""The fused pass over memory computes what the definition says, bit for bit."""
+"""Every fused pass over memory computes what the definition says, bit for bit."""
+
+import os
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -8,23 +11,35 @@ from convert import kernel
 from convert.neuron import FewSpikesNeuron
 
 
-def _neuron(steps: int = 8) -> FewSpikesNeuron:
+def _neuron(steps: int = 8, dtype: torch.dtype = torch.float32) -> FewSpikesNeuron:
     g = torch.Generator().manual_seed(0)
     table = (
         torch.randn(steps, generator=g),
         torch.randn(steps, generator=g).abs(),
         torch.randn(steps, generator=g),
     )
-    neuron = FewSpikesNeuron(*table, offset=0.3)
+    neuron = FewSpikesNeuron(*table, offset=0.3, dtype=dtype)
     neuron.missing_mean.normal_(generator=g)
     return neuron
 
 
-def _layouts() -> list[Tensor]:
-    x = torch.randn(5, 16, 9, 9, generator=torch.Generator().manual_seed(1)) * 3
-    flat = x.view(-1)
-    flat[:4] = torch.tensor([float("nan"), float("inf"), -float("inf"), -0.0])
-    flat[4:12] = _neuron().thresholds
+def _awkward(neuron: FewSpikesNeuron) -> Tensor:
+    """Values at and one ulp beside every threshold, denormals, infinities, NaN."""
+    at = torch.cat([neuron.thresholds, -neuron.thresholds])
+    up, down = (torch.nextafter(at, torch.full_like(at, sign * torch.inf)) for sign in (1, -1))
+    tiny = torch.finfo(at.dtype).tiny
+    odd = torch.tensor(
+        [float("nan"), float("inf"), -float("inf"), -0.0, 0.0, tiny / 8, -tiny / 8],
+        dtype=at.dtype,
+    )
+    return torch.cat([at, up, down, odd])
+
+
+def _layouts(neuron: FewSpikesNeuron) -> list[Tensor]:
+    dtype = neuron.thresholds.dtype
+    x = torch.randn(5, 16, 9, 9, generator=torch.Generator().manual_seed(1), dtype=dtype) * 3
+    odd = _awkward(neuron)
+    x.view(-1)[: len(odd)] = odd
     return [
         x,
         x.to(memory_format=torch.channels_last),
@@ -36,24 +51,125 @@ def _layouts() -> list[Tensor]:
     ]
 
 
+def _both(
+    neuron: FewSpikesNeuron, x: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> tuple[tuple[Tensor, int], tuple[Tensor, int]]:
+    results = []
+    for plain in (False, True):
+        with monkeypatch.context() as patch:
+            if plain:
+                patch.setattr(kernel, "usable", lambda _: False)
+            neuron.spike_count = 0
+            results.append((neuron(x.clone() if neuron.in_place else x), neuron.spike_count))
+    return results[0], results[1]
+
+
+def _check(neuron: FewSpikesNeuron, x: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    (fused, spikes), (plain, expected) = _both(neuron, x, monkeypatch)
+    assert torch.equal(torch.isnan(fused), torch.isnan(x))
+    assert torch.equal(fused.nan_to_num(7), plain.nan_to_num(7))
+    assert torch.equal(torch.signbit(fused), torch.signbit(plain))
+    assert spikes == expected
+    if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
+        assert fused.stride() == plain.stride()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("worth", [0, 10**18], ids=["compiled", "blocks"])
 @pytest.mark.parametrize("step", [None, 1, 3])
 @pytest.mark.parametrize("corrected", [True, False])
+@pytest.mark.parametrize("in_place", [True, False])
 def test_equals_the_definition(
-    step: int | None, corrected: bool, monkeypatch: pytest.MonkeyPatch
+    dtype: torch.dtype,
+    worth: int,
+    step: int | None,
+    corrected: bool,
+    in_place: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(kernel, "WORTH_COMPILING", worth)
+    monkeypatch.setattr(kernel, "_ready", set())
+    neuron = _neuron(dtype=dtype)
+    neuron.readout_step, neuron.readout_corrected = step, corrected
+    neuron.in_place = in_place
+    for counting in (True, False):
+        neuron.counting = counting
+        for x in _layouts(neuron):
+            assert kernel.usable(x)
+            _check(neuron, x, monkeypatch)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 9, 16, 19])
+def test_any_number_of_steps(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "WORTH_COMPILING", 0)
+    neuron = _neuron(steps)
+    neuron.counting = True
+    for x in _layouts(neuron):
+        _check(neuron, x, monkeypatch)
+
+
+@pytest.mark.parametrize("worth", [0, 10**18], ids=["compiled", "blocks"])
+def test_ten_million_values(worth: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "WORTH_COMPILING", worth)
+    monkeypatch.setattr(kernel, "_ready", set())
     neuron = _neuron()
-    neuron.readout_step, neuron.readout_corrected, neuron.counting = step, corrected, True
-    for x in _layouts():
-        assert kernel.usable(x)
-        neuron.spike_count = 0
-        fused, spikes = neuron(x), neuron.spike_count
-        with monkeypatch.context() as patch:
-            patch.setattr(kernel, "usable", lambda _: False)
-            neuron.spike_count = 0
-            eager = neuron(x)
-        assert torch.equal(torch.isnan(fused), torch.isnan(x))
-        assert torch.equal(fused.nan_to_num(7), eager.nan_to_num(7))
-        assert spikes == neuron.spike_count
+    neuron.counting = True
+    x = torch.randn(10_000_000, generator=torch.Generator().manual_seed(2)) * 3
+    _check(neuron, x, monkeypatch)
+
+
+def test_what_a_gpu_runs_has_the_same_bits() -> None:
+    neuron = _neuron()
+    neuron.counting = True
+    x = torch.cat([_awkward(neuron), torch.randn(1000) * 3])
+    rows = [list(t.unbind()) for t in (neuron.thresholds, neuron.resets, neuron.weights)]
+    y, spikes = kernel.fused(x, *rows, neuron.offset, torch.tensor(0.0), True)
+    expected = neuron(x)
+    assert torch.equal(y.nan_to_num(7), expected.nan_to_num(7))
+    assert int(spikes) == neuron.spike_count
+
+
+def test_compiles_only_once_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[str] = []
+
+    def spy(name: str) -> Callable[..., int]:
+        original = getattr(kernel, name)
+
+        def run(*args: object) -> int:
+            used.append(name)
+            return int(original(*args))
+
+        return run
+
+    for name in ("in_blocks", "_on_cpu"):
+        monkeypatch.setattr(kernel, name, spy(name))
+    monkeypatch.setattr(kernel, "_ready", set())
+    monkeypatch.setattr(kernel, "_waiting", {})
+    monkeypatch.setattr(kernel, "WORTH_COMPILING", 3 * 8 * 100)
+    neuron = _neuron()
+    for _ in range(4):
+        neuron(torch.randn(100))
+    assert used == ["in_blocks", "in_blocks", "_on_cpu", "_on_cpu"]
+
+
+def test_no_compiler_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel.numba.config, "DISABLE_JIT", True)
+    monkeypatch.setattr(kernel, "WORTH_COMPILING", 0)
+    monkeypatch.setattr(kernel, "_ready", set())
+    neuron = _neuron()
+    _check(neuron, torch.randn(1000), monkeypatch)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_works_in_a_forked_process() -> None:
+    neuron = _neuron()
+    x = torch.randn(200_000)
+    expected = neuron(x)
+    child = os.fork()
+    if not child:
+        torch.set_num_threads(1)
+        os._exit(0 if torch.equal(neuron(x), expected) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_is_left_out_where_it_does_not_apply() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
@@ -24,8 +24,9 @@ from torch import Tensor
 _LOG = logging.getLogger(__name__)
 # Elements in whose counts the first-level cache suffices.
 _BLOCK = 4096
-# Elements of a block of the loop in torch: its three buffers stay in the second-level cache.
-_TORCH_BLOCK = 65536
+# Elements of a block of the loop in torch: its three buffers stay in the second-level cache, and
+# an operation on them is too small for torch to wake its own threads, which costs more than it.
+_TORCH_BLOCK = 32768
 # Below this many elements a second thread costs more than it saves.
 _WORTH_A_THREAD = 32768
 # Steps whose parameters fit in vector registers beside the state.
@@ -33,8 +34,8 @@ _CHUNK = 8
 # Beyond this many steps the unrolled code takes long to compile, and the loop in torch stays.
 _MOST_STEPS = 48
 # A function is compiled once the loop in torch has done this many steps of single values, about
-# half a second: a small job never waits for a compiler.
-WORTH_COMPILING = 1_000_000_000
+# a quarter of a second: a small job never waits for a compiler.
+WORTH_COMPILING = 500_000_000
 
 # Steps done without a compiled function so far, by number of steps, type and counting.
 _waiting: dict[tuple[int, torch.dtype, bool], int] = {}
@@ -187,15 +188,25 @@ def _on_cpu(x: Any, y: Any, table: Any, ends: Any, counting: bool) -> int:
     # -0.0 becomes 0.0, as in a sum that starts with 0.
     offset, missing = (x.dtype.type(0) + end for end in ends)
     own = x.ctypes.data == y.ctypes.data
-    threads = max(1, min(torch.get_num_threads(), x.size // _WORTH_A_THREAD))
-    bounds = np.linspace(0, x.size, threads + 1).astype(int)
+    bounds = _bounds(x.size)
     function = _run_counting if counting else _run
 
     def part(begin: int, end: int) -> int:
         return function(x[begin:end], y[begin:end], own, chunks, offset, missing) or 0
 
-    others = [_pool().submit(part, a, b) for a, b in pairwise(bounds[1:])]
-    return part(*bounds[:2]) + sum(other.result() for other in others)
+    return _in_parts(part, bounds)
+
+
+def _bounds(size: int) -> Any:
+    """Where the parts of memory begin and end, for as many threads as torch may use."""
+    threads = max(1, min(torch.get_num_threads(), size // _WORTH_A_THREAD))
+    return np.linspace(0, size, threads + 1).astype(int)
+
+
+def _in_parts(part: Callable[[int, int], int], bounds: Any) -> int:
+    """The sum of what the parts between the bounds return, each in a thread of its own."""
+    others = [_pool().submit(part, int(a), int(b)) for a, b in pairwise(bounds[1:])]
+    return part(int(bounds[0]), int(bounds[1])) + sum(other.result() for other in others)
 
 
 def _chunks(table: Any) -> tuple[Any, ...]:
@@ -214,28 +225,44 @@ def _chunks(table: Any) -> tuple[Any, ...]:
 def in_blocks(x: Tensor, y: Tensor, table: Tensor, ends: Tensor, counting: bool) -> int:
     """The steps in torch over blocks of ``x [n]`` into ``y [n]``; returns the spikes if counted."""
     T, h, d = table.tolist()
-    size = min(_TORCH_BLOCK if x.device.type == "cpu" else x.numel(), x.numel())
-    buffers = [torch.empty(size, dtype=x.dtype, device=x.device) for _ in range(3)]
     offset, missing = (0.0 + end for end in ends.tolist())
-    count = torch.zeros((), dtype=torch.float64, device=x.device)
-    for begin in range(0, x.numel(), size):
-        given = x[begin : begin + size]
-        v, out, s = (buffer[: given.numel()] for buffer in buffers)
-        v.copy_(given)
-        out.fill_(offset)
-        for t in range(len(T)):
-            torch.gt(v, T[t], out=s)
-            if counting:
-                count += s.sum(dtype=torch.float64)
-            out.add_(s, alpha=d[t])
-            if t + 1 < len(T):
-                v.sub_(s, alpha=h[t])
-        out.add_(missing)
-        # A sum is cheaper than a search for NaN; infinities of both signs make one as well.
-        if given.sum().isnan():
-            torch.where(given != given, given, out, out=out)
-        y[begin : begin + size] = out
-    return int(count)
+    cpu = x.device.type == "cpu"
+
+    def part(begin: int, end: int) -> int:
+        size = min(_TORCH_BLOCK, end - begin) if cpu else end - begin
+        buffers = [torch.empty(size, dtype=x.dtype, device=x.device) for _ in range(3)]
+        count = torch.zeros((), dtype=torch.float64, device=x.device)
+        for first in range(begin, end, size):
+            given = x[first : min(first + size, end)]
+            v, out, s = (buffer[: given.numel()] for buffer in buffers)
+            v.copy_(given)
+            out.fill_(offset)
+            for t in range(len(T)):
+                torch.gt(v, T[t], out=s)
+                if counting:
+                    count += s.sum(dtype=torch.float64)
+                out.add_(s, alpha=d[t])
+                if t + 1 < len(T):
+                    v.sub_(s, alpha=h[t])
+            out.add_(missing)
+            # A sum is cheaper than a search for NaN; infinities of both signs make one as well.
+            if given.sum().isnan():
+                torch.where(given != given, given, out, out=out)
+            y[first : first + given.numel()] = out
+        return int(count)
+
+    return _in_parts(_same_mode(part), _bounds(x.numel()) if cpu else [0, x.numel()])
+
+
+def _same_mode(part: Callable[[int, int], int]) -> Callable[[int, int], int]:
+    """Modes of torch belong to a thread: others must leave gradients out as this one does."""
+    inference = torch.is_inference_mode_enabled()
+
+    def run(begin: int, end: int) -> int:
+        with torch.inference_mode() if inference else torch.no_grad():
+            return part(begin, end)
+
+    return run
 
 
 def fused(

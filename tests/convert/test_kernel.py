@@ -118,6 +118,14 @@ def test_ten_million_values(worth: int, monkeypatch: pytest.MonkeyPatch) -> None
     _check(neuron, x, monkeypatch)
 
 
+@pytest.mark.parametrize("worth", [0, 10**18], ids=["compiled", "blocks"])
+def test_inference_mode(worth: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "WORTH_COMPILING", worth)
+    monkeypatch.setattr(kernel, "_ready", set())
+    with torch.inference_mode():
+        _check(_neuron(), torch.randn(200_000), monkeypatch)
+
+
 def test_what_a_gpu_runs_has_the_same_bits() -> None:
     neuron = _neuron()
     neuron.counting = True

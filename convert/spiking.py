@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any
@@ -14,7 +14,7 @@ from torch.fx import GraphModule
 
 from .errors import InputError, SiteError
 from .histogram import Histogram
-from .memory import overwritable
+from .memory import frugal, overwritable
 from .neuron import FewSpikesNeuron
 from .range_check import Outside, counting_outside, inputs_outside, warn
 from .signature import Signature
@@ -68,7 +68,8 @@ class SpikingModel(torch.nn.Module):
         self.names = names
         self.report = report
         self.check_inputs = True
-        self._overwritable = overwritable(network.graph, set(names.values()))
+        self._frugal: Callable[..., Any] | None = None
+        self._overwritable: set[str] = set()
         # Neurons of the same sites fitted with other K, by str(K) and by neuron path as in `exact`.
         self.refitted = torch.nn.ModuleDict()
         # What calibration saw at each site, by its name.
@@ -86,29 +87,34 @@ class SpikingModel(torch.nn.Module):
             InputError: for inputs of another number, shape or kind than at conversion.
         """
         leaves = self.signature.flatten(args, kwargs)
-        with self._in_place():
-            if not self._to_be_checked() or not inputs_outside(leaves, self.report.input_ranges):
-                return self.signature.unflatten(self.network(*leaves))
-            with self.count_outside() as found:
-                outputs = self.network(*leaves)
+        if not self._to_be_checked() or not inputs_outside(leaves, self.report.input_ranges):
+            return self.signature.unflatten(self._run(leaves))
+        with self.count_outside() as found:
+            outputs = self._run(leaves)
         warn(found, stacklevel=5)
         return self.signature.unflatten(outputs)
 
-    @contextmanager
-    def _in_place(self) -> Iterator[None]:
-        """Lets neurons write over inputs that nobody else reads; a neuron called alone never does.
+    def _run(self, leaves: list[Any]) -> Any:
+        """The network on flat inputs, in as little memory as gradients and hooks allow.
 
-        With gradients an operation before the neuron may have kept its output.
+        With gradients an operation may have kept what it gave; a hook may keep what it sees. A
+        neuron that is called alone never writes over its input.
         """
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
-            yield
-            return
-        modules = [self.network.get_submodule(path) for path in self._overwritable]
-        neurons = [module for module in modules if isinstance(module, FewSpikesNeuron)]
+        modules = [self.network.get_submodule(path) for path in self.names.values()]
+        if _watched([self.network, *modules]):
+            return self.network(*leaves)
+        if self._frugal is None:
+            self._frugal = frugal(self.network.graph, self.names.values())
+            self._overwritable = overwritable(self.network.graph, self.names.values())
+        neurons = [
+            module
+            for path, module in zip(self.names.values(), modules, strict=True)
+            if path in self._overwritable and isinstance(module, FewSpikesNeuron)
+        ]
         for neuron in neurons:
             neuron.in_place = True
         try:
-            yield
+            return self._frugal(self.network, *leaves)
         finally:
             for neuron in neurons:
                 neuron.in_place = False
@@ -302,6 +308,19 @@ class SpikingModel(torch.nn.Module):
             for name, neuron in self.sites.items():
                 neuron.counting = False
                 counts[name] = neuron.spike_count
+
+
+def _watched(modules: Iterable[torch.nn.Module]) -> bool:
+    """Whether somebody follows the run: autograd, a compiler, a dispatch mode, a hook."""
+    return (
+        torch.is_grad_enabled()
+        or torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or any(m._forward_hooks or m._forward_pre_hooks for m in modules)
+        or bool(torch.nn.modules.module._global_forward_hooks)
+        or bool(torch.nn.modules.module._global_forward_pre_hooks)
+    )
 
 
 class OriginalModel(torch.nn.Module):

@@ -1,0 +1,104 @@
+"""Neurons, sums and products reuse memory, and nobody notices."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import convert
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.first(x))
+        y = self.second(x)
+        return x * torch.sigmoid(y) + torch.relu(x - self.first(y) + y).mean((2, 3), keepdim=True)
+
+
+@pytest.fixture(scope="module")
+def snn() -> convert.SpikingModel:
+    torch.manual_seed(0)
+    return convert.to_spiking(
+        Residual(), torch.randn(8, 4, 6, 6), steps=4, method="binary", progress=False
+    )
+
+
+def test_outputs_and_inputs_are_as_ever(snn: convert.SpikingModel) -> None:
+    x = torch.randn(3, 4, 6, 6)
+    before = x.clone()
+    expected = snn(x)
+    with torch.no_grad():
+        first, second = snn(x), snn(x)
+    with torch.inference_mode():
+        third = snn(x)
+    assert torch.equal(first, expected)
+    assert torch.equal(second, expected)
+    assert torch.equal(third, expected)
+    assert torch.equal(x, before)
+
+
+def test_sums_and_neurons_do_write_in_place(snn: convert.SpikingModel) -> None:
+    with torch.no_grad():
+        snn(torch.randn(1, 4, 6, 6))
+    assert snn._frugal is not None
+    assert "add_" in snn._frugal.__code__.co_names
+    # The relus read convolutions and sums of their own; y is read by sigmoid and a sum.
+    assert len(snn._overwritable) == 2
+
+
+def test_a_neuron_called_alone_leaves_its_input(snn: convert.SpikingModel) -> None:
+    with torch.no_grad():
+        snn(torch.randn(1, 4, 6, 6))
+        for neuron in snn.sites.values():
+            x = torch.randn(5)
+            before = x.clone()
+            neuron(x)
+            assert torch.equal(x, before)
+
+
+def test_hooks_keep_what_they_saw(snn: convert.SpikingModel) -> None:
+    x = torch.randn(2, 4, 6, 6)
+    kept: dict[str, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
+
+    def hook(name: str) -> object:
+        def keep(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            kept[name] = (inputs[0], inputs[0].clone(), output, output.clone())
+
+        return keep
+
+    handles = [
+        neuron.register_forward_hook(hook(name))  # type: ignore[arg-type]
+        for name, neuron in snn.sites.items()
+    ]
+    with torch.no_grad():
+        snn(x)
+    for handle in handles:
+        handle.remove()
+    assert set(kept) == set(snn.sites)
+    for given, given_then, output, output_then in kept.values():
+        assert torch.equal(given, given_then)
+        assert torch.equal(output, output_then)
+
+
+def test_exact_functions_in_place_of_neurons(snn: convert.SpikingModel) -> None:
+    x = torch.randn(2, 4, 6, 6)
+    original = snn.original()
+    with torch.no_grad(), snn.spiking_only([]):
+        assert torch.equal(snn(x), original(x))
+
+
+def test_a_copy_runs_on_its_own_weights(snn: convert.SpikingModel) -> None:
+    x = torch.randn(2, 4, 6, 6)
+    with torch.no_grad():
+        expected = snn(x)
+        copied = copy.deepcopy(snn)
+        assert torch.equal(copied(x), expected)
+        for parameter in copied.network.parameters():
+            parameter.zero_()
+        assert torch.equal(snn(x), expected)
+        assert not torch.equal(copied(x), expected)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from queue import Full, Queue
+from threading import Event, Thread
 from typing import Any
 
 from torch import Tensor
@@ -14,6 +16,7 @@ from .errors import CalibrationError
 KEPT_BYTES = 2 * 1024**3
 # A single tensor is calibrated on in batches of this many images.
 _BATCH = 128
+_END = object()
 
 
 def batches_of(calibration: Any) -> Iterable[Any]:
@@ -44,3 +47,45 @@ def batches_of(calibration: Any) -> Iterable[Any]:
             )
         kept.append(batch)
     return kept
+
+
+def ahead(data: Iterable[Any]) -> Iterator[Any]:
+    """The same batches, each read in another thread while the one before is worked on.
+
+    An error of the data is raised where the batch would have come.
+    """
+    read: Queue[tuple[Any, BaseException | None]] = Queue(maxsize=1)
+    stopped = Event()
+
+    def give(item: Any, error: BaseException | None = None) -> bool:
+        while not stopped.is_set():
+            try:
+                read.put((item, error), timeout=0.1)
+                return True
+            except Full:
+                continue
+        return False
+
+    def work() -> None:
+        try:
+            for batch in data:
+                if not give(batch):
+                    return
+        except BaseException as error:
+            give(_END, error)
+        else:
+            give(_END)
+
+    thread = Thread(target=work, name="batches", daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error = read.get()
+            if error is not None:
+                raise error
+            if item is _END:
+                return
+            yield item
+    finally:
+        stopped.set()
+        thread.join()

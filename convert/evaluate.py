@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from tqdm import tqdm
 
+from .batches import ahead
 from .encode import IDENTITY
 from .errors import InputError
 from .evaluation import Evaluation
@@ -61,7 +62,9 @@ def evaluate(
     kept: list[Any] = []
     images = 0
     with torch.no_grad(), eval_mode(original), eval_mode(snn):
-        for batch in tqdm(data, "evaluate", disable=None if progress else True):
+        total = len(data) if isinstance(data, Sized) else None
+        bar = tqdm(ahead(data), "evaluate", total, disable=None if progress else True)
+        for batch in bar:
             args, kwargs = split_batch(batch)
             size = batch_size((args, kwargs))
             if not size:

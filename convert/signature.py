@@ -36,6 +36,7 @@ class Signature:
         constants: the values of those leaves.
         in_spec: tree of the values, one a name.
         out_spec: tree of the outputs.
+        channels_last: lays images ``[N, C, H, W]`` on the CPU out so; see `layout`.
     """
 
     names: tuple[str, ...]
@@ -43,6 +44,7 @@ class Signature:
     constants: tuple[Any, ...]
     in_spec: pytree.TreeSpec
     out_spec: pytree.TreeSpec
+    channels_last: bool = False
 
     @classmethod
     def of(
@@ -120,7 +122,7 @@ class Signature:
         if len(sizes) > 1:
             listed = ", ".join(f"{name}: {size}" for size, name in sizes.items())
             raise InputError(f"the inputs have different batch sizes: {listed}")
-        return leaves
+        return [self._laid_out(leaf, torch.channels_last) for leaf in leaves]
 
     def _check(self, leaf: Any, expected: TensorInput) -> int:
         """The leaf's batch size, -1 if it has none."""
@@ -143,7 +145,15 @@ class Signature:
 
     def unflatten(self, outputs: Sequence[Any]) -> Any:
         """The outputs in the form in which the model returned them."""
-        return pytree.tree_unflatten(list(outputs), self.out_spec)
+        leaves = [self._laid_out(leaf, torch.contiguous_format) for leaf in outputs]
+        return pytree.tree_unflatten(leaves, self.out_spec)
+
+    def _laid_out(self, leaf: Any, layout: torch.memory_format) -> Any:
+        image = isinstance(leaf, Tensor) and leaf.dim() == 4 and leaf.is_floating_point()
+        traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        if not self.channels_last or not image or traced or leaf.device.type != "cpu":
+            return leaf
+        return leaf.contiguous(memory_format=layout)
 
 
 def split_batch(

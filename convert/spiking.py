@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from torch.fx import GraphModule
 
 from .errors import InputError, SiteError
 from .histogram import Histogram
+from .layout import prefers_channels_last
 from .memory import frugal, overwritable
 from .neuron import FewSpikesNeuron
 from .range_check import Outside, counting_outside, inputs_outside, warn
@@ -64,7 +66,8 @@ class SpikingModel(torch.nn.Module):
         super().__init__()
         self.network = network
         self.exact = torch.nn.ModuleDict({k.rpartition(".")[2]: m for k, m in exact.items()})
-        self.signature = signature
+        last = prefers_channels_last([network, *exact.values()])
+        self.signature = dataclasses.replace(signature, channels_last=last)
         self.names = names
         self.report = report
         self.check_inputs = True

@@ -8,6 +8,7 @@ import torch
 
 from .capture import Captured
 from .fit.problem import Problem, Solution
+from .layout import free_layout
 from .neuron import FewSpikesNeuron
 from .sites import Site
 from .spiking import SpikingModel
@@ -33,6 +34,7 @@ def swap(
     The captured graph becomes the spiking network's own; the exact functions travel beside it.
     """
     network = captured.graph_module
+    free_layout(network)
     exact: dict[str, torch.nn.Module] = {}
     device = next((t.device for t in network.state_dict().values()), torch.device("cpu"))
     for site in sites:

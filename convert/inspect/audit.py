@@ -128,7 +128,7 @@ def audit(snn: SpikingModel, example: Any) -> Audit:
     args, kwargs = split_batch(example, device)
     leaves = snn.signature.flatten(args, kwargs)
     with torch.no_grad(), _outside(snn) as plain:
-        plain.start(leaves)
+        plain.start(pytree.tree_leaves((args, kwargs)))
         # The check of the input's range belongs to the call, not to the network.
         checked, snn.check_inputs = snn.check_inputs, False
         try:

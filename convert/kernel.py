@@ -19,7 +19,13 @@ from typing import Any
 import numba
 import numpy as np
 import torch
+from numba import carray, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+from numba.np.unsafe.ndarray import to_fixed_tuple
 from torch import Tensor
+
+from . import openmp
 
 _LOG = logging.getLogger(__name__)
 # Elements in whose counts the first-level cache suffices.
@@ -32,7 +38,7 @@ _WORTH_A_THREAD = 32768
 # Steps whose parameters fit in vector registers beside the state.
 _CHUNK = 8
 # Beyond this many steps the unrolled code takes long to compile, and the loop in torch stays.
-_MOST_STEPS = 48
+_MOST_STEPS = 3 * _CHUNK
 # A function is compiled once the loop in torch has done this many steps of single values, about
 # a quarter of a second: a small job never waits for a compiler.
 WORTH_COMPILING = 500_000_000
@@ -43,62 +49,108 @@ _ready: set[tuple[int, torch.dtype, bool]] = set()
 _lock = Lock()
 
 
-# Without fast-math every operation rounds as in torch. The steps come as tuples, whose length is
-# part of the type: the loops over them are unrolled, and LLVM vectorises the loop over values,
-# which it only does where input and output are one array or provably two.
-@numba.njit(nogil=True, cache=True, error_model="numpy")
-def _steps(x: Any, chunks: Any, offset: Any, missing: Any) -> None:
-    zero = x.dtype.type(0)
-    for i in range(x.size):
-        given = x[i]
-        v, out = given, offset
-        for chunk in numba.literal_unroll(chunks):
-            T, h, d = chunk
-            for t in range(len(T)):
-                fires = v > T[t]
-                out += d[t] if fires else zero
-                v -= h[t] if fires else zero
-        x[i] = given if given != given else out + missing
+@intrinsic
+def _pointer(_: Any, address: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], cgutils.voidptr_t)
+
+    return types.voidptr(types.int64), generate
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
-def _steps_counting(x: Any, counts: Any, chunks: Any, offset: Any, missing: Any) -> None:
-    zero = x.dtype.type(0)
-    for i in range(x.size):
-        given = x[i]
-        v, out, fired = given, offset, 0
-        for chunk in numba.literal_unroll(chunks):
-            T, h, d = chunk
-            for t in range(len(T)):
-                fires = v > T[t]
-                out += d[t] if fires else zero
-                v -= h[t] if fires else zero
-                fired += fires
-        x[i] = given if given != given else out + missing
-        counts[i] = fired
+# What a job holds, as int64: addresses of x, y, the parameters and the counts; values, threads.
+_X, _Y, _PARAMETERS, _COUNTS, _SIZE, _THREADS, _FIELDS = range(7)
+_JOB = types.CPointer(types.int64)
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
-def _run(x: Any, y: Any, own: Any, chunks: Any, offset: Any, missing: Any) -> None:
-    for begin in range(0, x.size, _BLOCK):
-        end = min(begin + _BLOCK, x.size)
-        if not own:
-            y[begin:end] = x[begin:end]
-        _steps(y[begin:end], chunks, offset, missing)
+@cache
+def _function(size: int, chunks: int, kind: Any, counting: bool, threaded: bool) -> Any:
+    """A C function that takes one thread's share of the values through ``size * chunks`` steps.
 
+    It works in place on blocks that fit the first-level cache. Without fast-math every operation
+    rounds as in torch. The steps come as tuples of a constant length: the loops over them are
+    unrolled, and LLVM vectorises the loop over values.
+    """
+    steps = size * chunks
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
-def _run_counting(x: Any, y: Any, own: Any, chunks: Any, offset: Any, missing: Any) -> int:
-    counts = np.zeros(_BLOCK, np.int32)
-    total = 0
-    for begin in range(0, x.size, _BLOCK):
-        end = min(begin + _BLOCK, x.size)
-        if not own:
-            y[begin:end] = x[begin:end]
-        _steps_counting(y[begin:end], counts, chunks, offset, missing)
-        for i in range(end - begin):
-            total += counts[i]
-    return total
+    @numba.njit(error_model="numpy")
+    def block(x: Any, counts: Any, parts: Any, offset: Any, missing: Any) -> None:
+        zero = x.dtype.type(0)
+        for i in range(x.size):
+            given = x[i]
+            v, out, fired = given, offset, 0
+            for part in numba.literal_unroll(parts):
+                T, h, d = part
+                for t in range(size):
+                    fires = v > T[t]
+                    out += d[t] if fires else zero
+                    v -= h[t] if fires else zero
+                    if counting:
+                        fired += fires
+            x[i] = given if given != given else out + missing
+            if counting:
+                counts[i] = fired
+
+    @numba.njit(error_model="numpy")
+    def rows(p: Any, first: Any) -> Any:
+        return (
+            to_fixed_tuple(p[first : first + size], size),
+            to_fixed_tuple(p[steps + first : steps + first + size], size),
+            to_fixed_tuple(p[2 * steps + first : 2 * steps + first + size], size),
+        )
+
+    if chunks == 1:
+
+        @numba.njit(error_model="numpy")
+        def split(p: Any) -> Any:
+            return (rows(p, 0),)
+
+    elif chunks == 2:
+
+        @numba.njit(error_model="numpy")
+        def split(p: Any) -> Any:
+            return (rows(p, 0), rows(p, size))
+
+    else:
+
+        @numba.njit(error_model="numpy")
+        def split(p: Any) -> Any:
+            return (rows(p, 0), rows(p, size), rows(p, 2 * size))
+
+    @numba.njit(error_model="numpy")
+    def share(job: Any, number: Any) -> None:
+        fields = carray(job, (_FIELDS,))
+        n, threads = fields[_SIZE], fields[_THREADS]
+        x = carray(_pointer(fields[_X]), (n,), kind)
+        y = carray(_pointer(fields[_Y]), (n,), kind)
+        p = carray(_pointer(fields[_PARAMETERS]), (3 * steps + 2,), kind)
+        totals = carray(_pointer(fields[_COUNTS]), (threads,), np.int64)
+        parts = split(p)
+        counts = np.zeros(_BLOCK if counting else 1, np.int32)
+        total = 0
+        end = n * (number + 1) // threads
+        for first in range(n * number // threads, end, _BLOCK):
+            last = min(first + _BLOCK, end)
+            if fields[_X] != fields[_Y]:
+                y[first:last] = x[first:last]
+            block(y[first:last], counts, parts, p[3 * steps], p[3 * steps + 1])
+            if counting:
+                for i in range(last - first):
+                    total += counts[i]
+        totals[number] = total
+
+    if threaded:
+
+        @numba.cfunc(types.void(_JOB), cache=True, error_model="numpy")
+        def run_one(job: Any) -> None:
+            share(job, openmp.THREAD())
+
+    else:
+
+        @numba.cfunc(types.void(_JOB, types.int64), cache=True, error_model="numpy")
+        def run_one(job: Any, number: Any) -> None:
+            share(job, number)
+
+    return run_one
 
 
 def usable(x: Tensor) -> bool:
@@ -184,17 +236,34 @@ if hasattr(os, "register_at_fork"):
 
 def _on_cpu(x: Any, y: Any, table: Any, ends: Any, counting: bool) -> int:
     """The compiled function over parts of memory, on as many threads as torch may use."""
-    chunks = _chunks(table)
+    steps = table.shape[1]
+    chunks = -(-steps // _CHUNK)
+    size = -(-steps // chunks)
+    # Numba unrolls a loop over tuples of one length only: mute steps fill the last.
+    parameters = np.zeros(3 * size * chunks + 2, x.dtype)
+    padded = parameters[:-2].reshape(3, -1)
+    padded[0] = np.inf
+    padded[:, :steps] = table
     # -0.0 becomes 0.0, as in a sum that starts with 0.
-    offset, missing = (x.dtype.type(0) + end for end in ends)
-    own = x.ctypes.data == y.ctypes.data
-    bounds = _bounds(x.size)
-    function = _run_counting if counting else _run
+    parameters[-2:] += ends
+    threads = len(_bounds(x.size)) - 1
+    counts = np.zeros(threads, np.int64)
+    addresses = [a.ctypes.data for a in (x, y, parameters, counts)]
+    job = np.array([*addresses, x.size, threads], np.int64)
+    threaded = openmp.library() is not None
+    function = _function(size, chunks, numba.from_dtype(x.dtype), counting, threaded)
+    if threaded:
+        openmp.run(function.address, job.ctypes.data, threads)
+    else:
+        call = function.ctypes
+        _in_parts(lambda number, _: call(job.ctypes.data, number) or 0, range(threads + 1))
+    return int(counts.sum())
 
-    def part(begin: int, end: int) -> int:
-        return function(x[begin:end], y[begin:end], own, chunks, offset, missing) or 0
 
-    return _in_parts(part, bounds)
+def _in_parts(part: Callable[[int, int], int], bounds: Any) -> int:
+    """The sum of what the parts between the bounds return, each in a thread of its own."""
+    others = [_pool().submit(part, int(a), int(b)) for a, b in pairwise(bounds[1:])]
+    return part(int(bounds[0]), int(bounds[1])) + sum(other.result() for other in others)
 
 
 def _bounds(size: int) -> Any:
@@ -207,19 +276,6 @@ def _in_parts(part: Callable[[int, int], int], bounds: Any) -> int:
     """The sum of what the parts between the bounds return, each in a thread of its own."""
     others = [_pool().submit(part, int(a), int(b)) for a, b in pairwise(bounds[1:])]
     return part(int(bounds[0]), int(bounds[1])) + sum(other.result() for other in others)
-
-
-def _chunks(table: Any) -> tuple[Any, ...]:
-    """Rows T, h, d ``[3, K]`` as tuples of at most `_CHUNK` steps, the last filled with mute ones.
-
-    They have one length since numba unrolls a loop over tuples of one type only.
-    """
-    parts = -(-table.shape[1] // _CHUNK)
-    size = -(-table.shape[1] // parts)
-    padded = np.zeros((3, parts * size), table.dtype)
-    padded[0] = np.inf
-    padded[:, : table.shape[1]] = table
-    return tuple(tuple(tuple(row) for row in part) for part in np.split(padded, parts, axis=1))
 
 
 def in_blocks(x: Tensor, y: Tensor, table: Tensor, ends: Tensor, counting: bool) -> int:

@@ -1,0 +1,45 @@
+"""Runs compiled code in the threads in which torch runs its own operations.
+
+Threads of our own would compete with torch's, which spin for some milliseconds after every
+operation in wait for the next.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import llvmlite.binding as llvm
+import torch
+from numba import types
+
+THREAD = types.ExternalFunction("omp_get_thread_num", types.intc())
+
+
+@cache
+def library() -> Any:
+    """GNU OpenMP as torch has loaded it, or None."""
+    for path in sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*")):
+        try:
+            found = ctypes.CDLL(str(path))
+            address = ctypes.cast(found.omp_get_thread_num, ctypes.c_void_p).value
+            found.GOMP_parallel.argtypes = [ctypes.c_void_p] * 2 + [ctypes.c_uint] * 2
+            found.GOMP_parallel.restype = None
+        except (OSError, AttributeError):
+            continue
+        llvm.add_symbol("omp_get_thread_num", address)
+        return found
+    return None
+
+
+def run(function: int, job: int, threads: int) -> None:
+    """Calls a C function ``void (*)(void *)`` once in each of so many threads, and waits.
+
+    Args:
+        function: its address; it asks `THREAD` for its number.
+        job: address of its argument.
+        threads: how many.
+    """
+    library().GOMP_parallel(function, job, threads, 0)

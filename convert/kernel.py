@@ -49,12 +49,16 @@ _ready: set[tuple[int, torch.dtype, bool]] = set()
 _lock = Lock()
 
 
-@intrinsic
-def _pointer(_: Any, address: Any) -> Any:
+def _to_pointer(_: Any, address: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.inttoptr(args[0], cgutils.voidptr_t)
 
     return types.voidptr(types.int64), generate
+
+
+# An address as a pointer, and the array there, inside compiled code.
+_pointer: Any = intrinsic(_to_pointer)
+_array: Any = carray
 
 
 # What a job holds, as int64: addresses of x, y, the parameters and the counts; values, threads.
@@ -118,12 +122,12 @@ def _function(size: int, chunks: int, kind: Any, counting: bool, threaded: bool)
 
     @numba.njit(error_model="numpy")
     def share(job: Any, number: Any) -> None:
-        fields = carray(job, (_FIELDS,))
+        fields = _array(job, (_FIELDS,))
         n, threads = fields[_SIZE], fields[_THREADS]
-        x = carray(_pointer(fields[_X]), (n,), kind)
-        y = carray(_pointer(fields[_Y]), (n,), kind)
-        p = carray(_pointer(fields[_PARAMETERS]), (3 * steps + 2,), kind)
-        totals = carray(_pointer(fields[_COUNTS]), (threads,), np.int64)
+        x = _array(_pointer(fields[_X]), (n,), kind)
+        y = _array(_pointer(fields[_Y]), (n,), kind)
+        p = _array(_pointer(fields[_PARAMETERS]), (3 * steps + 2,), kind)
+        totals = _array(_pointer(fields[_COUNTS]), (threads,), np.int64)
         parts = split(p)
         counts = np.zeros(_BLOCK if counting else 1, np.int32)
         total = 0
@@ -215,7 +219,7 @@ def _compiled(steps: int, dtype: torch.dtype, counting: bool, values: int) -> bo
     key = (steps, dtype, counting)
     if key in _ready:
         return True
-    if numba.config.DISABLE_JIT or steps > _MOST_STEPS:
+    if getattr(numba.config, "DISABLE_JIT", False) or steps > _MOST_STEPS:
         return False
     with _lock:
         _waiting[key] = _waiting.get(key, 0) + values * steps
@@ -270,12 +274,6 @@ def _bounds(size: int) -> Any:
     """Where the parts of memory begin and end, for as many threads as torch may use."""
     threads = max(1, min(torch.get_num_threads(), size // _WORTH_A_THREAD))
     return np.linspace(0, size, threads + 1).astype(int)
-
-
-def _in_parts(part: Callable[[int, int], int], bounds: Any) -> int:
-    """The sum of what the parts between the bounds return, each in a thread of its own."""
-    others = [_pool().submit(part, int(a), int(b)) for a, b in pairwise(bounds[1:])]
-    return part(int(bounds[0]), int(bounds[1])) + sum(other.result() for other in others)
 
 
 def in_blocks(x: Tensor, y: Tensor, table: Tensor, ends: Tensor, counting: bool) -> int:

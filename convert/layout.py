@@ -1,7 +1,8 @@
-"""The memory layout in which a network of two-dimensional convolutions runs on the CPU.
+"""The memory layout in which a network runs.
 
 With few channels a convolution takes a quarter less time channels-last than as given. Only the
-inputs are laid out anew, the layers follow; views, which expect a layout, become reshapes.
+inputs are laid out anew, the layers follow; views, which expect a layout, become reshapes. Linear
+layers take their rows as they lie in memory.
 """
 
 from __future__ import annotations
@@ -25,6 +26,33 @@ def free_layout(graph_module: GraphModule) -> None:
             if node.target in _VIEWS:
                 node.target = aten.reshape.default
         module.recompile()
+
+
+def linear_first(graph_module: GraphModule) -> None:
+    """Lets a linear layer come before the permutation of its input: on dense rows it is faster.
+
+    `nn.MultiheadAttention` permutes the batch before every projection.
+    """
+    for linear in list(graph_module.graph.nodes):
+        if linear.target is not aten.linear.default:
+            continue
+        permute = linear.args[0]
+        if permute.target is not aten.permute.default or len(permute.users) > 1:
+            continue
+        source, order = permute.args
+        rank = len(order)
+        if [axis % rank for axis in order][-1] != rank - 1:
+            continue
+        value = linear.meta.get("val")
+        linear.replace_all_uses_with(permute)
+        linear.args = (source, *linear.args[1:])
+        permute.args = (linear, order)
+        linear.append(permute)
+        if value is not None:
+            back = sorted(range(rank), key=lambda axis: order[axis] % rank)
+            permute.meta["val"], linear.meta["val"] = value, value.permute(back).contiguous()
+    graph_module.graph.lint()
+    graph_module.recompile()
 
 
 def prefers_channels_last(modules: Iterable[torch.nn.Module]) -> bool:

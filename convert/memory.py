@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ _FRESH = frozenset({
     aten.bmm, aten.baddbmm, aten.matmul, aten.add, aten.sub, aten.mul, aten.div, aten.neg,
     aten.sum, aten.mean, aten.cat, aten.avg_pool2d, aten._adaptive_avg_pool2d,
     aten.max_pool2d, aten.layer_norm, aten.native_layer_norm, aten.native_group_norm,
-    aten._native_batch_norm_legit_no_training,
+    aten._native_batch_norm_legit_no_training, aten.amax, aten.amin,
 })  # fmt: skip
 # Operations whose result may be the memory of their first argument.
 _VIEWS = frozenset({
@@ -61,28 +61,31 @@ def frugal(graph: Graph, paths: Collection[str]) -> Callable[..., Any]:
     values: dict[Node, Node] = {}
     copied.output(copied.graph_copy(graph, values))
     neurons = overwritable(graph, paths)
+    place = {node: index for index, node in enumerate(graph.nodes)}
     for node, new in values.items():
-        in_place = _IN_PLACE.get(node.target)  # type: ignore[arg-type]
+        in_place = _IN_PLACE.get(node.target)  # type: ignore[call-overload]
         if in_place is None:
             continue
-        first, second = node.args[:2]
-        if _reusable(node, first, neurons):
-            new.target = in_place
-        elif (
-            node.target is not aten.sub.Tensor
-            and not node.kwargs
-            and _reusable(node, second, neurons)
-        ):
+        free = [_reusable(node, operand, neurons, place) for operand in node.args[:2]]
+        if node.target is aten.sub.Tensor or node.kwargs:
+            free[1] = False
+        if free[1] and not (free[0] and _dense(node.args[0])):
             new.target, new.args = in_place, (new.args[1], new.args[0])
+        elif free[0]:
+            new.target = in_place
     code = copied.python_code("self")
     names = dict(code.globals)
     exec(code.src, names)  # our own graph, written by torch.fx as GraphModule does it
     return names["forward"]  # type: ignore[no-any-return]
 
 
-def _reusable(node: Node, operand: Any, neurons: Collection[str]) -> bool:
-    """Whether the result of a node fits into the memory of an operand that nobody else reads."""
-    if not _own(operand, neurons):
+def _dense(node: Any) -> bool:
+    return bool(node.meta["val"].is_contiguous())
+
+
+def _reusable(node: Node, operand: Any, neurons: Collection[str], place: dict[Node, int]) -> bool:
+    """Whether the result of a node fits into the memory of an operand that nobody reads later."""
+    if not _own(operand, neurons, node, place):
         return False
     result, given = node.meta.get("val"), operand.meta.get("val")
     return (
@@ -90,12 +93,17 @@ def _reusable(node: Node, operand: Any, neurons: Collection[str]) -> bool:
         and isinstance(given, Tensor)
         and result.dtype == given.dtype
         and str(result.shape) == str(given.shape)
-        and str(result.stride()) == str(given.stride())
     )
 
 
-def _own(node: Any, neurons: Collection[str]) -> bool:
-    while isinstance(node, Node) and len(node.users) == 1:
+def _own(
+    node: Any,
+    neurons: Collection[str],
+    reader: Node | None = None,
+    place: Mapping[Node, int] | None = None,
+) -> bool:
+    """Whether a value lies in memory of its own that nobody reads after `reader`."""
+    while isinstance(node, Node) and _read_by_one(node, neurons, reader, place):
         if node.op == "call_module":
             return str(node.target) in neurons
         packet = getattr(node.target, "overloadpacket", None)
@@ -103,5 +111,20 @@ def _own(node: Any, neurons: Collection[str]) -> bool:
             return True
         if packet not in _VIEWS:
             return False
-        node = node.args[0]
+        reader, node = node, node.args[0]
     return False
+
+
+def _read_by_one(
+    node: Node, neurons: Collection[str], reader: Node | None, place: Mapping[Node, int] | None
+) -> bool:
+    """Whether there is one reader, or the others are done before it and keep nothing."""
+    if len(node.users) == 1:
+        return True
+    if reader is None or place is None:
+        return False
+    others = [user for user in node.users if user is not reader]
+    return all(
+        place[user] < place[reader] and getattr(user.target, "overloadpacket", None) in _FRESH
+        for user in others
+    )

@@ -8,7 +8,7 @@ import torch
 
 from .capture import Captured
 from .fit.problem import Problem, Solution
-from .layout import free_layout
+from .layout import free_layout, linear_first
 from .neuron import FewSpikesNeuron
 from .sites import Site
 from .spiking import SpikingModel
@@ -35,6 +35,7 @@ def swap(
     """
     network = captured.graph_module
     free_layout(network)
+    linear_first(network)
     exact: dict[str, torch.nn.Module] = {}
     device = next((t.device for t in network.state_dict().values()), torch.device("cpu"))
     for site in sites:

@@ -168,6 +168,15 @@ def test_no_compiler_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     _check(neuron, torch.randn(1000), monkeypatch)
 
 
+def test_threads_of_our_own_where_torch_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel.openmp, "library", lambda: None)
+    monkeypatch.setattr(kernel, "WORTH_COMPILING", 0)
+    neuron = _neuron()
+    neuron.counting = True
+    for x in (*_layouts(neuron), torch.randn(300_001)):
+        _check(neuron, x, monkeypatch)
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_works_in_a_forked_process() -> None:
     neuron = _neuron()

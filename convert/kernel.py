@@ -7,6 +7,7 @@ has been compiled, and where it can't be, a loop over blocks does the same in to
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -56,9 +57,10 @@ def _to_pointer(_: Any, address: Any) -> Any:
     return types.voidptr(types.int64), generate
 
 
-# An address as a pointer, and the array there, inside compiled code.
+# An address as a pointer, the array there, and that as a tuple, inside compiled code.
 _pointer: Any = intrinsic(_to_pointer)
 _array: Any = carray
+_tuple: Any = to_fixed_tuple
 
 
 # What a job holds, as int64: addresses of x, y, the parameters and the counts; values, threads.
@@ -97,9 +99,9 @@ def _function(size: int, chunks: int, kind: Any, counting: bool, threaded: bool)
     @numba.njit(error_model="numpy")
     def rows(p: Any, first: Any) -> Any:
         return (
-            to_fixed_tuple(p[first : first + size], size),
-            to_fixed_tuple(p[steps + first : steps + first + size], size),
-            to_fixed_tuple(p[2 * steps + first : 2 * steps + first + size], size),
+            _tuple(p[first : first + size], size),
+            _tuple(p[steps + first : steps + first + size], size),
+            _tuple(p[2 * steps + first : 2 * steps + first + size], size),
         )
 
     if chunks == 1:
@@ -259,7 +261,7 @@ def _on_cpu(x: Any, y: Any, table: Any, ends: Any, counting: bool) -> int:
     if threaded:
         openmp.run(function.address, job.ctypes.data, threads)
     else:
-        call = function.ctypes
+        call = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)(function.address)
         _in_parts(lambda number, _: call(job.ctypes.data, number) or 0, range(threads + 1))
     return int(counts.sum())
 

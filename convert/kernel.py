@@ -180,17 +180,18 @@ def run(
     missing: Tensor | None,
     counting: bool,
     *,
+    steps: int | None = None,
     in_place: bool = False,
 ) -> tuple[Tensor, int]:
     """Output of a neuron and, if asked for, its spikes; bit for bit what the steps give in torch.
 
     Args:
         x: input, float32 or float64 ``[...]``, see `usable`.
-        thresholds, resets, weights: T, h, d ``[t]`` of the steps to run; a threshold of inf never
-            fires.
+        thresholds, resets, weights: T, h, d ``[K]``.
         offset: y0.
         missing: what is added after the last step, or None.
         counting: counts spikes.
+        steps: runs only the first so many steps; the compiled function is that of K all the same.
         in_place: the output may take the memory of x.
     """
     dense = x.is_contiguous() or (
@@ -207,16 +208,19 @@ def run(
     ends = torch.stack([offset.detach().to(x.dtype), torch.zeros_like(offset, dtype=x.dtype)])
     if missing is not None:
         ends[1] = missing
+    steps = table.shape[1] if steps is None else steps
     if x.device.type == "cuda":
+        table[0, steps:] = torch.inf
         count = _on_cuda(flat_x, flat_y, table, ends, counting)
-    elif _compiled(table.shape[1], x.dtype, counting, flat_x.numel()):
+    elif _compiled(table.shape[1], x.dtype, counting, flat_x.numel() * steps):
+        table[0, steps:] = torch.inf
         count = _on_cpu(flat_x.numpy(), flat_y.numpy(), table.numpy(), ends.numpy(), counting)
     else:
-        count = in_blocks(flat_x, flat_y, table, ends, counting)
+        count = in_blocks(flat_x, flat_y, table[:, :steps], ends, counting)
     return y, count
 
 
-def _compiled(steps: int, dtype: torch.dtype, counting: bool, values: int) -> bool:
+def _compiled(steps: int, dtype: torch.dtype, counting: bool, work: int) -> bool:
     """Whether the compiled function is there, or is worth its compilation by now."""
     key = (steps, dtype, counting)
     if key in _ready:
@@ -224,7 +228,7 @@ def _compiled(steps: int, dtype: torch.dtype, counting: bool, values: int) -> bo
     if getattr(numba.config, "DISABLE_JIT", False) or steps > _MOST_STEPS:
         return False
     with _lock:
-        _waiting[key] = _waiting.get(key, 0) + values * steps
+        _waiting[key] = _waiting.get(key, 0) + work
         if _waiting[key] >= WORTH_COMPILING:
             _ready.add(key)
     return key in _ready
@@ -350,7 +354,7 @@ def _warn_once(error: str) -> None:
 def _on_cuda(x: Tensor, y: Tensor, table: Tensor, ends: Tensor, counting: bool) -> int:
     rows = [list(row.unbind()) for row in table]
     # A GPU does in a second what a core takes a minute for.
-    if _compiled(table.shape[1], x.dtype, counting, x.numel() // 64):
+    if _compiled(table.shape[1], x.dtype, counting, x.numel() * table.shape[1] // 64):
         try:
             out, fired = _fused_compiled()(x, *rows, ends[0], ends[1], counting)
             y.copy_(out)

@@ -110,20 +110,16 @@ class FewSpikesNeuron(base.StepModule, torch.nn.Module):
             t.requires_grad for t in (x, self.thresholds, self.resets, self.weights)
         )
         if not learns and v.dtype == self.thresholds.dtype and kernel.usable(v):
-            thresholds = self.thresholds
-            if steps < self.steps:
-                # A cut neuron runs through the same compiled function: its other steps are mute.
-                thresholds = thresholds.clone()
-                thresholds[steps:] = float("inf")
             missing = self.missing_mean[steps] if cut else None
             y, count = kernel.run(
                 v,
-                thresholds,
+                self.thresholds,
                 self.resets,
                 self.weights,
                 self.offset,
                 missing,
                 self.counting,
+                steps=steps,
                 in_place=self.in_place or v is not x,
             )
             self.spike_count += count

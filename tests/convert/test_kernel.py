@@ -199,3 +199,15 @@ def test_input_is_left_alone() -> None:
     before = x.clone()
     _neuron()(x)
     assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("gradients", [True, False])
+def test_autocast_keeps_potentials_in_float32(dtype: torch.dtype, gradients: bool) -> None:
+    neuron = _neuron()
+    x = (torch.randn(1000, generator=torch.Generator().manual_seed(3)) * 3).to(dtype)
+    expected = neuron(x.float()).to(dtype)
+    with torch.set_grad_enabled(gradients), torch.autocast("cpu", dtype=dtype):
+        found = neuron(x.clone().requires_grad_(gradients))
+    assert found.dtype == dtype
+    assert torch.equal(found, expected)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from .errors import CalibrationError
+from .openmp import use_one_thread
 
 # A one-shot iterator is kept in memory up to this size.
 KEPT_BYTES = 2 * 1024**3
@@ -67,6 +68,7 @@ def ahead(data: Iterable[Any]) -> Iterator[Any]:
         return False
 
     def work() -> None:
+        use_one_thread()
         try:
             for batch in data:
                 if not give(batch):

@@ -80,23 +80,24 @@ def evaluate(
             exact.add(expected, expected, labels)
             begin = time.perf_counter()
             inputs = (args, kwargs)
-            for t in read:
-                with snn.readout(t), snn.count_spikes() as counted:
-                    found = _logits(snn, inputs, device)
-                readouts[t, True].add(found, expected, labels)
-                _tally(spikes[t], counted)
-                if t < steps:
-                    with snn.readout(t, corrected=False):
-                        readouts[t, False].add(_logits(snn, inputs, device), expected, labels)
-                else:
-                    readouts[t, False].add(found, expected, labels)
-            if encoders:
-                with snn.spiking_only(others):
-                    bare.add(_logits(snn, inputs, device), expected, labels)
-            for k in snn.refitted:
-                with snn.with_steps(int(k)), snn.count_spikes() as counted:
-                    refits[int(k)].add(_logits(snn, inputs, device), expected, labels)
-                _tally(spikes[k], counted)
+            with snn.repeated():
+                for t in read:
+                    with snn.readout(t), snn.count_spikes() as counted:
+                        found = _logits(snn, inputs, device)
+                    readouts[t, True].add(found, expected, labels)
+                    _tally(spikes[t], counted)
+                    if t < steps:
+                        with snn.readout(t, corrected=False):
+                            readouts[t, False].add(_logits(snn, inputs, device), expected, labels)
+                    else:
+                        readouts[t, False].add(found, expected, labels)
+                if encoders:
+                    with snn.spiking_only(others):
+                        bare.add(_logits(snn, inputs, device), expected, labels)
+                for k in snn.refitted:
+                    with snn.with_steps(int(k)), snn.count_spikes() as counted:
+                        refits[int(k)].add(_logits(snn, inputs, device), expected, labels)
+                    _tally(spikes[k], counted)
             seconds["evaluate_spiking"] += time.perf_counter() - begin
             images += size
     if not images:

@@ -10,10 +10,9 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from itertools import pairwise
 from threading import Lock
 from typing import Any
 
@@ -31,9 +30,8 @@ from . import openmp
 _LOG = logging.getLogger(__name__)
 # Elements in whose counts the first-level cache suffices.
 _BLOCK = 4096
-# Elements of a block of the loop in torch: its three buffers stay in the second-level cache, and
-# an operation on them is too small for torch to wake its own threads, which costs more than it.
-_TORCH_BLOCK = 32768
+# Elements for each thread in a block of the loop in torch: its three buffers stay in the cache.
+_TORCH_BLOCK = 65536
 # Below this many elements a second thread costs more than it saves.
 _WORTH_A_THREAD = 32768
 # Steps whose parameters fit in vector registers beside the state.
@@ -63,100 +61,116 @@ _array: Any = carray
 _tuple: Any = to_fixed_tuple
 
 
-# What a job holds, as int64: addresses of x, y, the parameters and the counts; values, threads.
-_X, _Y, _PARAMETERS, _COUNTS, _SIZE, _THREADS, _FIELDS = range(7)
-_JOB = types.CPointer(types.int64)
+# What a job holds, as int64: addresses of x, y, the parameters and the counts; values, threads,
+# and the number of the thread, or -1 to ask OpenMP.
+_X, _Y, _PARAMETERS, _COUNTS, _SIZE, _THREADS, _NUMBER, _FIELDS = range(8)
+_SIGNATURE = types.void(types.CPointer(types.int64))
+
+
+# Without fast-math every operation rounds as in torch. The steps come as tuples, whose length is
+# part of the type: the loops over them are unrolled, and LLVM vectorises the loop over values.
+@numba.njit(error_model="numpy")
+def _steps(x: Any, parts: Any, offset: Any, missing: Any) -> None:
+    zero = x.dtype.type(0)
+    for i in range(x.size):
+        given = x[i]
+        v, out = given, offset
+        for part in numba.literal_unroll(parts):
+            T, h, d = part
+            for t in range(len(T)):
+                fires = v > T[t]
+                out += d[t] if fires else zero
+                v -= h[t] if fires else zero
+        x[i] = given if given != given else out + missing
+
+
+@numba.njit(error_model="numpy")
+def _steps_counting(x: Any, counts: Any, parts: Any, offset: Any, missing: Any) -> None:
+    zero = x.dtype.type(0)
+    for i in range(x.size):
+        given = x[i]
+        v, out, fired = given, offset, 0
+        for part in numba.literal_unroll(parts):
+            T, h, d = part
+            for t in range(len(T)):
+                fires = v > T[t]
+                out += d[t] if fires else zero
+                v -= h[t] if fires else zero
+                fired += fires
+        x[i] = given if given != given else out + missing
+        counts[i] = fired
+
+
+@numba.njit(error_model="numpy")
+def _share(job: Any, x: Any, y: Any, parts: Any, ends: Any, counting: Any) -> None:
+    """One thread's part of the values, in place on blocks that fit the first-level cache."""
+    number, threads, n = job[_NUMBER], job[_THREADS], x.size
+    if number < 0:
+        number = openmp.THREAD()
+    counts = np.zeros(_BLOCK if counting else 1, np.int32)
+    total = 0
+    end = n * (number + 1) // threads
+    for first in range(n * number // threads, end, _BLOCK):
+        last = min(first + _BLOCK, end)
+        if job[_X] != job[_Y]:
+            y[first:last] = x[first:last]
+        if counting:
+            _steps_counting(y[first:last], counts, parts, ends[0], ends[1])
+            for i in range(last - first):
+                total += counts[i]
+        else:
+            _steps(y[first:last], parts, ends[0], ends[1])
+    _array(_pointer(job[_COUNTS]), (threads,), np.int64)[number] = total
 
 
 @cache
-def _function(size: int, chunks: int, kind: Any, counting: bool, threaded: bool) -> Any:
-    """A C function that takes one thread's share of the values through ``size * chunks`` steps.
+def _function(size: int, chunks: int, kind: Any, counting: bool) -> Any:
+    """A C function that takes one thread's share of a job through ``size * chunks`` steps.
 
-    It works in place on blocks that fit the first-level cache. Without fast-math every operation
-    rounds as in torch. The steps come as tuples of a constant length: the loops over them are
-    unrolled, and LLVM vectorises the loop over values.
+    Its constants are whole numbers and types only: so numba finds it again on disk.
     """
-    steps = size * chunks
+    two, three, steps = 2 * size, 3 * size, size * chunks
 
-    @numba.njit(error_model="numpy")
-    def block(x: Any, counts: Any, parts: Any, offset: Any, missing: Any) -> None:
-        zero = x.dtype.type(0)
-        for i in range(x.size):
-            given = x[i]
-            v, out, fired = given, offset, 0
-            for part in numba.literal_unroll(parts):
-                T, h, d = part
-                for t in range(size):
-                    fires = v > T[t]
-                    out += d[t] if fires else zero
-                    v -= h[t] if fires else zero
-                    if counting:
-                        fired += fires
-            x[i] = given if given != given else out + missing
-            if counting:
-                counts[i] = fired
+    def one_chunk(address: Any) -> None:
+        job = _array(address, (_FIELDS,))
+        x = _array(_pointer(job[_X]), (job[_SIZE],), kind)
+        y = _array(_pointer(job[_Y]), (job[_SIZE],), kind)
+        p = _array(_pointer(job[_PARAMETERS]), (3 * steps + 2,), kind)
+        T, h, d = p[:steps], p[steps : 2 * steps], p[2 * steps : 3 * steps]
+        first = (_tuple(T, size), _tuple(h, size), _tuple(d, size))
+        _share(job, x, y, (first,), p[3 * steps :], counting)
 
-    @numba.njit(error_model="numpy")
-    def rows(p: Any, first: Any) -> Any:
-        return (
-            _tuple(p[first : first + size], size),
-            _tuple(p[steps + first : steps + first + size], size),
-            _tuple(p[2 * steps + first : 2 * steps + first + size], size),
+    def two_chunks(address: Any) -> None:
+        job = _array(address, (_FIELDS,))
+        x = _array(_pointer(job[_X]), (job[_SIZE],), kind)
+        y = _array(_pointer(job[_Y]), (job[_SIZE],), kind)
+        p = _array(_pointer(job[_PARAMETERS]), (3 * steps + 2,), kind)
+        T, h, d = p[:steps], p[steps : 2 * steps], p[2 * steps : 3 * steps]
+        first = (_tuple(T[:size], size), _tuple(h[:size], size), _tuple(d[:size], size))
+        second = (_tuple(T[size:], size), _tuple(h[size:], size), _tuple(d[size:], size))
+        _share(job, x, y, (first, second), p[3 * steps :], counting)
+
+    def three_chunks(address: Any) -> None:
+        job = _array(address, (_FIELDS,))
+        x = _array(_pointer(job[_X]), (job[_SIZE],), kind)
+        y = _array(_pointer(job[_Y]), (job[_SIZE],), kind)
+        p = _array(_pointer(job[_PARAMETERS]), (3 * steps + 2,), kind)
+        T, h, d = p[:steps], p[steps : 2 * steps], p[2 * steps : 3 * steps]
+        first = (_tuple(T[:size], size), _tuple(h[:size], size), _tuple(d[:size], size))
+        second = (
+            _tuple(T[size:two], size),
+            _tuple(h[size:two], size),
+            _tuple(d[size:two], size),
         )
+        third = (
+            _tuple(T[two:three], size),
+            _tuple(h[two:three], size),
+            _tuple(d[two:three], size),
+        )
+        _share(job, x, y, (first, second, third), p[3 * steps :], counting)
 
-    if chunks == 1:
-
-        @numba.njit(error_model="numpy")
-        def split(p: Any) -> Any:
-            return (rows(p, 0),)
-
-    elif chunks == 2:
-
-        @numba.njit(error_model="numpy")
-        def split(p: Any) -> Any:
-            return (rows(p, 0), rows(p, size))
-
-    else:
-
-        @numba.njit(error_model="numpy")
-        def split(p: Any) -> Any:
-            return (rows(p, 0), rows(p, size), rows(p, 2 * size))
-
-    @numba.njit(error_model="numpy")
-    def share(job: Any, number: Any) -> None:
-        fields = _array(job, (_FIELDS,))
-        n, threads = fields[_SIZE], fields[_THREADS]
-        x = _array(_pointer(fields[_X]), (n,), kind)
-        y = _array(_pointer(fields[_Y]), (n,), kind)
-        p = _array(_pointer(fields[_PARAMETERS]), (3 * steps + 2,), kind)
-        totals = _array(_pointer(fields[_COUNTS]), (threads,), np.int64)
-        parts = split(p)
-        counts = np.zeros(_BLOCK if counting else 1, np.int32)
-        total = 0
-        end = n * (number + 1) // threads
-        for first in range(n * number // threads, end, _BLOCK):
-            last = min(first + _BLOCK, end)
-            if fields[_X] != fields[_Y]:
-                y[first:last] = x[first:last]
-            block(y[first:last], counts, parts, p[3 * steps], p[3 * steps + 1])
-            if counting:
-                for i in range(last - first):
-                    total += counts[i]
-        totals[number] = total
-
-    if threaded:
-
-        @numba.cfunc(types.void(_JOB), cache=True, error_model="numpy")
-        def run_one(job: Any) -> None:
-            share(job, openmp.THREAD())
-
-    else:
-
-        @numba.cfunc(types.void(_JOB, types.int64), cache=True, error_model="numpy")
-        def run_one(job: Any, number: Any) -> None:
-            share(job, number)
-
-    return run_one
+    body = (one_chunk, two_chunks, three_chunks)[chunks - 1]
+    return numba.cfunc(_SIGNATURE, cache=True, error_model="numpy")(body)
 
 
 def usable(x: Tensor) -> bool:
@@ -214,6 +228,9 @@ def run(
         count = _on_cuda(flat_x, flat_y, table, ends, counting)
     elif _compiled(table.shape[1], x.dtype, counting, flat_x.numel() * steps):
         table[0, steps:] = torch.inf
+        # A cut neuron needs no function for every number of steps; half of them is worth one.
+        half = -(-table.shape[1] // 2)
+        table = table[:, :half] if steps <= half else table
         count = _on_cpu(flat_x.numpy(), flat_y.numpy(), table.numpy(), ends.numpy(), counting)
     else:
         count = in_blocks(flat_x, flat_y, table[:, :steps], ends, counting)
@@ -256,73 +273,54 @@ def _on_cpu(x: Any, y: Any, table: Any, ends: Any, counting: bool) -> int:
     padded[:, :steps] = table
     # -0.0 becomes 0.0, as in a sum that starts with 0.
     parameters[-2:] += ends
-    threads = len(_bounds(x.size)) - 1
+    threads = max(1, min(torch.get_num_threads(), x.size // _WORTH_A_THREAD))
     counts = np.zeros(threads, np.int64)
     addresses = [a.ctypes.data for a in (x, y, parameters, counts)]
-    job = np.array([*addresses, x.size, threads], np.int64)
+    job = np.array([*addresses, x.size, threads, -1], np.int64)
+    # Finding the library also tells the compiler where its function is.
     threaded = openmp.library() is not None
-    function = _function(size, chunks, numba.from_dtype(x.dtype), counting, threaded)
+    function = _function(size, chunks, x.dtype.type, counting)
     if threaded:
         openmp.run(function.address, job.ctypes.data, threads)
     else:
-        call = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)(function.address)
-        _in_parts(lambda number, _: call(job.ctypes.data, number) or 0, range(threads + 1))
+        call = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(function.address)
+        jobs = np.repeat(job[None], threads, 0)
+        jobs[:, _NUMBER] = range(threads)
+        others = [_pool().submit(call, one.ctypes.data) for one in jobs[1:]]
+        call(jobs[0].ctypes.data)
+        for other in others:
+            other.result()
     return int(counts.sum())
-
-
-def _in_parts(part: Callable[[int, int], int], bounds: Any) -> int:
-    """The sum of what the parts between the bounds return, each in a thread of its own."""
-    others = [_pool().submit(part, int(a), int(b)) for a, b in pairwise(bounds[1:])]
-    return part(int(bounds[0]), int(bounds[1])) + sum(other.result() for other in others)
-
-
-def _bounds(size: int) -> Any:
-    """Where the parts of memory begin and end, for as many threads as torch may use."""
-    threads = max(1, min(torch.get_num_threads(), size // _WORTH_A_THREAD))
-    return np.linspace(0, size, threads + 1).astype(int)
 
 
 def in_blocks(x: Tensor, y: Tensor, table: Tensor, ends: Tensor, counting: bool) -> int:
     """The steps in torch over blocks of ``x [n]`` into ``y [n]``; returns the spikes if counted."""
     T, h, d = table.tolist()
     offset, missing = (0.0 + end for end in ends.tolist())
-    cpu = x.device.type == "cpu"
-
-    def part(begin: int, end: int) -> int:
-        size = min(_TORCH_BLOCK, end - begin) if cpu else end - begin
-        buffers = [torch.empty(size, dtype=x.dtype, device=x.device) for _ in range(3)]
-        count = torch.zeros((), dtype=torch.float64, device=x.device)
-        for first in range(begin, end, size):
-            given = x[first : min(first + size, end)]
-            v, out, s = (buffer[: given.numel()] for buffer in buffers)
-            v.copy_(given)
-            out.fill_(offset)
-            for t in range(len(T)):
-                torch.gt(v, T[t], out=s)
-                if counting:
-                    count += s.sum(dtype=torch.float64)
-                out.add_(s, alpha=d[t])
-                if t + 1 < len(T):
-                    v.sub_(s, alpha=h[t])
-            out.add_(missing)
-            # A sum is cheaper than a search for NaN; infinities of both signs make one as well.
-            if given.sum().isnan():
-                torch.where(given != given, given, out, out=out)
-            y[first : first + given.numel()] = out
-        return int(count)
-
-    return _in_parts(_same_mode(part), _bounds(x.numel()) if cpu else [0, x.numel()])
-
-
-def _same_mode(part: Callable[[int, int], int]) -> Callable[[int, int], int]:
-    """Modes of torch belong to a thread: others must leave gradients out as this one does."""
-    inference = torch.is_inference_mode_enabled()
-
-    def run(begin: int, end: int) -> int:
-        with torch.inference_mode() if inference else torch.no_grad():
-            return part(begin, end)
-
-    return run
+    size = x.numel()
+    if x.device.type == "cpu":
+        size = min(size, _TORCH_BLOCK * torch.get_num_threads())
+    buffers = [torch.empty(size, dtype=x.dtype, device=x.device) for _ in range(3)]
+    count = torch.zeros((), dtype=torch.float64, device=x.device)
+    for first in range(0, x.numel(), size):
+        given = x[first : first + size]
+        v, out, s = (buffer[: given.numel()] for buffer in buffers)
+        v.copy_(given)
+        out.fill_(offset)
+        for t in range(len(T)):
+            torch.gt(v, T[t], out=s)
+            if counting:
+                # A sum of zeros and ones is exact in float32 up to 2^24 of them.
+                count += s.sum(dtype=torch.float64 if size > 2**24 else None)
+            out.add_(s, alpha=d[t])
+            if t + 1 < len(T):
+                v.sub_(s, alpha=h[t])
+        out.add_(missing)
+        # A sum is cheaper than a search for NaN; infinities of both signs make one as well.
+        if given.sum().isnan():
+            torch.where(given != given, given, out, out=out)
+        y[first : first + size] = out
+    return int(count)
 
 
 def fused(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -47,8 +48,16 @@ def overwritable(graph: Graph, paths: Collection[str]) -> set[str]:
     }
 
 
-def frugal(graph: Graph, paths: Collection[str]) -> Callable[..., Any]:
-    """The graph as a function of its module and inputs whose sums and products reuse memory.
+@dataclass(frozen=True)
+class Program:
+    """A graph as a function of its module and inputs, and which neurons may work in place."""
+
+    run: Callable[..., Any]
+    overwritable: frozenset[str]
+
+
+def frugal(graph: Graph, paths: Collection[str]) -> Program:
+    """The graph as a program whose sums and products reuse memory.
 
     It computes the same bits, without gradients. Nobody may keep what passes by: with a hook on a
     neuron, run the module itself.
@@ -73,7 +82,46 @@ def frugal(graph: Graph, paths: Collection[str]) -> Callable[..., Any]:
             new.target, new.args = in_place, (new.args[1], new.args[0])
         elif free[0]:
             new.target = in_place
-    code = copied.python_code("self")
+    return Program(_function(copied), frozenset(neurons))
+
+
+def in_two(graph: Graph, paths: Collection[str]) -> tuple[Callable[..., Any], Program]:
+    """What comes before every neuron, and the program of the rest.
+
+    The first gives a tuple, which the second takes after the network's inputs: for inputs that
+    are run many times with other neurons.
+    """
+    late: set[Node] = set()
+    for node in graph.nodes:
+        neuron = node.op == "call_module" and str(node.target) in paths
+        if node.op == "output" or neuron or not late.isdisjoint(node.all_input_nodes):
+            late.add(node)
+    given = ("placeholder", "get_attr")
+    border = [
+        node
+        for node in graph.nodes
+        if node not in late and node.op not in given and not late.isdisjoint(node.users)
+    ]
+    head, tail = Graph(), Graph()
+    early: dict[Node, Node] = {}
+    rest: dict[Node, Node] = {}
+    for node in graph.nodes:
+        if node not in late:
+            early[node] = head.node_copy(node, early.__getitem__)
+        if node.op == "placeholder":
+            rest[node] = tail.node_copy(node, rest.__getitem__)
+    head.output(tuple(early[node] for node in border))
+    for node in border:
+        rest[node] = tail.placeholder(node.name)
+        rest[node].meta = dict(node.meta)
+    for node in graph.nodes:
+        if node in late or (node.op == "get_attr" and not late.isdisjoint(node.users)):
+            rest[node] = tail.node_copy(node, rest.__getitem__)
+    return _function(head), frugal(tail, paths)
+
+
+def _function(graph: Graph) -> Callable[..., Any]:
+    code = graph.python_code("self")
     names = dict(code.globals)
     exec(code.src, names)  # our own graph, written by torch.fx as GraphModule does it
     return names["forward"]  # type: ignore[no-any-return]

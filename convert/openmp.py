@@ -31,7 +31,14 @@ def library() -> Any:
             continue
         llvm.add_symbol("omp_get_thread_num", address)
         return found
+    llvm.add_symbol("omp_get_thread_num", ctypes.cast(_no_thread, ctypes.c_void_p).value)
     return None
+
+
+@ctypes.CFUNCTYPE(ctypes.c_int)
+def _no_thread() -> int:
+    """What compiled code that knows of `THREAD` is linked to where there is no OpenMP."""
+    return 0
 
 
 def run(function: int, job: int, threads: int) -> None:
@@ -43,3 +50,14 @@ def run(function: int, job: int, threads: int) -> None:
         threads: how many.
     """
     library().GOMP_parallel(function, job, threads, 0)
+
+
+def use_one_thread() -> None:
+    """Lets torch work in the calling thread alone.
+
+    A team of OpenMP's threads belongs to the thread that began it; with more of them than cores
+    all teams stop spinning, and every operation of torch waits for its threads to wake.
+    """
+    if library() is not None:
+        torch.get_num_threads()  # its first call in a thread would set the number anew
+        library().omp_set_num_threads(1)

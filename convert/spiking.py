@@ -16,7 +16,7 @@ from torch.fx import GraphModule
 from .errors import InputError, SiteError
 from .histogram import Histogram
 from .layout import lay_out_weights, prefers_channels_last
-from .memory import frugal, overwritable
+from .memory import Program, frugal, in_two
 from .neuron import FewSpikesNeuron
 from .range_check import Outside, counting_outside, inputs_outside, warn
 from .signature import Signature
@@ -73,8 +73,10 @@ class SpikingModel(torch.nn.Module):
         self.names = names
         self.report = report
         self.check_inputs = True
-        self._frugal: Callable[..., Any] | None = None
-        self._overwritable: set[str] = set()
+        self._program: Program | None = None
+        self._parts: tuple[Callable[..., Any], Program] | None = None
+        # Inside `repeated`: the flat inputs, and what comes of them before every neuron.
+        self._kept: dict[str, Any] | None = None
         # Neurons of the same sites fitted with other K, by str(K) and by neuron path as in `exact`.
         self.refitted = torch.nn.ModuleDict()
         # What calibration saw at each site, by its name.
@@ -91,7 +93,7 @@ class SpikingModel(torch.nn.Module):
         Raises:
             InputError: for inputs of another number, shape or kind than at conversion.
         """
-        leaves = self.signature.flatten(args, kwargs)
+        leaves = self._leaves(args, kwargs)
         if not self._to_be_checked() or not inputs_outside(leaves, self.report.input_ranges):
             return self.signature.unflatten(self._run(leaves))
         with self.count_outside() as found:
@@ -108,21 +110,52 @@ class SpikingModel(torch.nn.Module):
         modules = [self.network.get_submodule(path) for path in self.names.values()]
         if _watched([self.network, *modules]):
             return self.network(*leaves)
-        if self._frugal is None:
-            self._frugal = frugal(self.network.graph, self.names.values())
-            self._overwritable = overwritable(self.network.graph, self.names.values())
+        program, inputs = self._prepared(leaves)
         neurons = [
             module
             for path, module in zip(self.names.values(), modules, strict=True)
-            if path in self._overwritable and isinstance(module, FewSpikesNeuron)
+            if path in program.overwritable and isinstance(module, FewSpikesNeuron)
         ]
         for neuron in neurons:
             neuron.in_place = True
         try:
-            return self._frugal(self.network, *leaves)
+            return program.run(self.network, *inputs)
         finally:
             for neuron in neurons:
                 neuron.in_place = False
+
+    def _leaves(self, args: Any, kwargs: Any) -> list[Any]:
+        if self._kept is None:
+            return self.signature.flatten(args, kwargs)
+        if "leaves" not in self._kept:
+            self._kept["leaves"] = self.signature.flatten(args, kwargs)
+        return list(self._kept["leaves"])
+
+    def _prepared(self, leaves: list[Any]) -> tuple[Program, list[Any]]:
+        """What to run, and on what: the whole network, or what `repeated` didn't keep."""
+        graph, paths = self.network.graph, self.names.values()
+        if self._kept is None:
+            if self._program is None:
+                self._program = frugal(graph, paths)
+            return self._program, leaves
+        if self._parts is None:
+            self._parts = in_two(graph, paths)
+        head, rest = self._parts
+        if "values" not in self._kept:
+            self._kept["values"] = head(self.network, *leaves)
+        return rest, [*leaves, *self._kept["values"]]
+
+    @contextmanager
+    def repeated(self) -> Iterator[None]:
+        """Says that every call inside the block has the same inputs, whatever the neurons do.
+
+        What comes before the first neurons is computed once.
+        """
+        self._kept = {}
+        try:
+            yield
+        finally:
+            self._kept = None
 
     def _to_be_checked(self) -> bool:
         """A cut readout repeats a call that was checked; a compiler can't follow the check."""

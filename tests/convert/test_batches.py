@@ -5,7 +5,9 @@ import time
 from collections.abc import Iterator
 
 import pytest
+import torch
 
+from convert import openmp
 from convert.batches import ahead
 
 
@@ -40,6 +42,20 @@ def test_an_error_comes_after_the_batches_before_it() -> None:
     assert next(batches) == 1
     with pytest.raises(OSError, match="broken image"):
         next(batches)
+
+
+def test_reads_in_one_thread_and_leaves_the_others_to_the_work() -> None:
+    before = torch.get_num_threads()
+
+    def data() -> Iterator[int]:
+        for _ in range(3):
+            torch.randn(1_000_000).relu()
+            yield torch.get_num_threads()
+
+    seen = list(ahead(data()))
+    assert torch.get_num_threads() == before
+    if openmp.library() is not None:
+        assert seen == [1, 1, 1]
 
 
 def test_leaves_no_thread_behind() -> None:

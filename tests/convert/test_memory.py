@@ -45,10 +45,10 @@ def test_outputs_and_inputs_are_as_ever(snn: convert.SpikingModel) -> None:
 def test_sums_and_neurons_do_write_in_place(snn: convert.SpikingModel) -> None:
     with torch.no_grad():
         snn(torch.randn(1, 4, 6, 6))
-    assert snn._frugal is not None
-    assert "add_" in snn._frugal.__code__.co_names
+    assert snn._program is not None
+    assert "add_" in snn._program.run.__code__.co_names
     # The relus read convolutions and sums of their own; y is read by sigmoid and a sum.
-    assert len(snn._overwritable) == 2
+    assert len(snn._program.overwritable) == 2
 
 
 def test_a_neuron_called_alone_leaves_its_input(snn: convert.SpikingModel) -> None:
@@ -102,3 +102,20 @@ def test_a_copy_runs_on_its_own_weights(snn: convert.SpikingModel) -> None:
             parameter.zero_()
         assert torch.equal(snn(x), expected)
         assert not torch.equal(copied(x), expected)
+
+
+def test_repeated_inputs_share_what_comes_before_the_neurons(snn: convert.SpikingModel) -> None:
+    first, second = torch.randn(2, 4, 6, 6), torch.randn(2, 4, 6, 6)
+    with torch.no_grad():
+        expected = {t: [] for t in (1, 2, None)}  # type: ignore[var-annotated]
+        for x in (first, second):
+            for t in expected:
+                with snn.readout(t):
+                    expected[t].append(snn(x))
+        for i, x in enumerate((first, second)):
+            with snn.repeated():
+                for t in expected:
+                    for _ in range(2):
+                        with snn.readout(t):
+                            assert torch.equal(snn(x), expected[t][i])
+        assert torch.equal(snn(first), expected[None][0])

@@ -185,6 +185,14 @@ def rate_coded(
     return model, run
 
 
+def written(lines: list[str], path: Path) -> None:
+    """Prints the table and writes it."""
+    text = "\n".join(lines) + "\n"
+    print(text, flush=True)
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def main() -> None:
     """Measures, prints and writes the table."""
     options = argparse.ArgumentParser(description=__doc__)
@@ -220,6 +228,7 @@ def main() -> None:
         for k, row in found.items():
             cells = " | ".join(f"{row[kind]:.2f}" for kind in KINDS)
             lines.append(f"| {name} | {batch} x {side}² | {base:.3f} | {k} | {cells} |")
+    written(lines, chosen.out)
     if chosen.data and "resnet20" in chosen.networks:
         pre = models.preprocessing("resnet20")
         test = Loader(models.load_images(chosen.data, train=False, progress=False), pre, 250)
@@ -245,10 +254,7 @@ def main() -> None:
             f"K = 8, and agrees with the original on {equal['rate'] / count:.3f} of {count} "
             f"images; the few-spikes network on {equal['few spikes'] / count:.3f}.",
         ]
-    text = "\n".join(lines) + "\n"
-    print(text)
-    with atomic_path(chosen.out) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        written(lines, chosen.out)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ layers take their rows as they lie in memory.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from operator import attrgetter
 
 import torch
 from torch.fx import Graph, GraphModule
@@ -66,13 +65,3 @@ def prefers_channels_last(modules: Iterable[torch.nn.Module]) -> bool:
     ]
     targets = {node.target for graph in graphs for node in graph.nodes}
     return aten.conv2d.default in targets and not targets.intersection(_VIEWS)
-
-
-def lay_out_weights(graph_module: GraphModule) -> None:
-    """Lays the weights of convolutions on the CPU out channels-last, not anew in every call."""
-    for node in graph_module.graph.nodes:
-        if node.target is not aten.conv2d.default or node.args[1].op != "get_attr":
-            continue
-        weight = attrgetter(str(node.args[1].target))(graph_module)
-        if weight.device.type == "cpu":
-            weight.data = weight.data.contiguous(memory_format=torch.channels_last)

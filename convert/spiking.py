@@ -15,7 +15,7 @@ from torch.fx import GraphModule
 
 from .errors import InputError, SiteError
 from .histogram import Histogram
-from .layout import lay_out_weights, prefers_channels_last
+from .layout import prefers_channels_last
 from .memory import Program, frugal, in_two
 from .neuron import FewSpikesNeuron
 from .range_check import Outside, counting_outside, inputs_outside, warn
@@ -68,8 +68,6 @@ class SpikingModel(torch.nn.Module):
         self.exact = torch.nn.ModuleDict({k.rpartition(".")[2]: m for k, m in exact.items()})
         last = prefers_channels_last([network, *exact.values()])
         self.signature = dataclasses.replace(signature, channels_last=last)
-        if last:
-            lay_out_weights(network)
         self.names = names
         self.report = report
         self.check_inputs = True

@@ -123,6 +123,16 @@ def _share(job: Any, x: Any, y: Any, parts: Any, ends: Any, counting: Any) -> No
     _array(_pointer(job[_COUNTS]), (threads,), np.int64)[number] = total
 
 
+@numba.njit(inline="always")
+def _opened(address: Any, kind: Any, steps: Any) -> Any:
+    """A job's fields, and the arrays x, y, T, h, d and ends that they point to."""
+    job = _array(address, (_FIELDS,))
+    x = _array(_pointer(job[_X]), (job[_SIZE],), kind)
+    y = _array(_pointer(job[_Y]), (job[_SIZE],), kind)
+    p = _array(_pointer(job[_PARAMETERS]), (3 * steps + 2,), kind)
+    return job, x, y, p[:steps], p[steps : 2 * steps], p[2 * steps : 3 * steps], p[3 * steps :]
+
+
 @cache
 def _function(size: int, chunks: int, kind: Any, counting: bool) -> Any:
     """A C function that takes one thread's share of a job through ``size * chunks`` steps.
@@ -132,30 +142,18 @@ def _function(size: int, chunks: int, kind: Any, counting: bool) -> Any:
     two, three, steps = 2 * size, 3 * size, size * chunks
 
     def one_chunk(address: Any) -> None:
-        job = _array(address, (_FIELDS,))
-        x = _array(_pointer(job[_X]), (job[_SIZE],), kind)
-        y = _array(_pointer(job[_Y]), (job[_SIZE],), kind)
-        p = _array(_pointer(job[_PARAMETERS]), (3 * steps + 2,), kind)
-        T, h, d = p[:steps], p[steps : 2 * steps], p[2 * steps : 3 * steps]
+        job, x, y, T, h, d, ends = _opened(address, kind, steps)
         first = (_tuple(T, size), _tuple(h, size), _tuple(d, size))
-        _share(job, x, y, (first,), p[3 * steps :], counting)
+        _share(job, x, y, (first,), ends, counting)
 
     def two_chunks(address: Any) -> None:
-        job = _array(address, (_FIELDS,))
-        x = _array(_pointer(job[_X]), (job[_SIZE],), kind)
-        y = _array(_pointer(job[_Y]), (job[_SIZE],), kind)
-        p = _array(_pointer(job[_PARAMETERS]), (3 * steps + 2,), kind)
-        T, h, d = p[:steps], p[steps : 2 * steps], p[2 * steps : 3 * steps]
+        job, x, y, T, h, d, ends = _opened(address, kind, steps)
         first = (_tuple(T[:size], size), _tuple(h[:size], size), _tuple(d[:size], size))
         second = (_tuple(T[size:], size), _tuple(h[size:], size), _tuple(d[size:], size))
-        _share(job, x, y, (first, second), p[3 * steps :], counting)
+        _share(job, x, y, (first, second), ends, counting)
 
     def three_chunks(address: Any) -> None:
-        job = _array(address, (_FIELDS,))
-        x = _array(_pointer(job[_X]), (job[_SIZE],), kind)
-        y = _array(_pointer(job[_Y]), (job[_SIZE],), kind)
-        p = _array(_pointer(job[_PARAMETERS]), (3 * steps + 2,), kind)
-        T, h, d = p[:steps], p[steps : 2 * steps], p[2 * steps : 3 * steps]
+        job, x, y, T, h, d, ends = _opened(address, kind, steps)
         first = (_tuple(T[:size], size), _tuple(h[:size], size), _tuple(d[:size], size))
         second = (
             _tuple(T[size:two], size),
@@ -167,7 +165,7 @@ def _function(size: int, chunks: int, kind: Any, counting: bool) -> Any:
             _tuple(h[two:three], size),
             _tuple(d[two:three], size),
         )
-        _share(job, x, y, (first, second, third), p[3 * steps :], counting)
+        _share(job, x, y, (first, second, third), ends, counting)
 
     body = (one_chunk, two_chunks, three_chunks)[chunks - 1]
     return numba.cfunc(_SIGNATURE, cache=True, error_model="numpy")(body)
@@ -278,7 +276,7 @@ def _on_cpu(x: Any, y: Any, table: Any, ends: Any, counting: bool) -> int:
     addresses = [a.ctypes.data for a in (x, y, parameters, counts)]
     job = np.array([*addresses, x.size, threads, -1], np.int64)
     # Finding the library also tells the compiler where its function is.
-    threaded = openmp.library() is not None
+    threaded = openmp.loaded() is not None
     function = _function(size, chunks, x.dtype.type, counting)
     if threaded:
         openmp.run(function.address, job.ctypes.data, threads)

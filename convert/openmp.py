@@ -19,7 +19,7 @@ THREAD = types.ExternalFunction("omp_get_thread_num", types.intc())
 
 
 @cache
-def library() -> Any:
+def loaded() -> Any:
     """GNU OpenMP as torch has loaded it, or None."""
     for path in sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*")):
         try:
@@ -49,7 +49,7 @@ def run(function: int, job: int, threads: int) -> None:
         job: address of its argument.
         threads: how many.
     """
-    library().GOMP_parallel(function, job, threads, 0)
+    loaded().GOMP_parallel(function, job, threads, 0)
 
 
 def use_one_thread() -> None:
@@ -58,6 +58,6 @@ def use_one_thread() -> None:
     A team of OpenMP's threads belongs to the thread that began it; with more of them than cores
     all teams stop spinning, and every operation of torch waits for its threads to wake.
     """
-    if library() is not None:
+    if loaded() is not None:
         torch.get_num_threads()  # its first call in a thread would set the number anew
-        library().omp_set_num_threads(1)
+        loaded().omp_set_num_threads(1)

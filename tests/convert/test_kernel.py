@@ -169,7 +169,7 @@ def test_no_compiler_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_threads_of_our_own_where_torch_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel.openmp, "library", lambda: None)
+    monkeypatch.setattr(kernel.openmp, "loaded", lambda: None)
     monkeypatch.setattr(kernel, "WORTH_COMPILING", 0)
     neuron = _neuron()
     neuron.counting = True

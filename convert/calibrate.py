@@ -9,17 +9,18 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.fx import Node
 from tqdm import tqdm
 
 from .capture import Captured
 from .errors import CalibrationError
 from .fit.problem import Problem, Solution
 from .histogram import Histogram
-from .importance import Observer, products
+from .importance import Observer
 from .signature import batch_size, split_batch
 from .sites import Site
 
-# Of a site in a product, this share of the fit's weight goes by how often values occur.
+# This share of a fit's weight goes by how often values occur, the rest by what they do.
 _PLAIN = 0.01
 # Where f varies by less than this share of its spread, a tail carries nothing to fit.
 _FLAT = 1e-9
@@ -49,6 +50,7 @@ def calibrate(
     batches: Iterable[Any],
     *,
     device: torch.device | str | None = None,
+    seed: int = 0,
     progress: bool = False,
 ) -> Observed:
     """Runs the exact network on calibration batches and counts the inputs of every site.
@@ -58,6 +60,7 @@ def calibrate(
         sites: the sites to observe.
         batches: tensors, ``(inputs, label)`` pairs or dicts of keyword inputs.
         device: where the network lives.
+        seed: of the estimate of every site's importance.
         progress: shows a bar on stderr.
 
     Raises:
@@ -66,37 +69,29 @@ def calibrate(
     histograms = {site.name: Histogram(site.name) for site in sites}
     elements = dict.fromkeys(histograms, 0)
     masked = {site.name: _finite_at_minus_infinity(site) for site in sites}
-    taken = products(captured.graph_module, sites)
-    weighted = {each.site for each in taken}
+    name_of = {site.node: site.name for site in sites}
 
-    def count(name: str, x: Tensor, importance: Tensor | None = None) -> None:
+    def count(site: Node, x: Tensor, importance: Tensor) -> None:
+        name = name_of[site]
         histograms[name].add(x, masked=masked[name], importance=importance)
         elements[name] += x.numel()
 
-    handles = [
-        site.function.register_forward_pre_hook(lambda _, args, n=site.name: count(n, args[0]))
-        for site in sites
-        if site.node not in weighted
-    ]
-    name_of = {site.node: site.name for site in sites}
-    network = Observer(
-        captured.graph_module, taken, lambda site, *seen: count(name_of[site], *seen)
-    )
+    network = Observer(captured.graph_module, list(name_of), count, seed)
     images = 0
     ranges: list[tuple[float, float] | None] = []
-    try:
-        with torch.no_grad():
-            for batch in tqdm(batches, "calibrate", disable=None if progress else True):
-                args, kwargs = split_batch(batch, device)
-                size = batch_size((args, kwargs))
-                if size:
-                    leaves = captured.signature.flatten(args, kwargs)
-                    ranges = _widened(ranges, leaves)
-                    network.run(*leaves)
-                    images += size
-    finally:
-        for handle in handles:
-            handle.remove()
+    with torch.no_grad():
+        for batch in tqdm(batches, "calibrate", disable=None if progress else True):
+            args, kwargs = split_batch(batch, device)
+            size = batch_size((args, kwargs))
+            if size:
+                leaves = captured.signature.flatten(args, kwargs)
+                ranges = _widened(ranges, leaves)
+                network.run(*leaves)
+                images += size
+    if network.failed:
+        captured.notes.append(
+            f"histograms count every value alike: no gradient of the outputs ({network.failed})"
+        )
     if images == 0:
         raise CalibrationError(
             "the calibration data yields no image; give a list, a DataLoader or a tensor with at "

@@ -69,7 +69,7 @@ def to_spiking(
         chosen = steps_by_site(sites, wanted, per_site_steps or {})
     target = next((t.device for t in captured.graph_module.state_dict().values()), device)
     with timed(seconds, "calibrate"):
-        observed = calibrate(captured, sites, batches, device=target, progress=progress)
+        observed = calibrate(captured, sites, batches, device=target, seed=seed, progress=progress)
     return build(
         captured,
         sites,

@@ -1,132 +1,111 @@
-"""What an error of a site does to the product that takes its output.
+"""What an error of a site does to the network's output.
 
-Where a site's output is multiplied with another signal (a softmax's exp with the reciprocal of the
-row's sum, a gate with what it lets pass), an error counts by that other signal: to first order the
-product is off by error times other. The calibration histogram of such a site is weighted with the
-square of the other factor, summed over the elements that one output reaches.
+To first order an error e of a site's output moves the network's outputs by the gradient times e.
+The calibration histogram of a site is weighted with the square of that gradient, summed over the
+outputs: an exp that a large sum divides, a channel that the next layer hardly reads, count for
+little. The sum over outputs is estimated without bias by one backward pass from a random sign for
+each output (Hutchinson 1990).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 from torch.utils import _pytree as pytree
 
-from .operations import is_layout
-from .regions import Regions, packet
-from .sites import Site
-
-
-@dataclass(frozen=True)
-class Taken:
-    """A product that takes a site's output.
-
-    Args:
-        site: the site's call.
-        path: layout operations between the two, in order.
-        product: the multiplication.
-        other: the factor beside it.
-    """
-
-    site: Node
-    path: tuple[Node, ...]
-    product: Node
-    other: Node
-
-
-def products(graph_module: GraphModule, sites: Sequence[Site]) -> list[Taken]:
-    """Products that take a site's output, of sites whose output goes to products and sums only.
-
-    A sum beside the product is a softmax's: its error reaches the same product.
-    """
-    varying = Regions(graph_module).varying
-    found = []
-    for site in sites:
-        taken = _taken(site.node, varying)
-        found += taken or []
-    return found
-
-
-def _taken(site: Node, varying: set[Node]) -> list[Taken] | None:
-    found: list[Taken] = []
-    waiting: list[tuple[Node, tuple[Node, ...]]] = [(site, ())]
-    while waiting:
-        value, path = waiting.pop()
-        for user in value.users:
-            factors = [i for i in user.args[:2] if isinstance(i, Node)]
-            if packet(user) == "mul" and len(set(factors)) == 2 and varying.issuperset(factors):
-                other = factors[1] if factors[0] is value else factors[0]
-                found.append(Taken(site, path, user, other))
-            elif is_layout(user) and user.args[0] is value and _alone(user, value):
-                waiting.append((user, (*path, user)))
-            elif packet(user) not in ("sum", "mean", "sym_size"):
-                return None
-    return found
-
-
-def _alone(user: Node, value: Node) -> bool:
-    """Whether a layout operation moves this value only, by sizes and constants that are known."""
-    return all(
-        i is value or not isinstance(i.meta.get("val"), Tensor) for i in user.all_input_nodes
-    )
+Told = Callable[[Node, Tensor, Tensor], None]
 
 
 class Observer(Interpreter):
-    """Runs a captured graph and reports the importance of every output of the sites in products.
+    """Runs a captured graph and tells every site's input and how much each output matters.
+
+    Where no gradient reaches a site (integer outputs, an operation without derivative), every
+    importance is 0.
 
     Args:
         graph_module: the captured graph.
-        taken: from `products`.
-        told: called with a site's call, its input and the importance of each of its elements.
+        sites: the sites' calls.
+        told: called with a site's call, its input ``[...]`` and the importance ``[...]`` of each
+            element of its output, float32, >= 0, finite.
+        seed: of the signs; the n-th image has the same signs however the data is split in batches.
     """
 
-    def __init__(self, graph_module: GraphModule, taken: Sequence[Taken], told: Any) -> None:
+    def __init__(
+        self, graph_module: GraphModule, sites: Sequence[Node], told: Told, seed: int = 0
+    ) -> None:
         super().__init__(graph_module)
-        self.taken: dict[Node, list[Taken]] = {}
-        self.left: dict[Node, int] = {}
-        for each in taken:
-            self.taken.setdefault(each.product, []).append(each)
-            self.left[each.site] = self.left.get(each.site, 0) + 1
-        self.told = told
-        self._paths = {node for each in taken for node in each.path}
-        self._recorded: dict[Node, tuple[Any, Any]] = {}
-        self._open: dict[Node, list[Any]] = {}
+        self.sites, self.told, self._seed = set(sites), told, seed
+        # Why a backward pass failed, if one did.
+        self.failed: str | None = None
+        self._signs: list[np.random.Generator] = []
+        self._sizes: list[float] = []
+        self._seen: dict[Node, tuple[Tensor, Tensor]] = {}
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """Computes the outputs of one batch and tells what it saw of every site."""
+        with torch.enable_grad():
+            outputs = super().run(*args, **kwargs)
+            found = self._gradients(pytree.tree_leaves(outputs))
+        outputs = pytree.tree_map_only(Tensor, Tensor.detach, outputs)
+        for node in list(self._seen):
+            # One at a time, so that a site's memory is free before the next one is counted.
+            x, y = self._seen.pop(node)
+            gradient = found.pop(node, None)
+            square = torch.zeros_like(y, dtype=torch.float32)
+            if gradient is not None:
+                square = gradient.float().square().nan_to_num_(0.0, 0.0, 0.0)
+            self.told(node, x.detach(), square)
+        return outputs
 
     def run_node(self, n: Node) -> Any:
-        """Computes a node; at a product, what its other factor says of a site."""
-        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        """Computes a node; the weights take no gradient."""
         result = super().run_node(n)
-        if n in self._paths:
-            # Sizes only: the value itself is not needed again.
-            self._recorded[n] = pytree.tree_map_only(Tensor, lambda _: None, (args, kwargs))
-        if n in self.left:
-            self._open[n] = [args[0], self.left[n], 0.0]
-        for each in self.taken.get(n, ()):
-            other = args[n.args.index(each.other)]
-            entry = self._open[each.site]
-            entry[1] -= 1
-            entry[2] = entry[2] + self._squares(each, other, entry[0], result.shape)
-            if not entry[1]:
-                self.told(each.site, entry[0], entry[2])
-                del self._open[each.site]
+        if n.op == "get_attr":
+            return pytree.tree_map_only(Tensor, Tensor.detach, result)
+        if n in self.sites:
+            (x,) = self.fetch_args_kwargs_from_env(n)[0]
+            if not result.requires_grad:
+                result = result.detach().requires_grad_()
+            # What one masked position has of an infinite gradient must not spoil the others'.
+            result.register_hook(lambda g: g.nan_to_num(0.0, 0.0, 0.0))
+            self._seen[n] = x, result
         return result
 
-    def _squares(self, each: Taken, other: Tensor, x: Tensor, shape: torch.Size) -> Tensor:
-        """The squared factor, summed over the elements that one output of the site reaches."""
-        square = other.float().square().expand(shape)
-        if not each.path:
-            return square.sum_to_size(x.shape)
-        # The adjoint of a layout sums over what it copied.
-        with torch.enable_grad():
-            start = torch.zeros_like(x, dtype=torch.float32, requires_grad=True)
-            end = start
-            for node in each.path:
-                args, kwargs = self._recorded[node]
-                end = node.target(end, *args[1:], **kwargs)  # type: ignore[operator]
-            (summed,) = torch.autograd.grad(end, start, square.sum_to_size(end.shape))
-        return summed
+    def _gradients(self, outputs: Sequence[Any]) -> dict[Node, Tensor]:
+        probe = self._probe([o for o in outputs if _learns(o)])
+        reached = [node for node, (_, y) in self._seen.items() if y.requires_grad]
+        if probe is None or not reached:
+            return {}
+        values = [self._seen[node][1] for node in reached]
+        try:
+            found = torch.autograd.grad(probe, values, allow_unused=True)
+        except RuntimeError as error:
+            self.failed = str(error).splitlines()[0]
+            return {}
+        return {n: g for n, g in zip(reached, found, strict=True) if g is not None}
+
+    def _probe(self, outputs: Sequence[Tensor]) -> Tensor | None:
+        """Sum of the outputs with random signs, each output over its magnitude in the first batch.
+
+        Signs are drawn image by image where the batch is the first axis.
+        """
+        total = None
+        for index, output in enumerate(outputs):
+            value = torch.where(output.detach().isfinite(), output, 0.0).float()
+            if len(self._signs) <= index:
+                self._signs.append(np.random.default_rng([self._seed, index]))
+                self._sizes.append(float(value.detach().square().mean().sqrt()) or 1.0)
+            drawn = self._signs[index].random(output.numel()) < 0.5
+            signs = torch.from_numpy(drawn).to(output.device).view(output.shape)
+            part = torch.where(signs, value, -value).sum() / self._sizes[index]
+            total = part if total is None else total + part
+        return total
+
+
+def _learns(output: Any) -> bool:
+    return isinstance(output, Tensor) and output.requires_grad and output.is_floating_point()

@@ -49,7 +49,7 @@ def refit(
     chosen = steps_by_site(sites, wanted, per_site_steps or {})
     seconds: dict[str, float] = {}
     with timed(seconds, "calibrate"):
-        observed = _observed(snn, captured, sites, calibration, progress)
+        observed = _observed(snn, captured, sites, calibration, seed, progress)
     # What the operations are doesn't depend on K; a loaded graph has lost the batch's symbol.
     moved = snn.report.of_graph(captured.graph_module.graph) if snn.report is not None else None
     result = build(
@@ -86,13 +86,18 @@ def _exact(snn: SpikingModel) -> tuple[Captured, list[Site]]:
 
 
 def _observed(
-    snn: SpikingModel, captured: Captured, sites: list[Site], calibration: Any, progress: bool
+    snn: SpikingModel,
+    captured: Captured,
+    sites: list[Site],
+    calibration: Any,
+    seed: int,
+    progress: bool,
 ) -> Observed:
     if calibration is not None:
         batches = batches_of(calibration)
         device = next((t.device for t in captured.graph_module.state_dict().values()), None)
         with torch.no_grad():
-            return calibrate(captured, sites, batches, device=device, progress=progress)
+            return calibrate(captured, sites, batches, device=device, seed=seed, progress=progress)
     if snn.report is None or set(snn.histograms) != {site.name for site in sites}:
         raise CalibrationError(
             "the network doesn't carry what calibration saw; give calibration data"

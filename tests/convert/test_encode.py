@@ -1,4 +1,4 @@
-"""Identity neurons on analog operands, and the weight that a product gives to an error."""
+"""Identity neurons on analog operands."""
 
 import pytest
 import torch
@@ -6,10 +6,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import convert
-from convert.calibrate import calibrate
-from convert.capture import capture
-from convert.importance import products
-from convert.sites import find_sites
 
 
 class Block(nn.Module):
@@ -71,44 +67,3 @@ def test_agreement_without_the_neurons_is_reported(block, tokens):
 def test_another_setting_is_refused(block, tokens):
     with pytest.raises(convert.InputError, match="'some'"):
         convert.to_spiking(block, tokens, steps=4, encode="some", progress=False)
-
-
-def test_importance_is_the_square_of_the_other_factor(block, tokens):
-    captured = capture(block, tokens)
-    sites = find_sites(captured.graph_module)
-    taken = {each.site for each in products(captured.graph_module, sites)}
-    named = {site.label: site for site in sites}
-    assert taken == {named["exp"].node, named["reciprocal"].node}
-    observed = calibrate(captured, sites, [tokens])
-    with torch.no_grad():
-        q, k, _ = block.qkv(block.norm(block.embed(tokens))).double().chunk(3, -1)
-        scores = q @ k.transpose(1, 2) / 8**0.5
-        e = torch.exp(scores - scores.amax(-1, keepdim=True))
-    mass = {label: observed.histograms[site.name].mass.sum() for label, site in named.items()}
-    inverse = 1 / e.sum(-1, keepdim=True)
-    assert mass["exp"] == pytest.approx(float((inverse**2).expand_as(e).sum()), rel=1e-4)
-    assert mass["reciprocal"] == pytest.approx(float((e**2).sum()), rel=1e-4)
-
-
-class Gate(nn.Module):
-    """A gate a channel, as in squeeze and excitation."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.fc = nn.Conv2d(2, 3, 1), nn.Linear(3, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(x)
-        gate = torch.sigmoid(self.fc(x.mean((2, 3))))
-        return (x * gate[:, :, None, None]).sum((2, 3))
-
-
-def test_a_gate_counts_by_what_it_lets_pass():
-    torch.manual_seed(0)
-    model, x = Gate().eval(), torch.randn(20, 2, 4, 4)
-    captured = capture(model, x)
-    sites = find_sites(captured.graph_module)
-    observed = calibrate(captured, sites, [x])
-    with torch.no_grad():
-        expected = float(model.conv(x).double().square().sum())
-    assert observed.histograms[sites[0].name].mass.sum() == pytest.approx(expected, rel=1e-4)

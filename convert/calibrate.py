@@ -22,6 +22,8 @@ from .sites import Site
 
 # This share of a fit's weight goes by how often values occur, the rest by what they do.
 _PLAIN = 0.01
+# A batch runs in this many pieces: the backward pass keeps the values of a whole piece.
+_PIECES = 4
 # Where f varies by less than this share of its spread, a tail carries nothing to fit.
 _FLAT = 1e-9
 
@@ -86,12 +88,9 @@ def calibrate(
             if size:
                 leaves = captured.signature.flatten(args, kwargs)
                 ranges = _widened(ranges, leaves)
-                network.run(*leaves)
+                for piece in captured.signature.pieces(leaves, _PIECES):
+                    network.run(*piece)
                 images += size
-    if network.failed:
-        captured.notes.append(
-            f"histograms count every value alike: no gradient of the outputs ({network.failed})"
-        )
     if images == 0:
         raise CalibrationError(
             "the calibration data yields no image; give a list, a DataLoader or a tensor with at "
@@ -100,6 +99,13 @@ def calibrate(
     for name, histogram in histograms.items():
         if not histogram.total:
             raise CalibrationError(f"{name}: its input is empty on the calibration data")
+    unmoved = [name for name, histogram in histograms.items() if not histogram.mass.sum()]
+    if unmoved:
+        names = ", ".join(unmoved[:3]) + (f" and {len(unmoved) - 3} more" if unmoved[3:] else "")
+        why = f" ({network.failed})" if network.failed else ""
+        captured.notes.append(
+            f"no gradient of the outputs reaches {names}{why}: every value counts alike there"
+        )
     neurons = {name: round(count / images) for name, count in elements.items()}
     return Observed(histograms, neurons, images, ranges)
 

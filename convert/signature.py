@@ -143,6 +143,19 @@ class Signature:
             )
         return leaf.shape[0] if expected.shape and expected.shape[0] is None else -1
 
+    def pieces(self, leaves: Sequence[Any], count: int) -> list[list[Any]]:
+        """Flat inputs cut along the batch into at most `count` pieces; none is empty."""
+        batched = [t is not None and t.shape[:1] == (None,) for t in self.inputs]
+        sizes = [len(leaf) for leaf, cut in zip(leaves, batched, strict=True) if cut]
+        count = min([count, *sizes])
+        if count < 2:
+            return [list(leaves)]
+        parts = [
+            leaf.tensor_split(count) if cut else [leaf] * count
+            for leaf, cut in zip(leaves, batched, strict=True)
+        ]
+        return [list(piece) for piece in zip(*parts, strict=True)]
+
     def unflatten(self, outputs: Sequence[Any]) -> Any:
         """The outputs in the form in which the model returned them."""
         leaves = [self._laid_out(leaf, torch.contiguous_format) for leaf in outputs]

@@ -170,20 +170,30 @@ def test_without_a_gradient_every_value_counts() -> None:
     assert (snn(x)["class"] == model(x)["class"]).float().mean() > 0.9
 
 
-class Next(nn.Module):
-    """A network with an operation that has no derivative."""
+@torch.library.custom_op("convert_tests::reverse", mutates_args=())
+def reverse(x: Tensor) -> Tensor:
+    """An operation of which nobody knows the derivative."""
+    return x.flip(1)
+
+
+@reverse.register_fake
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+class Reversed(nn.Module):
+    """A site in front of it."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.last = nn.Linear(4, 4)
+        self.first = nn.Linear(4, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.nextafter(F.silu(x), self.last(x))
+        return reverse(F.silu(self.first(x)))
 
 
 def test_an_operation_without_derivative_is_said() -> None:
-    x = torch.randn(300, 4)
-    snn = convert.to_spiking(Next().eval(), x, steps=6, progress=False)
+    snn = convert.to_spiking(Reversed().eval(), torch.randn(300, 4), steps=6, progress=False)
     assert any("no gradient of the outputs" in note for note in snn.report.notes)
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from .calibrate import Observed, error, problem
 from .capture import Captured
+from .correct import correct
 from .fit.methods import fit_problems, warm_up
 from .fit.problem import Problem, Solution
 from .operations import constants_barred, latency_steps, operations
@@ -43,6 +44,7 @@ def build(
     effort: str,
     seconds: dict[str, float],
     progress: bool,
+    corrected_on: Iterable[Any] | None = None,
 ) -> SpikingModel:
     """The spiking network of a captured graph.
 
@@ -53,6 +55,8 @@ def build(
         chosen: K of every site by name, for each K that is wanted; the first is the network's.
         method, seed, effort, progress: as for `to_spiking`.
         seconds: of the stages before; those of the fit are added.
+        corrected_on: calibration batches on which the layers' mean errors are measured and taken
+            out; None leaves the biases as they are.
     """
     with timed(seconds, "compile"):
         warm_up(method, progress=progress)
@@ -72,6 +76,9 @@ def build(
     report = _report(captured, sites, observed, problems, solutions, method, seed, seconds)
     model = _assemble(captured, sites, list(chosen), problems, solutions, report)
     model.histograms = observed.histograms
+    if corrected_on is not None:
+        with timed(seconds, "correct"):
+            report.notes += correct(model, list(chosen), corrected_on, progress=progress)
     return model
 
 

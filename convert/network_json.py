@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .corrections import Corrections, Shifts
 from .errors import StorageError
 from .exact import ExactFunction
 from .graph_json import check_name, infer, read_graph, write_graph
@@ -85,6 +86,11 @@ def write_network(
         "step_mode": {path: snn.network.get_submodule(path).step_mode for path in sorted(called)},
         "exact": {key: _function(key, module) for key, module in snn.exact.items()},
         "refitted": {k: list(neurons) for k, neurons in snn.refitted.items()},  # type: ignore[call-overload]
+        "corrections": {
+            "upstream": {path: sorted(names) for path, names in snn.corrections.upstream.items()},
+            "held": dict(snn.corrections.held),
+            "shifts": list(snn.corrections.shifts),
+        },
         "tensors": table,
         "histograms": histograms,
         "report": write_report(snn.report, {node: i for i, node in enumerate(nodes)}),
@@ -192,6 +198,8 @@ def read_network(document: Any, tensors: dict[str, Tensor], device: torch.device
         model.refitted[k] = nn.ModuleDict(
             {member: _neuron(f"refitted.{k}.{member}", state, "s") for member in members}
         )
+    if "corrections" in document:
+        model.corrections = _corrections(take(document, "corrections", dict), model, state)
     if state:
         raise StorageError(f"the tensor {next(iter(state))} belongs to nothing")
     for name, entry in take(document, "histograms", dict).items():
@@ -298,6 +306,39 @@ def _neuron(path: str, state: dict[str, tuple[Tensor, bool]], mode: Any) -> FewS
     neuron = FewSpikesNeuron(T, h, d, offset, dtype=dtype, step_mode=mode)  # type: ignore[arg-type]
     neuron.missing_mean.copy_(missing)
     return neuron
+
+
+def _corrections(
+    data: Any, model: SpikingModel, state: dict[str, tuple[Tensor, bool]]
+) -> Corrections:
+    upstream, held = take(data, "upstream", dict), take(data, "held", dict)
+    for path, names in upstream.items():
+        bias = dict(model.network.state_dict()).get(check_name(path))
+        if bias is None or not bias.is_floating_point() or not set(names) <= set(model.names):
+            raise StorageError(f"the correction of {path!r} belongs to no bias of the network")
+        upstream[path] = [name for name in names if isinstance(name, str)]
+
+    def tensors(prefix: str) -> dict[str, Tensor]:
+        found = {}
+        for index, path in enumerate(upstream):
+            bias = model.network.state_dict()[path]
+            value, _ = state.pop(f"corrections.{prefix}.{index}", (None, False))
+            if value is None or value.shape != bias.shape or value.dtype != bias.dtype:
+                raise StorageError(f"the correction of {path} doesn't fit its bias")
+            found[path] = value
+        return found
+
+    result = Corrections(upstream, tensors("trained"))
+    fitted = {str(k) for k in take(data, "shifts", list)}
+    for k in fitted:
+        if not k.isdecimal() or len(k) > 6:
+            raise StorageError(f"there are corrections for K = {k[:20]!r}")
+    for k in take(data, "shifts", list):
+        result.shifts[k] = Shifts(tensors(f"shifts.{k}"))
+    if not set(held) <= set(upstream) or not set(held.values()) <= fitted:
+        raise StorageError("the corrections in use are damaged")
+    result.held = held
+    return result
 
 
 def _infer(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ def refit(
     method: str = DEFAULT,
     per_site_steps: Mapping[str, int] | None = None,
     effort: str = "normal",
+    sequential: bool = True,
     progress: bool = True,
 ) -> SpikingModel:
     """The same network with new neurons; the model that it came from isn't needed.
@@ -39,17 +40,19 @@ def refit(
         calibration: data as for `to_spiking`; None for what calibration saw before, which a saved
             network carries along.
         steps, seed, method, per_site_steps, effort, progress: as for `to_spiking`.
+        sequential: as for `to_spiking`, if there is calibration data.
 
     Raises:
         ConversionError: a subclass for data or a setting that can't be used.
     """
     wanted = wanted_steps(steps)
+    batches = None if calibration is None else batches_of(calibration)
     check(method, effort)
     captured, sites = _exact(snn)
     chosen = steps_by_site(sites, wanted, per_site_steps or {})
     seconds: dict[str, float] = {}
     with timed(seconds, "calibrate"):
-        observed = _observed(snn, captured, sites, calibration, seed, progress)
+        observed = _observed(snn, captured, sites, batches, seed, progress)
     # What the operations are doesn't depend on K; a loaded graph has lost the batch's symbol.
     moved = snn.report.of_graph(captured.graph_module.graph) if snn.report is not None else None
     result = build(
@@ -62,6 +65,7 @@ def refit(
         effort=effort,
         seconds=seconds,
         progress=progress,
+        corrected_on=batches if sequential else None,
     )
     if moved is not None and result.report is not None:
         result.report = dataclasses.replace(result.report, operations=moved.operations)
@@ -75,6 +79,7 @@ def _exact(snn: SpikingModel) -> tuple[Captured, list[Site]]:
     network = copied.network
     for path in copied.names.values():
         copied._swapped(path, copied.exact[path.rpartition(".")[2]])
+    copied.corrections.put(network, None)
     notes = list(snn.report.notes) if snn.report is not None else []
     labels = {row.name: row.function for row in snn.report.sites} if snn.report else {}
     calls = {str(node.target): node for node in network.graph.nodes if node.op == "call_module"}
@@ -89,12 +94,11 @@ def _observed(
     snn: SpikingModel,
     captured: Captured,
     sites: list[Site],
-    calibration: Any,
+    batches: Iterable[Any] | None,
     seed: int,
     progress: bool,
 ) -> Observed:
-    if calibration is not None:
-        batches = batches_of(calibration)
+    if batches is not None:
         device = next((t.device for t in captured.graph_module.state_dict().values()), None)
         with torch.no_grad():
             return calibrate(captured, sites, batches, device=device, seed=seed, progress=progress)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch.fx import GraphModule
 
+from .corrections import Corrections
 from .errors import InputError, SiteError
 from .histogram import Histogram
 from .layout import prefers_channels_last
@@ -77,6 +78,8 @@ class SpikingModel(torch.nn.Module):
         self._kept: dict[str, Any] | None = None
         # Neurons of the same sites fitted with other K, by str(K) and by neuron path as in `exact`.
         self.refitted = torch.nn.ModuleDict()
+        # What the layers' biases hold beside the trained values, for every K.
+        self.corrections = Corrections()
         # What calibration saw at each site, by its name.
         self.histograms: dict[str, Histogram] = {}
         # The user's own notes; they are saved with the network.
@@ -227,7 +230,8 @@ class SpikingModel(torch.nn.Module):
             for path in self.names.values()
         }
         try:
-            yield
+            with self.corrections.using(self.network, steps):
+                yield
         finally:
             for path, neuron in replaced.items():
                 self._swapped(path, neuron)
@@ -247,7 +251,8 @@ class SpikingModel(torch.nn.Module):
             if name not in sites
         }
         try:
-            yield
+            with self.corrections.only(self.network, sites):
+                yield
         finally:
             for path, neuron in replaced.items():
                 self._swapped(path, neuron)
@@ -261,6 +266,7 @@ class SpikingModel(torch.nn.Module):
         for path in self.names.values():
             parent, _, name = path.rpartition(".")
             setattr(network.get_submodule(parent), name, self.exact[name])
+        self.corrections.take_out(self.network, network)
         return OriginalModel(network, self.signature)
 
     @contextmanager

@@ -26,7 +26,7 @@ from .files import atomic_path
 from .network_json import read_network, write_network
 from .spiking import SpikingModel
 
-VERSION = 1
+VERSION = 2
 _MARK = b"FSPIKES\n"
 # Mark, version, bytes of JSON, bytes of tensors, SHA-256 of all of it but itself.
 _HEADER = struct.Struct("<8sIQQ32s")

@@ -13,6 +13,7 @@ from .capture import Captured
 from .correct import correct
 from .fit.methods import fit_problems, warm_up
 from .fit.problem import Problem, Solution
+from .histogram import Histogram
 from .operations import constants_barred, latency_steps, operations
 from .report import Report, SiteRow
 from .sites import Site
@@ -74,11 +75,11 @@ def build(
         ]
         solutions = fit_problems(problems, method, seed=seed, effort=effort, progress=progress)
     report = _report(captured, sites, observed, problems, solutions, method, seed, seconds)
-    model = _assemble(captured, sites, list(chosen), problems, solutions, report)
+    model = _assemble(captured, sites, list(chosen), observed.histograms, solutions, report)
     model.histograms = observed.histograms
     if corrected_on is not None:
         with timed(seconds, "correct"):
-            report.notes += correct(model, list(chosen), corrected_on, progress=progress)
+            report.corrections += correct(model, list(chosen), corrected_on, progress=progress)
     return model
 
 
@@ -86,7 +87,7 @@ def _assemble(
     captured: Captured,
     sites: Sequence[Site],
     wanted: Sequence[int],
-    problems: Sequence[Problem],
+    seen: Mapping[str, Histogram],
     solutions: Sequence[Solution],
     report: Report,
 ) -> SpikingModel:
@@ -94,10 +95,10 @@ def _assemble(
     for index in range(len(wanted)):
         part = slice(index * len(sites), (index + 1) * len(sites))
         neurons = {}
-        for site, p, solution in zip(sites, problems[part], solutions[part], strict=True):
+        for site, solution in zip(sites, solutions[part], strict=True):
             wide = site.node.meta["val"].dtype == torch.float64
             dtype = torch.float64 if wide else torch.float32
-            neurons[site.name] = neuron_of(solution, p, dtype=dtype)
+            neurons[site.name] = neuron_of(solution, seen[site.name], dtype=dtype)
         fitted.append(neurons)
     model = swap(captured, sites, fitted[0])
     model.report = report

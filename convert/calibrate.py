@@ -103,9 +103,8 @@ def calibrate(
     if unmoved:
         names = ", ".join(unmoved[:3]) + (f" and {len(unmoved) - 3} more" if unmoved[3:] else "")
         why = f" ({network.failed})" if network.failed else ""
-        captured.notes.append(
-            f"no gradient of the outputs reaches {names}{why}: every value counts alike there"
-        )
+        note = f"every value of {names} counts alike: no gradient of the outputs reaches it{why}"
+        captured.notes += [note] if note not in captured.notes else []
     neurons = {name: round(count / images) for name, count in elements.items()}
     return Observed(histograms, neurons, images, ranges)
 

@@ -25,6 +25,7 @@ from .biases import Layer, find_layers, value_at
 from .corrections import Corrections
 from .fold import read
 from .neuron import FewSpikesNeuron
+from .report import Correction
 from .signature import Signature, batch_size, split_batch
 from .spiking import SpikingModel
 
@@ -61,8 +62,8 @@ def correct(
     batches: Iterable[Any],
     *,
     progress: bool = False,
-) -> list[str]:
-    """Corrects a network for each of its K where that helps; what was done, as notes.
+) -> list[Correction]:
+    """Corrects a network for each of its K where that helps, and says what was done.
 
     Args:
         snn: a converted network without corrections; changed in place.
@@ -79,34 +80,24 @@ def correct(
     )
     if not layers or side_by_side.images < 2:
         return []
-    notes = []
     trained = {layer.bias: value_at(network, layer.bias) for layer in layers}
     snn.corrections = Corrections({layer.bias: layer.sites for layer in layers}, trained)
+    rows = []
     for k in wanted:
-        own = k == wanted[0]
-        neurons = {
-            path: network.get_submodule(path)
-            if own
-            else snn.refitted[str(k)][path.rpartition(".")[2]]  # type: ignore[index]
+        own: Any = network if k == wanted[0] else snn.refitted[str(k)]
+        neurons: dict[str, FewSpikesNeuron] = {
+            path: own.get_submodule(path if own is network else path.rpartition(".")[2])
             for path in snn.names.values()
         }
-        found = side_by_side.measure(neurons)  # type: ignore[arg-type]
-        change = f"relative error of the outputs on {found.images} calibration images"
-        if not found.after < found.before:
-            notes.append(
-                f"K = {k}: biases stay as trained; without mean errors the {change} would be "
-                f"{found.after:.3g} instead of {found.before:.3g}"
-            )
-            continue
-        snn.corrections.add(k, found.shifts)
-        for path, factor in found.stretches.items():
-            stretched(neurons[path], factor)  # type: ignore[arg-type]
-        notes.append(
-            f"K = {k}: mean errors of {len(found.shifts)} layers are taken out of their biases; "
-            f"the {change} falls from {found.before:.3g} to {found.after:.3g}"
-        )
+        found = side_by_side.measure(neurons)
+        kept = found.after < found.before
+        if kept:
+            snn.corrections.add(k, found.shifts)
+            for path, factor in found.stretches.items():
+                stretched(neurons[path], factor)
+        rows.append(Correction(k, len(layers), found.images, found.before, found.after, kept))
     snn.corrections.put(network, wanted[0])
-    return notes
+    return rows
 
 
 def stretched(neuron: FewSpikesNeuron, factor: float) -> FewSpikesNeuron:
@@ -219,12 +210,12 @@ class Corrector:
             found.stretches[layer.into] = factor
             modules[layer.into] = stretched(copy.deepcopy(modules[layer.into]), factor)
         shift = _shrunk(means[0] / factor - means[1])
-        shift = shift.to(spiking[0].dtype)
+        shift = shift.to(value_at(self.network, layer.bias).dtype)
         found.shifts[layer.bias] = shift.reshape(layer.shape)
         along = [1] * spiking[0].dim()
         along[layer.axis] = -1
         # New tensors: a view's source must stay what it is.
-        spiking[:] = [value + shift.view(along) for value in spiking]
+        spiking[:] = [value + shift.view(along).to(value.dtype) for value in spiking]
 
     def _error(self, neurons: Mapping[str, FewSpikesNeuron], exact: list[Any]) -> float:
         """Relative error of the outputs with these neurons and the biases as they are."""
@@ -334,12 +325,11 @@ def _means(values: Sequence[Tensor], axis: int, sizes: Sequence[int]) -> Tensor:
     for value, size in zip(values, sizes, strict=True):
         dtype = torch.promote_types(value.dtype, torch.float32)
         along, v = axis, value
-        batch = next((i for i, n in enumerate(v.shape) if n == size and i != axis), None)
-        if axis and v.shape[0] != size and v.shape[0] % size == 0:
+        alike = [i for i, n in enumerate(v.shape) if n == size and i != axis]
+        batch = alike[0] if alike else None
+        if batch is None and axis and v.shape[0] % size == 0:
             # Windows of an image, one after the other.
             v, along, batch = v.unflatten(0, (size, -1)), axis + 1, 0
-        elif axis and v.shape[0] == size:
-            batch = 0
         gone = [i for i in range(v.dim()) if i not in (along, batch)]
         mean = v.mean(gone, dtype=dtype) if gone else v.to(dtype)
         if batch is None:

@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 from .errors import StorageError
 from .histogram import Histogram
 from .operations import Operation
-from .report import Report, SiteRow
+from .report import Correction, Report, SiteRow
 from .signature import Signature, TensorInput
 
 _DEEPEST = 32
@@ -207,7 +207,8 @@ def write_report(report: Report | None, place: Mapping[Node, int]) -> Any:
     if report is None:
         return None
     data = _fields(report, "the report")
-    data["sites"] = [_fields(row, "the report") for row in report.sites]
+    for name in ("sites", "corrections"):
+        data[name] = [_fields(row, "the report") for row in getattr(report, name)]
     data["operations"] = [
         _fields(o, "the report", skip="node") | {"node": place.get(o.node)}
         for o in report.operations
@@ -221,7 +222,7 @@ def _fields(value: Any, what: str, skip: str = "") -> dict[str, Any]:
     return {
         name: plain(getattr(value, name), what)
         for name in names
-        if name not in (skip, "sites", "operations")
+        if name not in (skip, "sites", "operations", "corrections")
     }
 
 
@@ -236,8 +237,10 @@ def read_report(data: Any, nodes: Sequence[Node]) -> Report | None:
         if type(place) is not int or not 0 <= place < len(nodes):
             raise StorageError("the report names an operation that isn't in the graph")
         operations.append(_made(Operation, row | {"node": nodes[place]}))
-    rest = {key: value for key, value in data.items() if key not in ("sites", "operations")}
-    report = _made(Report, rest | {"sites": sites, "operations": operations})
+    # Files of version 1 know no corrections.
+    corrections = [_made(Correction, row) for row in data.get("corrections", [])]
+    made = {"sites": sites, "operations": operations, "corrections": corrections}
+    report = _made(Report, data | made)
     report.input_ranges = [_tuples(bounds) for bounds in report.input_ranges]
     for bounds in report.input_ranges:
         if bounds is not None and [isinstance(b, int | float) for b in bounds] != [True, True]:

@@ -19,6 +19,8 @@ from .settings import steps_by_site, wanted_steps
 from .sites import Site
 from .spiking import SpikingModel
 
+_NO_DATA = "biases stay as trained: without calibration data no mean error can be measured"
+
 
 def refit(
     snn: SpikingModel,
@@ -55,6 +57,9 @@ def refit(
         observed = _observed(snn, captured, sites, batches, seed, progress)
     # What the operations are doesn't depend on K; a loaded graph has lost the batch's symbol.
     moved = snn.report.of_graph(captured.graph_module.graph) if snn.report is not None else None
+    captured.notes[:] = [note for note in captured.notes if note != _NO_DATA]
+    if sequential and batches is None:
+        captured.notes.append(_NO_DATA)
     result = build(
         captured,
         sites,

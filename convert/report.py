@@ -38,6 +38,38 @@ class SiteRow:
     neurons: int
 
 
+@dataclass(frozen=True)
+class Correction:
+    """Mean errors that were taken out of the layers' biases, for one K.
+
+    Args:
+        steps: K.
+        layers: how many layers.
+        images: calibration images on which they were measured.
+        before, after: relative root-mean-square error of the outputs on these images.
+        kept: whether the corrections are in use: only if the error is less.
+    """
+
+    steps: int
+    layers: int
+    images: int
+    before: float
+    after: float
+    kept: bool
+
+    def __str__(self) -> str:
+        error = f"relative output error on {self.images} calibration images"
+        if not self.kept:
+            return (
+                f"K = {self.steps}: biases stay as trained; without the layers' mean errors the "
+                f"{error} would be {self.after:.3g}, not {self.before:.3g}"
+            )
+        return (
+            f"K = {self.steps}: the mean errors of {self.layers} layers are taken out of their "
+            f"biases; {error} {self.before:.3g} -> {self.after:.3g}"
+        )
+
+
 @dataclass
 class Report:
     """What `to_spiking` did; prints as a table.
@@ -52,6 +84,7 @@ class Report:
         notes: what the user should know.
         input_ranges: lowest and highest calibrated value of each of the network's inputs; None
             for one of whole numbers or that isn't a tensor.
+        corrections: what was done about mean errors, for every K; empty for plain calibration.
     """
 
     sites: list[SiteRow]
@@ -63,6 +96,7 @@ class Report:
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     input_ranges: list[tuple[float, float] | None] = field(default_factory=list)
+    corrections: list[Correction] = field(default_factory=list)
 
     @property
     def steps(self) -> int:
@@ -111,6 +145,7 @@ class Report:
             "products": self._listed("product"),
             "remaining": self._listed("remaining"),
             "given": self._listed("given"),
+            "corrections": [asdict(correction) for correction in self.corrections],
             "notes": list(self.notes),
         }
 
@@ -178,6 +213,7 @@ class Report:
             f"{self.multiply_accumulates:,} multiply-accumulates are driven by spikes; "
             f"method {self.method}, seed {self.seed}, "
             f"{self.calibration_images} calibration images",
+            "\n".join(str(correction) for correction in self.corrections),
             *(f"note: {note}" for note in self.notes),
         ]
         return "\n\n".join(part for part in parts if part)

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from .capture import Captured
-from .fit.problem import Problem, Solution
+from .fit.problem import Solution
+from .histogram import Histogram
 from .layout import free_layout, linear_first
 from .neuron import FewSpikesNeuron
 from .sites import Site
@@ -15,14 +16,18 @@ from .spiking import SpikingModel
 
 
 def neuron_of(
-    solution: Solution, problem: Problem, *, dtype: torch.dtype = torch.float32
+    solution: Solution, seen: Histogram, *, dtype: torch.dtype = torch.float32
 ) -> FewSpikesNeuron:
-    """The neuron of a solution, with the means that its anytime readout adds."""
+    """The neuron of a solution, with the means that its anytime readout adds.
+
+    These are of the values as often as they occur: whatever a value does to the outputs, the bias
+    of the next layer could take a mean error out.
+    """
     neuron = FewSpikesNeuron(
         solution.thresholds, solution.resets, solution.weights, solution.offset, dtype=dtype
     )
-    centres = torch.from_numpy(problem.centres).to(dtype)
-    neuron.set_missing_means(centres, torch.from_numpy(problem.weights))
+    centres = torch.from_numpy(seen.centres).to(dtype)
+    neuron.set_missing_means(centres, torch.from_numpy(seen.counts / seen.total))
     return neuron
 
 

@@ -11,7 +11,7 @@ from convert.spiking import SpikingModel
 
 @pytest.fixture
 def snn(small: nn.Module, images: Tensor) -> SpikingModel:
-    return to_spiking(small, images, steps=[6, 3], method="binary")
+    return to_spiking(small, images, steps=[6, 3], method="binary", sequential=False)
 
 
 def test_is_close_to_the_model_and_any_batch_size_works(snn, small, images) -> None:

@@ -1,0 +1,229 @@
+"""Mean errors of layers, measured in graph order and taken out of the biases."""
+
+import copy
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from convert import load, refit, to_spiking
+from convert.biases import find_layers
+from convert.capture import capture
+from convert.correct import _means, _shrunk, stretched
+from convert.neuron import FewSpikesNeuron
+from convert.sites import find_sites
+
+
+class Residual(nn.Module):
+    """Two blocks with a shortcut, shared weights, layers without a bias, and a norm on its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(2, 8, 3, padding=1)
+        self.one = nn.Conv2d(8, 8, 3, padding=1, bias=False)
+        self.two = nn.Conv2d(8, 8, 3, padding=1)
+        self.shared = nn.Conv2d(8, 8, 1)
+        self.norm = nn.BatchNorm2d(8)
+        self.head = nn.Linear(8, 5)
+        self.norm.running_mean.normal_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x))
+        x = F.relu(x + self.two(F.relu(self.one(x))))
+        x = F.relu(self.shared(F.relu(self.shared(x))))
+        return self.head(F.silu(self.norm(x + x.roll(1, 2))).mean((2, 3)))
+
+
+class Tokens(nn.Module):
+    """Attention by hand, tokens first, windows folded into the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.qkv, self.out = nn.Linear(4, 8), nn.Linear(8, 24), nn.Linear(8, 8)
+        self.norm, self.head = nn.LayerNorm(8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.gelu(self.embed(x)).transpose(0, 1)
+        q, k, v = self.qkv(self.norm(x)).transpose(0, 1).reshape(-1, 3, 24).chunk(3, -1)
+        y = torch.softmax(q @ k.transpose(1, 2), -1) @ v
+        x = x + self.out(y.reshape(-1, 6, 8).transpose(0, 1))
+        return self.head(F.silu(x).mean(0))
+
+
+@pytest.fixture(scope="module")
+def residual() -> nn.Module:
+    torch.manual_seed(0)
+    return Residual().eval()
+
+
+@pytest.fixture(scope="module")
+def pictures() -> Tensor:
+    return torch.randn(160, 2, 6, 6, generator=torch.Generator().manual_seed(1))
+
+
+def convert(model: nn.Module, x: Tensor, **settings):
+    return to_spiking(model, x, **{"steps": [2, 4], "progress": False} | settings)
+
+
+def test_mean_outputs_are_those_of_the_original(residual: nn.Module, pictures: Tensor) -> None:
+    plain, found = (convert(residual, pictures, sequential=s) for s in (False, True))
+    with torch.no_grad():
+        exact = residual(pictures)
+        for network in (plain, found):
+            network.off = (network(pictures) - exact).mean(0).abs().max()
+            network.error = (network(pictures) - exact).square().mean()
+    assert found.off < 0.1 * plain.off
+    assert found.error < plain.error
+    (first, second) = found.report.corrections
+    assert (first.steps, second.steps, first.layers) == (2, 4, 6)
+    assert first.kept and first.after < first.before and first.images == 160
+    assert "mean errors of 6 layers" in str(found.report)
+    assert found.report.to_dict()["corrections"][0]["after"] == first.after
+    assert plain.report.corrections == []
+
+
+def test_the_error_that_is_reported_is_the_network_s(residual: nn.Module, pictures: Tensor) -> None:
+    plain, found = (convert(residual, pictures, sequential=s) for s in (False, True))
+    with torch.no_grad():
+        exact = residual(pictures)
+        row = found.report.corrections[0]
+        for network, reported in ((plain, row.before), (found, row.after)):
+            error = (network(pictures) - exact).norm() / exact.norm()
+            assert float(error) == pytest.approx(reported, rel=1e-4)
+
+
+def test_the_original_is_as_it_was(residual: nn.Module, pictures: Tensor) -> None:
+    before = copy.deepcopy(residual.state_dict())
+    snn = convert(residual, pictures)
+    assert all(torch.equal(t, before[n]) for n, t in residual.state_dict().items())
+    plain = convert(residual, pictures, sequential=False)
+    with torch.no_grad():
+        assert torch.equal(snn.original()(pictures), plain.original()(pictures))
+        with snn.spiking_only([]):
+            assert torch.equal(snn(pictures), plain.original()(pictures))
+        outputs = snn(pictures)
+        with snn.with_steps(4):
+            four = snn(pictures)
+            assert torch.equal(snn.original()(pictures), plain.original()(pictures))
+        assert torch.equal(snn(pictures), outputs) and not torch.equal(four, outputs)
+    alone = convert(residual, pictures, steps=[4])
+    with torch.no_grad():
+        torch.testing.assert_close(alone(pictures), four, rtol=0.2, atol=0.2)
+
+
+def test_a_layer_behind_exact_sites_is_as_trained(residual: nn.Module, pictures: Tensor) -> None:
+    snn = convert(residual, pictures)
+    trained = {p: snn.corrections.original(snn.network, p) for p in snn.corrections.upstream}
+    state = dict(snn.network.state_dict())
+    assert any(not torch.equal(state[path], value) for path, value in trained.items())
+    names = list(snn.sites)
+    with snn.spiking_only(names[:2]):
+        now = snn.network.state_dict()
+        for path, needed in snn.corrections.upstream.items():
+            expected = state[path] if needed <= set(names[:2]) else trained[path]
+            assert torch.equal(now[path], expected)
+    now = snn.network.state_dict()
+    assert all(torch.equal(now[path], state[path]) for path in trained)
+
+
+def test_training_of_a_bias_stays(residual: nn.Module, pictures: Tensor) -> None:
+    snn = convert(residual, pictures)
+    path = next(iter(snn.corrections.upstream))
+    bias = snn.network.get_parameter(path)
+    before = snn.corrections.original(snn.network, path)
+    with torch.no_grad():
+        bias.add_(1.0)
+    with snn.with_steps(4):
+        four = bias.detach().clone()
+    shift = snn.corrections.shifts["4"][path]
+    torch.testing.assert_close(four, before + 1 + shift)
+    torch.testing.assert_close(snn.corrections.original(snn.network, path), before + 1)
+
+
+def test_saved_and_refitted(residual: nn.Module, pictures: Tensor, tmp_path: Path) -> None:
+    snn = convert(residual, pictures)
+    snn.save(tmp_path / "net.fsnn")
+    back = load(tmp_path / "net.fsnn")
+    assert back.report.corrections == snn.report.corrections
+    with torch.no_grad():
+        for one, other in ((snn, back), (snn.original(), back.original())):
+            assert torch.equal(one(pictures), other(pictures))
+        with snn.with_steps(4), back.with_steps(4):
+            assert torch.equal(snn(pictures), back(pictures))
+    # Layers may sum in another order than before the conversion.
+    again = refit(back, pictures, steps=[2, 4], progress=False)
+    for new, old in zip(again.report.corrections, snn.report.corrections, strict=True):
+        assert dataclasses.asdict(new) == pytest.approx(dataclasses.asdict(old), rel=0.01)
+    with torch.no_grad():
+        torch.testing.assert_close(again(pictures), snn(pictures), rtol=0.05, atol=0.05)
+    plain = refit(back, steps=2, progress=False)
+    assert plain.report.corrections == [] and not plain.corrections.upstream
+    with torch.no_grad():
+        expected = convert(residual, pictures, sequential=False)(pictures)
+        assert torch.equal(plain(pictures), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_tokens_first_and_windows(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    model, x = Tokens().eval().to(dtype), torch.randn(96, 6, 4).to(dtype)
+    plain, found = (convert(model, x, steps=3, sequential=s) for s in (False, True))
+    with torch.no_grad():
+        exact = model(x).float()
+        errors = [(n(x).float() - exact).square().mean() for n in (plain, found)]
+        means = [(n(x).float() - exact).mean(0).abs().max() for n in (plain, found)]
+    assert errors[1] <= errors[0] and means[1] < 0.5 * means[0] + 1e-2
+    assert found.report.corrections[0].layers >= 3
+
+
+def test_layers_and_what_they_move(residual: nn.Module, pictures: Tensor) -> None:
+    captured = capture(residual, pictures)
+    sites = find_sites(captured.graph_module)
+    layers = find_layers(captured.graph_module, {s.module: s.name for s in sites})
+    biases = [layer.bias for layer in layers]
+    assert len(set(biases)) == len(biases) == 6
+    # The layer without a bias has one now, and one of the two calls of the shared layer its own.
+    assert sum(bias.startswith("bias_") for bias in biases) == 2
+    assert [layer.into is not None for layer in layers] == [True, True, True, True, True, False]
+    with torch.no_grad():
+        (outputs,) = captured.graph_module(pictures)
+    torch.testing.assert_close(outputs, residual(pictures), rtol=1e-4, atol=1e-5)
+
+
+def test_means_are_per_image() -> None:
+    x = torch.randn(6, 5, 3, 7, dtype=torch.float64)
+    expected = x.mean((2, 3))
+    torch.testing.assert_close(_means([x[:4], x[4:]], 1, [4, 2]), expected)
+    last = [v.permute(0, 2, 3, 1) for v in (x[:4], x[4:])]
+    torch.testing.assert_close(_means(last, 3, [4, 2]), expected)
+    windows = [v.flatten(0, 1) for v in last]
+    torch.testing.assert_close(_means(windows, 2, [4, 2]), expected)
+    tokens = [v.flatten(1, 2).transpose(0, 1) for v in last]
+    torch.testing.assert_close(_means(tokens, 2, [4, 2]), expected)
+    one = [x[0, :, :, 0], x[1, :, :, 0]]
+    assert _means(one, 0, [9, 9]).shape == (2, 5)
+    torch.testing.assert_close(_means([x[:, :, 0, 0]], 1, [6]), x[:, :, 0, 0])
+
+
+def test_chance_is_no_error() -> None:
+    torch.manual_seed(0)
+    noise, error = torch.randn(50, 400, dtype=torch.float64), torch.full((50, 1), 3.0)
+    assert _shrunk(noise).abs().mean() < 0.6 * noise.mean(0).abs().mean()
+    assert _shrunk(noise + error).mean() == pytest.approx(3.0, rel=0.02)
+    bad = torch.tensor([[float("nan"), 1.0], [1.0, 1.0]], dtype=torch.float64)
+    assert _shrunk(bad).tolist() == [0.0, 1.0]
+
+
+def test_a_stretched_neuron_takes_x_as_a_multiple() -> None:
+    neuron = FewSpikesNeuron([1.0, 0.5], [1.0, 0.5], [1.0, 0.5], 0.1)
+    x = torch.linspace(-1, 3, 41)
+    expected = neuron(4 * x)
+    assert torch.equal(stretched(neuron, 4.0)(x), expected)
+
+
+def test_one_image_changes_nothing(residual: nn.Module, pictures: Tensor) -> None:
+    snn = convert(residual, pictures[:1])
+    assert snn.report.corrections == [] and not snn.corrections.upstream

@@ -37,6 +37,9 @@ def parser() -> argparse.ArgumentParser:
         choices=["all"],
         help="neurons on analog operands of multiplications; 'all': on the image too",
     )
+    result.add_argument(
+        "--plain", action="store_true", help="leave the layers' mean errors in their biases"
+    )
     result.add_argument("--limit", type=whole, metavar="N", help="test on the first N images only")
     result.add_argument("--batch-size", type=whole, default=250, metavar="N")
     result.add_argument("--by-site", type=int, default=64, metavar="N", help="images; 0 for none")
@@ -95,6 +98,7 @@ def run(options: argparse.Namespace) -> None:
         seed=options.seed,
         method=options.method,
         effort=options.effort,
+        sequential=not options.plain,
         encode=options.encode,
         progress=not options.quiet,
     )

@@ -16,7 +16,7 @@ from .errors import CalibrationError
 from .fit.problem import Problem, Solution
 from .histogram import Histogram
 from .importance import Observer, products
-from .signature import batch_size, split_batch
+from .signature import batch_size
 from .sites import Site
 
 # Of a site in a product, this share of the fit's weight goes by how often values occur.
@@ -87,7 +87,7 @@ def calibrate(
     try:
         with torch.no_grad():
             for batch in tqdm(batches, "calibrate", disable=None if progress else True):
-                args, kwargs = split_batch(batch, device)
+                args, kwargs = captured.signature.split(batch, device)
                 size = batch_size((args, kwargs))
                 if size:
                     leaves = captured.signature.flatten(args, kwargs)

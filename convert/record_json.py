@@ -194,9 +194,7 @@ def read_signature(data: Any) -> Signature:
     if type(positional) is not int or not 0 <= positional <= max(len(names), 1):
         raise StorageError("the number of inputs of the network is damaged")
     read = tuple(_read_input(i) for i in inputs)
-    return Signature(
-        tuple(names), read, tuple(constants), takes, returns, positional=positional
-    )
+    return Signature(tuple(names), read, tuple(constants), takes, returns, positional=positional)
 
 
 def _read_input(data: Any) -> TensorInput | None:

@@ -15,6 +15,7 @@ from .problem import Problem, Solution
 METHODS: dict[str, Callable[..., list[Solution]]] = {
     "tbpi-exact": tbpi_exact.solve,
     "tbpi": tbpi.solve,
+    "random": tbpi.solve_random,
     "binary": binary.solve,
 }
 DEFAULT = "tbpi-exact"

@@ -75,6 +75,8 @@ def evaluate(
             size = batch_size((args, kwargs))
             if not size:
                 continue
+            # The original might take what the spiking network can't, or say less of what is wrong.
+            snn.signature.flatten(args, kwargs)
             if sum(batch_size(k) for k in kept) < by_site:
                 room = by_site - sum(batch_size(k) for k in kept)
                 kept.append(rows((args, kwargs), min(size, room)))

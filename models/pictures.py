@@ -53,7 +53,7 @@ def draw_rows(
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".writing-{os.getpid()}-{file.name}")
     try:
-        figure.savefig(temporary, dpi=150)
+        figure.savefig(temporary, dpi=150, bbox_inches="tight")
         temporary.replace(file)
     finally:
         temporary.unlink(missing_ok=True)

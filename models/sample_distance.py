@@ -86,14 +86,18 @@ def kernel_distance(a: Tensor, b: Tensor) -> float:
     """Unbiased squared maximum mean discrepancy under ``(x . y / D + 1)^3``.
 
     The formula of KID (Binkowski et al. 2018, arXiv 1801.01401), on features ``[N, D]``,
-    ``[M, D]``; around 0, and so at times below, for two draws of one distribution.
+    ``[M, D]``; around 0, and so at times below, for two draws of one distribution. Sets of one
+    size may be drawn from the same noise: a pair of images from one noise is left out, as an
+    image with itself is (Gretton et al. 2012, lemma 6, equation 4).
     """
 
     def kernel(x: Tensor, y: Tensor) -> Tensor:
         return (x @ y.T / x.shape[1] + 1) ** 3
 
-    def inside(x: Tensor) -> float:
-        k = kernel(x, x)
+    def unpaired(x: Tensor, y: Tensor) -> float:
+        k = kernel(x, y)
+        if len(x) != len(y):
+            return float(k.mean())
         return float((k.sum() - k.diagonal().sum()) / (len(x) * (len(x) - 1)))
 
-    return inside(a) + inside(b) - 2 * float(kernel(a, b).mean())
+    return unpaired(a, a) + unpaired(b, b) - 2 * unpaired(a, b)

@@ -197,8 +197,13 @@ def test_distances_by_hand() -> None:
     # Means differ by 3 and deviations by 1 in each of two dimensions.
     assert frechet_distance(a, b) == pytest.approx(2 * 9 + 2 * 1, rel=0.05)
     x, y = torch.tensor([[1.0], [2.0]]).double(), torch.tensor([[0.0], [1.0]]).double()
-    # (xy + 1)^3: inside x 27, inside y 1, between them the mean of 1, 8, 1 and 27.
-    assert kernel_distance(x, y) == pytest.approx(27 + 1 - 2 * 37 / 4)
+    # (xy + 1)^3: inside x 27, inside y 1, between the mean of 8 and 1 without the pairs.
+    assert kernel_distance(x, y) == pytest.approx(27 + 1 - 2 * 9 / 2)
+    assert kernel_distance(x, x) == 0
+    more = torch.cat([y, y])
+    # Of another size: inside the mean of 1 (six times) and 8 (twice of twelve); 1, 8, 1, 27 between.
+    inside = (10 * 1 + 2 * 8) / 12
+    assert kernel_distance(x, more) == pytest.approx(27 + inside - 2 * 37 / 4)
 
 
 def test_pixels_go_there_and_back() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from tqdm import tqdm
@@ -16,6 +17,7 @@ METHODS: dict[str, Callable[..., list[Solution]]] = {
     "tbpi-exact": tbpi_exact.solve,
     "tbpi": tbpi.solve,
     "random": tbpi.solve_random,
+    "random-best": partial(tbpi.solve_random, best=True),
     "binary": binary.solve,
 }
 DEFAULT = "tbpi-exact"

@@ -179,17 +179,22 @@ def solve(
 
 
 def solve_random(
-    problems: Sequence[Problem], *, seed: int = 0, effort: str = "normal", progress: bool = False
+    problems: Sequence[Problem],
+    *,
+    seed: int = 0,
+    effort: str = "normal",
+    progress: bool = False,
+    best: bool = False,
 ) -> list[Solution]:
-    """Stages 1 and 3 without a tendency: random initial values, trained for just as long.
-
-    Every problem has as many starts of its own as `solve` takes to stage 3: as many as there are
-    for one function alone, two for each site of a network.
+    """Stages 1 and 3 without a tendency: every problem is trained from random values of its own.
 
     Args:
-        problems, seed, effort, progress: as for `solve`.
+        problems, seed, progress: as for `solve`.
+        effort: with `best`, as for `solve`; one start is one start.
+        best: False for one start a problem. True for the best of as many as `solve` takes to stage
+            3, which is about the work of `solve`: two for each site of a network.
     """
-    count = _finished(problems, effort)
+    count = _finished(problems, effort) if best else 1
     tasks: list[list[Callable[[], Solution]]] = [
         [partial(untrended, problem, seed, i * count + start) for start in range(count)]
         for i, problem in enumerate(problems)

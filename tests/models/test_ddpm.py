@@ -201,7 +201,7 @@ def test_distances_by_hand() -> None:
     assert kernel_distance(x, y) == pytest.approx(27 + 1 - 2 * 9 / 2)
     assert kernel_distance(x, x) == 0
     more = torch.cat([y, y])
-    # Of another size: inside the mean of 1 (six times) and 8 (twice of twelve); 1, 8, 1, 27 between.
+    # Of another size: inside ten times 1 and twice 8; between the two 1, 8, 1 and 27.
     inside = (10 * 1 + 2 * 8) / 12
     assert kernel_distance(x, more) == pytest.approx(27 + inside - 2 * 37 / 4)
 

@@ -31,25 +31,25 @@ def test_report_and_picture(
     script, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code = _run(
-        script, monkeypatch, "--steps", "6", "3", "--method", "tbpi-exact", "binary",
-        "--samples", "24", "--sampling-steps", "8", "--sampler", "ddim", "--repeats", "1",
-        "--limit", "100", "--by-site", "4", "--output", str(tmp_path),
+        script, monkeypatch, "--steps", "4", "2", "--method", "tbpi-exact", "binary",
+        "--samples", "16", "--sampling-steps", "8", "--sampler", "ddim", "--repeats", "1",
+        "--limit", "60", "--by-site", "4", "--output", str(tmp_path),
     )  # fmt: skip
     assert code == 0
     report = json.loads((tmp_path / "report.json").read_text())
     rows = {(row["method"], row["steps"]): row for row in report["by_K"]}
     assert list(rows) == [
-        ("tbpi-exact", 3), ("tbpi-exact", 6), ("binary", 3), ("binary", 6)
+        ("tbpi-exact", 2), ("tbpi-exact", 4), ("binary", 2), ("binary", 4)
     ]  # fmt: skip
-    exact, coarse = rows["tbpi-exact", 6], rows["tbpi-exact", 3]
+    exact, coarse = rows["tbpi-exact", 4], rows["tbpi-exact", 2]
     for key in ("relative_error", "final_drift", "held_out_relative_error"):
         assert 0 < exact[key] < coarse[key]
-    assert exact["relative_error"] < 0.2 < rows["binary", 3]["relative_error"]
+    assert exact["relative_error"] < 0.35 < rows["binary", 4]["relative_error"]
     assert [step["t"] for step in exact["by_time"]][:2] == [199, 171]
     errors = [step["relative_error"] for step in exact["by_time"]]
     assert exact["relative_error"] == pytest.approx(sum(errors) / 8)
     assert 0 <= exact["recognised"] <= 1
-    assert exact["frechet_to_original"] < rows["binary", 3]["frechet_to_original"]
+    assert exact["frechet_to_original"] < rows["binary", 4]["frechet_to_original"]
     assert set(report["yardsticks"]) == {
         "original", "original, another seed", "held-out digits", "noise"
     }  # fmt: skip
@@ -63,7 +63,7 @@ def test_report_and_picture(
     x, t = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(4) * 60
     with torch.no_grad():
         gap = (snn(x, t) - model(x, t)).square().mean().sqrt() / model(x, t).std()
-    assert 0 < gap < 0.3
+    assert 0 < gap < 0.4
 
 
 @pytest.mark.parametrize(

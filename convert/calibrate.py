@@ -56,7 +56,7 @@ def calibrate(
     Args:
         captured: the network, its sites already called as modules.
         sites: the sites to observe.
-        batches: tensors, ``(inputs, label)`` pairs or dicts of keyword inputs.
+        batches: tensors, ``(inputs, label)`` pairs or dicts of keyword inputs; see `split_batch`.
         device: where the network lives.
         progress: shows a bar on stderr.
 

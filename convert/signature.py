@@ -210,6 +210,11 @@ def split_batch(
             )
         inputs = batch[0] if count == 1 else batch[:count]
     if isinstance(inputs, Tensor):
+        if takes > 1:
+            raise InputError(
+                f"a batch is one tensor, but the network takes {takes} inputs; give a list of "
+                "batches (x, t), ((x, t), label), or dicts of keyword inputs"
+            )
         args, kwargs = (inputs,), {}
     elif isinstance(inputs, tuple | list) and inputs:
         args, kwargs = tuple(inputs), {}

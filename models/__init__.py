@@ -1,4 +1,4 @@
-"""CIFAR ResNets and vision transformers, torchvision's models by their own names, and images."""
+"""CIFAR networks, a diffusion model, torchvision's models by their own names, and images."""
 
 from .data import Images, load_images
 from .ddpm import ddpm_digits

@@ -118,7 +118,8 @@ def audit(snn: SpikingModel, example: Any) -> Audit:
 
     Args:
         snn: from `to_spiking`.
-        example: a batch as in calibration: a tensor, ``(inputs, label)`` or a dict of inputs.
+        example: a batch as in calibration: a tensor, ``(inputs, label)``, ``(x, t)`` for a network
+            of two inputs, or a dict of inputs.
 
     Raises:
         InputError: for an example that the network doesn't take.

@@ -202,8 +202,12 @@ def test_a_missing_input_is_named(images: Tensor, times: Tensor) -> None:
     with pytest.raises(InputError, match=r"1 elements.*2 inputs"):
         to_spiking(model, [(images,)], steps=2, method="binary", progress=False)
     snn = to_spiking(model, [(images, times)], steps=2, method="binary", progress=False)
-    with pytest.raises(InputError, match=r"missing inputs \['t'\]"):
+    with pytest.raises(InputError, match=r"one tensor.*2 inputs.*\(x, t\)"):
         evaluate(snn, model, [images], metric="output", progress=False)
+    with pytest.raises(InputError, match=r"one tensor.*2 inputs"):
+        to_spiking(model, (images, times), steps=2, method="binary", progress=False)
+    with pytest.raises(InputError, match=r"missing inputs \['t'\]"):
+        evaluate(snn, model, [{"x": images}], metric="output", progress=False)
 
 
 def test_no_floating_point_output_is_named(small: nn.Module, images: Tensor) -> None:

@@ -17,7 +17,7 @@ from .errors import CalibrationError
 from .fit.problem import Problem, Solution
 from .histogram import Histogram
 from .importance import Observer
-from .signature import batch_size, split_batch
+from .signature import batch_size
 from .sites import Site
 
 # This share of a fit's weight goes by how often values occur, the rest by what they do.
@@ -60,7 +60,7 @@ def calibrate(
     Args:
         captured: the network, its sites already called as modules.
         sites: the sites to observe.
-        batches: tensors, ``(inputs, label)`` pairs or dicts of keyword inputs.
+        batches: tensors, ``(inputs, label)`` pairs or dicts of keyword inputs; see `split_batch`.
         device: where the network lives.
         seed: of the estimate of every site's importance.
         progress: shows a bar on stderr.
@@ -83,7 +83,7 @@ def calibrate(
     ranges: list[tuple[float, float] | None] = []
     with torch.no_grad():
         for batch in tqdm(batches, "calibrate", disable=None if progress else True):
-            args, kwargs = split_batch(batch, device)
+            args, kwargs = captured.signature.split(batch, device)
             size = batch_size((args, kwargs))
             if size:
                 leaves = captured.signature.flatten(args, kwargs)

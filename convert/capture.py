@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 from . import fold, layers, norms
 from .decompositions import table
 from .errors import CaptureError
-from .signature import Signature, rows, split_batch
+from .signature import Signature, inputs_needed, rows, split_batch
 
 # Three images are enough to see a difference and differ from the batch that is exported.
 _EXPORTED_ROWS, _CHECKED_ROWS = 5, 3
@@ -50,8 +50,8 @@ def capture(model: nn.Module, batch: Any, *, device: torch.device | str | None =
 
     Args:
         model: any module that `torch.export` takes; neither it nor its weights are touched.
-        batch: one calibration batch: a tensor ``[N, ...]``, ``(inputs, label)``, or a dict of
-            keyword inputs.
+        batch: one calibration batch: a tensor ``[N, ...]``, ``(inputs, label)``, ``(x, t)`` for a
+            model that can't do without two inputs, or a dict of keyword inputs.
         device: where the result lives; the model's own device if None.
 
     Raises:
@@ -62,7 +62,7 @@ def capture(model: nn.Module, batch: Any, *, device: torch.device | str | None =
     copied = _isolated(model, notes)
     target = torch.device(device) if device is not None else _device(copied)
     copied.to(target)
-    args, kwargs = split_batch(batch, target)
+    args, kwargs = split_batch(batch, target, takes=inputs_needed(copied))
     args, kwargs = rows((args, kwargs), _EXPORTED_ROWS)
     checked = rows((args, kwargs), _CHECKED_ROWS)
     with torch.no_grad(), _slow_attention(copied, checked, notes):

@@ -40,7 +40,9 @@ def to_spiking(
     Args:
         model: any module that `torch.export` takes; it is left as it was.
         calibration: unlabelled or labelled batches: a DataLoader, any iterable of tensors
-            ``[N, ...]``, ``(inputs, label)`` pairs or dicts of keyword inputs, or one tensor.
+            ``[N, ...]``, ``(inputs, label)`` pairs or dicts of keyword inputs, or one tensor. A
+            model that can't do without x and t is given ``(x, t)``, ``(x, t, label)`` or
+            ``((x, t), label)``.
         steps: K of every neuron; of several, the first is the network's own and the others are
             fitted beside it (`SpikingModel.with_steps`).
         seed: of everything random; the same seed gives the same network.

@@ -26,7 +26,7 @@ from .corrections import Corrections
 from .fold import read
 from .neuron import FewSpikesNeuron
 from .report import Correction
-from .signature import Signature, batch_size, split_batch
+from .signature import Signature, batch_size
 from .spiking import SpikingModel
 
 # Pieces of a batch, as in calibration.
@@ -243,7 +243,7 @@ class Corrector:
         chosen: list[list[Any]] = []
         images, most = 0, 0
         for batch in batches:
-            inputs = split_batch(batch, device)
+            inputs = signature.split(batch, device)
             if not batch_size(inputs):
                 continue
             for piece in signature.pieces(signature.flatten(*inputs), _PIECES):

@@ -4,26 +4,35 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from .files import atomic_path
-from .metrics import Agreement
+from .metrics import Agreement, OutputError, metric_named
 from .report import Report
+from .text import shown as text
 from .text import table
+
+_Measure = Agreement | OutputError
 
 
 @dataclass
 class Evaluation:
-    """Accuracy, agreement, logit error and spikes of a spiking network against its original.
+    """What a spiking network's outputs and spikes are against its original's outputs.
+
+    Below, *the measures* are accuracy, agreement and logit_rmse, or with the metric ``"output"``
+    relative_error and by_output.
 
     Args:
         report: what the conversion did.
+        metric: what was measured, see `evaluate`.
         images: test images.
-        original: ``{"accuracy"}``; None where the data has no labels, as everywhere below.
-        spiking: the whole network: accuracy, agreement, logit_rmse, neurons, spikes_per_image,
-            spikes_per_neuron, spike_driven; ``without_encoding`` has the first three with the
-            identity neurons on analog operands left out, where there are any.
+        original: ``{"accuracy"}``; None where the data has no labels, as everywhere below. Empty
+            with the metric ``"output"``.
+        spiking: the whole network: the measures, neurons, spikes_per_image, spikes_per_neuron,
+            spike_driven; ``without_encoding`` has the measures with the identity neurons on
+            analog operands left out, where there are any.
         by_step: the anytime readout after each step that was asked for, the last of them K, with
             the calibrated mean of what is missing, and ``raw`` without it.
         by_K: the network fitted anew for other K.
@@ -35,6 +44,7 @@ class Evaluation:
     """
 
     report: Report
+    metric: str
     images: int
     original: dict[str, Any]
     spiking: dict[str, Any]
@@ -50,11 +60,12 @@ class Evaluation:
         cls,
         report: Report,
         *,
+        metric: str = "agreement",
         images: int,
-        exact: Agreement,
-        readouts: dict[tuple[int, bool], Agreement],
-        refits: dict[int, Agreement],
-        bare: Agreement | None,
+        exact: _Measure,
+        readouts: Mapping[tuple[int, bool], _Measure],
+        refits: Mapping[int, _Measure],
+        bare: _Measure | None,
         spikes: dict[Any, dict[str, int]],
         by_site: list[dict[str, Any]],
         by_site_images: int,
@@ -64,11 +75,9 @@ class Evaluation:
         neurons, read = report.neurons, sorted({step for step, _ in readouts})
         steps = read[-1]
 
-        def measured(agreement: Agreement, counted: dict[str, int]) -> dict[str, Any]:
+        def measured(found: _Measure, counted: dict[str, int]) -> dict[str, Any]:
             return {
-                "accuracy": agreement.accuracy,
-                "agreement": agreement.agreement,
-                "logit_rmse": agreement.logit_rmse,
+                **found.values,
                 "spikes_per_neuron": sum(counted.values()) / (images * neurons),
             }
 
@@ -76,19 +85,19 @@ class Evaluation:
         for step in read:
             raw = readouts[step, False]
             row = {"step": step, **measured(readouts[step, True], spikes[step])}
-            row["raw"] = {"accuracy": raw.accuracy, "agreement": raw.agreement}
+            row["raw"] = {key: raw.values[key] for key in raw.raw}
             by_step.append(row)
-        whole = {key: by_step[-1][key] for key in ("accuracy", "agreement", "logit_rmse")}
+        whole = {key: by_step[-1][key] for key in exact.values}
         total = sum(spikes[steps].values()) / images
         whole |= {"neurons": neurons, "spikes_per_image": total}
         whole |= {"spikes_per_neuron": total / neurons, "spike_driven": report.spike_driven}
         if bare is not None:
-            names = ("accuracy", "agreement", "logit_rmse")
-            whole["without_encoding"] = {name: getattr(bare, name) for name in names}
+            whole["without_encoding"] = bare.values
         return cls(
             report=report,
+            metric=metric,
             images=images,
-            original={"accuracy": exact.accuracy},
+            original={k: v for k, v in exact.values.items() if k == "accuracy"},
             spiking=whole,
             by_step=by_step,
             by_K=[{"steps": k, **measured(a, spikes[str(k)])} for k, a in refits.items()],
@@ -109,6 +118,7 @@ class Evaluation:
         return {
             **more,
             **report,
+            "metric": self.metric,
             "images": self.images,
             "original": self.original,
             "spiking": self.spiking,
@@ -126,53 +136,56 @@ class Evaluation:
             temporary.write_text(text + "\n", encoding="utf-8")
 
     def plot(self, path: str | os.PathLike[str]) -> None:
-        """Draws accuracy, agreement and spikes over the steps into a picture."""
+        """Draws the measures and the spikes over the steps into a picture."""
         from .plots import draw_evaluation
 
         draw_evaluation(self, path)
 
     def __str__(self) -> str:
-        whole = self.spiking
-        columns = ("step", "accuracy", "agreement", "logit RMSE", "raw agreement", "spikes/neuron")
+        whole, kind = self.spiking, metric_named(self.metric)
+        keys, shown = list(kind.columns), kind.drawn
+        drawn = kind.columns[shown]
         rows = [
             (
                 row["step"],
-                row["accuracy"],
-                row["agreement"],
-                row["logit_rmse"],
-                row["raw"]["agreement"],
+                *(row[key] for key in keys),
+                row["raw"][shown],
                 row["spikes_per_neuron"],
             )
             for row in self.by_step
         ]
+        columns = ("step", *kind.columns.values(), f"raw {drawn}", "spikes/neuron")
         parts = [
             "Readout after each step (every neuron cut after its first t steps; a layer still "
             "waits for the one before)\n" + table(columns, rows)
         ]
         if self.by_K:
             fitted = [
-                (r["steps"], r["accuracy"], r["agreement"], r["logit_rmse"], r["spikes_per_neuron"])
-                for r in self.by_K
+                (r["steps"], *(r[key] for key in keys), r["spikes_per_neuron"]) for r in self.by_K
             ]
-            head = ("K", "accuracy", "agreement", "logit RMSE", "spikes/neuron")
+            head = ("K", *kind.columns.values(), "spikes/neuron")
             parts.append("Fitted anew for other K\n" + table(head, fitted))
-        if self.by_site:
-            worst = sorted(self.by_site, key=lambda row: -row["logit_rmse"])[:5]
-            names = ", ".join(f"{row['name']} {row['logit_rmse']:.4f}" for row in worst)
-            parts.append(f"Sites that add most on their own (logit RMSE): {names}")
+        if len(whole.get("by_output", ())) > 1:
+            parts.append(table(("output", drawn), list(whole["by_output"].items())))
+        errors = [(row[kind.error], row["name"]) for row in self.by_site]
+        worst = sorted((pair for pair in errors if pair[0] is not None), reverse=True)[:5]
+        if worst:
+            names = ", ".join(f"{name} {error:.4f}" for error, name in worst)
+            title = kind.columns[kind.error]
+            parts.append(f"Sites that add most on their own ({title}): {names}")
         if "without_encoding" in whole:
             parts.append(
-                "Without the identity neurons on analog operands the agreement is "
-                f"{whole['without_encoding']['agreement']:.4f}"
+                f"Without the identity neurons on analog operands the {drawn} is "
+                f"{text(whole['without_encoding'][shown])}"
             )
         accuracy = (
             f"accuracy {whole['accuracy']:.4f} (original {self.original['accuracy']:.4f}), "
-            if whole["accuracy"] is not None
+            if whole.get("accuracy") is not None
             else ""
         )
         parts.append(
-            f"K = {self.report.steps} on {self.images} images: {accuracy}agreement "
-            f"{whole['agreement']:.4f}, {whole['spikes_per_image']:,.0f} spikes per image "
+            f"K = {self.report.steps} on {self.images} images: {accuracy}{drawn} "
+            f"{text(whole[shown])}, {whole['spikes_per_image']:,.0f} spikes per image "
             f"({whole['spikes_per_neuron']:.3f} per neuron), {whole['spike_driven']:.1%} of the "
             "multiply-accumulates driven by spikes"
         )

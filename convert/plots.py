@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .files import atomic_path
+from .metrics import metric_named
 
 if TYPE_CHECKING:
     from .evaluation import Evaluation
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def draw_evaluation(result: Evaluation, path: str | os.PathLike[str]) -> None:
-    """Accuracy and agreement over the steps on the left, spikes on the right.
+    """Accuracy and agreement, or the relative error, over the steps; beside it the spikes.
 
     Args:
         result: the evaluation.
@@ -31,11 +32,19 @@ def draw_evaluation(result: Evaluation, path: str | os.PathLike[str]) -> None:
     steps = [row["step"] for row in result.by_step]
     figure = Figure(figsize=(9.6, 4.0), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(2, 1))
-    agreement = [row["agreement"] for row in result.by_step]
-    raw = [row["raw"]["agreement"] for row in result.by_step]
-    left.plot(steps, raw, ":", color="#4c78a8", label="agreement, raw")
-    left.plot(steps, agreement, "o-", color="#4c78a8", label="agreement with the original")
-    if result.original["accuracy"] is not None:
+    key = metric_named(result.metric).drawn
+    name = metric_named(result.metric).columns[key]
+    long_name = (
+        f"{name} of the outputs" if result.metric == "output" else f"{name} with the original"
+    )
+    # None, where a measure has no value, leaves a gap.
+    measured, raw = (
+        [float("nan") if row[key] is None else row[key] for row in rows]
+        for rows in (result.by_step, [row["raw"] for row in result.by_step])
+    )
+    left.plot(steps, raw, ":", color="#4c78a8", label=f"{name}, raw")
+    left.plot(steps, measured, "o-", color="#4c78a8", label=long_name)
+    if result.original.get("accuracy") is not None:
         accuracy = [row["accuracy"] for row in result.by_step]
         left.plot(steps, accuracy, "s-", color="#e45756", label="accuracy")
         left.axhline(
@@ -45,18 +54,21 @@ def draw_evaluation(result: Evaluation, path: str | os.PathLike[str]) -> None:
         fitted = sorted(result.by_K, key=lambda row: row["steps"])
         left.plot(
             [row["steps"] for row in fitted],
-            [row["agreement"] for row in fitted],
+            [float("nan") if row[key] is None else row[key] for row in fitted],
             "D",
             color="#54a24b",
-            label="agreement, fitted for that K",
+            label=f"{name}, fitted for that K",
         )
     left.set(
         xlabel="step t at which every neuron is cut",
-        ylabel="share of test images",
-        ylim=(0, 1.02),
         title=f"K = {result.report.steps}, {result.images} images",
     )
-    left.legend(loc="lower right", fontsize=8)
+    if result.metric == "output":
+        left.set(ylabel=name, yscale="log")
+        left.legend(loc="upper right", fontsize=8)
+    else:
+        left.set(ylabel="share of test images", ylim=(0, 1.02))
+        left.legend(loc="lower right", fontsize=8)
     right.bar(steps, [row["spikes_per_neuron"] for row in result.by_step], color="#72b7b2")
     right.set(xlabel="step t", ylabel="spikes per neuron and image", title="spikes up to step t")
     for axes in (left, right):

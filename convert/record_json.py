@@ -173,6 +173,7 @@ def write_signature(signature: Signature) -> dict[str, Any]:
     ]
     return {
         "names": list(signature.names),
+        "positional": signature.positional,
         "inputs": inputs,
         "constants": plain(signature.constants, "an input that isn't a tensor"),
         "takes": write_tree(signature.in_spec),
@@ -188,9 +189,12 @@ def read_signature(data: Any) -> Signature:
     fits = len(inputs) == len(constants) == takes.num_leaves
     if not fits or not all(isinstance(name, str) for name in names):
         raise StorageError("the inputs of the network are damaged")
-    return Signature(
-        tuple(names), tuple(_read_input(i) for i in inputs), tuple(constants), takes, returns
-    )
+    # Files from before networks of several inputs don't say.
+    positional = data.get("positional", 1)
+    if type(positional) is not int or not 0 <= positional <= max(len(names), 1):
+        raise StorageError("the number of inputs of the network is damaged")
+    read = tuple(_read_input(i) for i in inputs)
+    return Signature(tuple(names), read, tuple(constants), takes, returns, positional=positional)
 
 
 def _read_input(data: Any) -> TensorInput | None:

@@ -23,7 +23,8 @@ class SiteRow:
         low, high: smallest and largest input on the calibration data.
         mse: mean squared error of the fit under the calibration histogram.
         relative_mse: the same over the variance of f there.
-        start: what the fit started from: ``tbpi``, ``binary``, ``library`` or ``grown``.
+        start: what the fit started from: ``tbpi``, ``random``, ``binary``, ``library`` or
+            ``grown``.
         neurons: neurons of the site for one image.
     """
 

@@ -37,6 +37,7 @@ class Signature:
         in_spec: tree of the values, one a name.
         out_spec: tree of the outputs.
         channels_last: lays images ``[N, C, H, W]`` on the CPU out so; see `layout`.
+        positional: how many of the inputs were given by position at conversion.
     """
 
     names: tuple[str, ...]
@@ -45,6 +46,7 @@ class Signature:
     in_spec: pytree.TreeSpec
     out_spec: pytree.TreeSpec
     channels_last: bool = False
+    positional: int = 1
 
     @classmethod
     def of(
@@ -86,7 +88,20 @@ class Signature:
             for owner, leaf in zip(owners, leaves, strict=True)
         )
         constants = tuple(None if isinstance(leaf, Tensor) else leaf for leaf in leaves)
-        return cls(names, inputs, constants, in_spec, out_spec)
+        return cls(names, inputs, constants, in_spec, out_spec, positional=len(args))
+
+    def split(
+        self, batch: Any, device: torch.device | str | None = None
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Inputs of a batch of this network; see `split_batch`."""
+        return split_batch(batch, device, takes=self.positional)
+
+    def label(self, batch: Any) -> Any:
+        """What follows the inputs in a batch of this network; None if nothing does."""
+        if not isinstance(batch, tuple | list):
+            return None
+        rest = batch[_leading(batch, self.positional) :]
+        return rest[0] if rest else None
 
     def flatten(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
         """The flat inputs of a call, checked.
@@ -169,13 +184,27 @@ class Signature:
         return leaf.contiguous(memory_format=layout)
 
 
+def inputs_needed(model: nn.Module) -> int:
+    """How many inputs `model.forward` can't be called without, at least 1."""
+    by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = inspect.signature(model.forward).parameters.values()
+    return max(1, sum(p.kind in by_position and p.default is p.empty for p in parameters))
+
+
+def _leading(batch: Sequence[Any], takes: int) -> int:
+    """How many of a batch's elements hold inputs."""
+    return takes if takes > 1 and isinstance(batch[0], Tensor) else 1
+
+
 def split_batch(
-    batch: Any, device: torch.device | str | None = None
+    batch: Any, device: torch.device | str | None = None, *, takes: int = 1
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Positional and keyword inputs of a batch, on `device`.
 
-    A batch is a tensor, a tuple or list whose first element holds the inputs (a tensor, a tuple
-    of tensors, or a dict) and whose second is a label, or a dict of keyword inputs.
+    A batch is a tensor, a dict of keyword inputs, or a tuple or list. If that begins with a tensor,
+    its first `takes` elements are the inputs: ``(x, label)`` for a network of one input, ``(x, t)``
+    or ``(x, t, label)`` for one of two. Else its first element holds all inputs, a tuple or a
+    dict: ``((x, t), label)``. What follows the inputs is a label.
 
     Raises:
         InputError: for anything else.
@@ -186,8 +215,19 @@ def split_batch(
     if isinstance(batch, tuple | list):
         if not batch:
             raise InputError("a batch is an empty tuple; give (inputs, label) or a tensor")
-        inputs = batch[0]
+        count = _leading(batch, takes)
+        if len(batch) < count:
+            raise InputError(
+                f"a batch has {len(batch)} elements, but the network takes {takes} inputs; give "
+                "all of them, then the label, if any"
+            )
+        inputs = batch[0] if count == 1 else batch[:count]
     if isinstance(inputs, Tensor):
+        if takes > 1:
+            raise InputError(
+                f"a batch is one tensor, but the network takes {takes} inputs; give a list of "
+                "batches (x, t), ((x, t), label), or dicts of keyword inputs"
+            )
         args, kwargs = (inputs,), {}
     elif isinstance(inputs, tuple | list) and inputs:
         args, kwargs = tuple(inputs), {}

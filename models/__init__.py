@@ -1,6 +1,7 @@
-"""CIFAR ResNets and vision transformers, torchvision's models by their own names, and images."""
+"""CIFAR networks, a diffusion model, torchvision's models by their own names, and images."""
 
 from .data import Images, load_images
+from .ddpm import ddpm_digits
 from .errors import DataError, ModelError
 from .preprocessing import Preprocessing
 from .registry import ACTIVATIONS, get, names, preprocessing, shipped, with_options
@@ -11,6 +12,7 @@ __all__ = [
     "Images",
     "ModelError",
     "Preprocessing",
+    "ddpm_digits",
     "get",
     "load_images",
     "names",

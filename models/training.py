@@ -71,10 +71,15 @@ class Recipe:
 
     def rate(self, progress: float) -> float:
         """Learning rate after `progress` epochs (a fraction within one)."""
-        if progress < self.warmup:
-            return self.learning_rate * (progress + 1e-3) / (self.warmup + 1e-3)
-        done = (progress - self.warmup) / max(self.epochs - self.warmup, 1e-9)
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+        return cosine_rate(self.learning_rate, progress, self.warmup, self.epochs)
+
+
+def cosine_rate(peak: float, progress: float, warmup: float, end: float) -> float:
+    """A learning rate that rises linearly for `warmup` epochs and falls along a cosine to 0."""
+    if progress < warmup:
+        return peak * (progress + 1e-3) / (warmup + 1e-3)
+    done = (progress - warmup) / max(end - warmup, 1e-9)
+    return peak * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
 
 
 def augment(kind: str, size: int) -> Callable[[Tensor], Tensor]:
@@ -153,7 +158,7 @@ def train(
             "rows": rows,
         }
         write_checkpoint(content, last)
-        _write_log(rows, folder / "log.csv")
+        write_log(rows, folder / "log.csv")
     write_checkpoint(
         {k: v.detach().cpu() for k, v in model.state_dict().items()}, folder / "weights.pt"
     )
@@ -258,10 +263,11 @@ def accuracy_of(
     return right / len(images)
 
 
-def _write_log(rows: list[dict[str, float]], path: Path) -> None:
+def write_log(rows: list[dict[str, float]], path: Path) -> None:
+    """Writes rows of one set of columns as CSV, whole or not at all."""
     temporary = path.with_name(f".writing-{path.name}")
     with temporary.open("w", newline="") as handle:
-        writer = csv.DictWriter(handle, _COLUMNS)
+        writer = csv.DictWriter(handle, list(rows[0]))
         writer.writeheader()
         writer.writerows({k: f"{v:.6g}" for k, v in row.items()} for row in rows)
     temporary.replace(path)

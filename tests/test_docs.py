@@ -39,3 +39,15 @@ def test_reuse(
     assert names["logits"].dtype == torch.float16
     assert (tmp_path / "net.onnx").stat().st_size > 1000
     assert len(names["table"].theta) == 4
+
+
+def test_diffusion() -> None:
+    pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
+    text = (_DOCS / "diffusion.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names: dict[str, Any] = {}
+    # Two steps are fitted in a moment.
+    example = example.replace("steps=8", "steps=2, progress=False")
+    exec(compile(example, "docs/diffusion.md", "exec"), names)
+    assert 0 < names["result"].spiking["relative_error"] < 1
+    assert names["digits"].shape == (16, 1, 8, 8)

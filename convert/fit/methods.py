@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from tqdm import tqdm
@@ -15,6 +16,8 @@ from .problem import Problem, Solution
 METHODS: dict[str, Callable[..., list[Solution]]] = {
     "tbpi-exact": tbpi_exact.solve,
     "tbpi": tbpi.solve,
+    "random": tbpi.solve_random,
+    "random-best": partial(tbpi.solve_random, best=True),
     "binary": binary.solve,
 }
 DEFAULT = "tbpi-exact"

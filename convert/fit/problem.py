@@ -103,7 +103,7 @@ class Solution:
         weights: d, float64 ``[K]``.
         offset: y0.
         mse: mean squared error under the problem's distribution.
-        start: which start won: ``tbpi``, ``binary``, ``library`` or ``grown``.
+        start: which start won: ``tbpi``, ``random``, ``binary``, ``library`` or ``grown``.
         stages: mean squared error after each stage of the method, for those who ask.
         seconds: from the start of a sweep over K until this table was found, or 0.
     """

@@ -2,6 +2,7 @@
 
 Jeong et al. 2024, arXiv 2409.00044. (1) T, h and d are trained by gradient from random values;
 (2) each of the three is fitted over t by a trend; (3) the trend's values are trained again.
+`solve_random` is what the paper compares it with: the same training from random values.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _TAIL = 1e-4
 _POINTS = 1024
 _EPOCHS_FIRST, _EPOCHS_THIRD = 10_000, 20_000
 _STARTS = {"normal": 24, "high": 240}
-# Of a network's sites, each is trained from the best few trends of its function.
+# Of a network's sites, each is trained from a few initial values: its function's best trends.
 _TRENDS_PER_SITE = 2
 
 
@@ -114,15 +115,15 @@ def learn(problem: Problem, seed: int, index: int) -> tuple[Array, Array]:
     return trained, best
 
 
-def finish(problem: Problem, trend: Array) -> Solution:
-    """Stage 3 from one trend; never worse than the trend itself."""
+def finish(problem: Problem, initial: Array, start: str = "tbpi") -> Solution:
+    """Stage 3 from one trend, or other values; never worse than those themselves."""
     points = mapped(problem)
-    trained, _ = train(points.x, points.f, points.w, trend, _EPOCHS_THIRD, 1e-2, 1e-5, 0.5)
-    before, after = points.back(trend), points.back(trained)
-    at_trend, at_end = loss(before, problem), loss(after, problem)
-    best, mse = (after, at_end) if at_end <= at_trend else (before, at_trend)
-    stages = {"trend": at_trend, "trained": at_end}
-    return Solution(best[0], best[1], best[2], 0.0, mse, "tbpi", stages)
+    trained, _ = train(points.x, points.f, points.w, initial, _EPOCHS_THIRD, 1e-2, 1e-5, 0.5)
+    before, after = points.back(initial), points.back(trained)
+    at_first, at_end = loss(before, problem), loss(after, problem)
+    best, mse = (after, at_end) if at_end <= at_first else (before, at_first)
+    stages = {"trend" if start == "tbpi" else "random": at_first, "trained": at_end}
+    return Solution(best[0], best[1], best[2], 0.0, mse, start, stages)
 
 
 def initial_values(
@@ -169,14 +170,50 @@ def solve(
         progress: shows a bar on stderr.
     """
     starts = initial_values(problems, seed=seed, effort=effort, progress=progress)
-    shared = len(problems) > 1
-    tasks: list[Callable[[], Solution]] = []
-    owner = []
-    for i, (problem, trend_list) in enumerate(zip(problems, starts, strict=True)):
-        for trend in trend_list[: _TRENDS_PER_SITE if shared else None]:
-            tasks.append(partial(finish, problem, trend))
-            owner.append(i)
-    found: list[list[Solution]] = [[] for _ in problems]
-    for i, solution in zip(owner, run_all(tasks, "fit", progress), strict=True):
-        found[i].append(solution)
-    return [min(candidates, key=lambda s: s.mse) for candidates in found]
+    count = _finished(problems, effort)
+    tasks: list[list[Callable[[], Solution]]] = [
+        [partial(finish, problem, trend) for trend in trend_list[:count]]
+        for problem, trend_list in zip(problems, starts, strict=True)
+    ]
+    return _best(tasks, progress)
+
+
+def solve_random(
+    problems: Sequence[Problem],
+    *,
+    seed: int = 0,
+    effort: str = "normal",
+    progress: bool = False,
+    best: bool = False,
+) -> list[Solution]:
+    """Stages 1 and 3 without a tendency: every problem is trained from random values of its own.
+
+    Args:
+        problems, seed, progress: as for `solve`.
+        effort: with `best`, as for `solve`; one start is one start.
+        best: False for one start a problem. True for the best of as many as `solve` takes to stage
+            3, which is about the work of `solve`: two for each site of a network.
+    """
+    count = _finished(problems, effort) if best else 1
+    tasks: list[list[Callable[[], Solution]]] = [
+        [partial(untrended, problem, seed, i * count + start) for start in range(count)]
+        for i, problem in enumerate(problems)
+    ]
+    return _best(tasks, progress)
+
+
+def untrended(problem: Problem, seed: int, index: int) -> Solution:
+    """Stage 1 from a random start, and stage 3 from where it ends."""
+    trained, _ = learn(problem, seed, index)
+    return finish(problem, trained, "random")
+
+
+def _finished(problems: Sequence[Problem], effort: str) -> int:
+    """How many initial values of a problem go through stage 3."""
+    return _TRENDS_PER_SITE if len(problems) > 1 else _STARTS[effort]
+
+
+def _best(tasks: list[list[Callable[[], Solution]]], progress: bool) -> list[Solution]:
+    """The best of several fits of each problem."""
+    found = iter(run_all([task for each in tasks for task in each], "fit", progress))
+    return [min((next(found) for _ in each), key=lambda s: s.mse) for each in tasks]

@@ -19,7 +19,6 @@ from ..neuron import FewSpikesNeuron
 from ..operations import where
 from ..regions import packet
 from ..report import places
-from ..signature import split_batch
 from ..spiking import SpikingModel
 from ..text import table
 from .classify import FILL, GIVEN, LINEAR, NONLINEAR, PRODUCT, classify, is_given, name_of
@@ -119,13 +118,14 @@ def audit(snn: SpikingModel, example: Any) -> Audit:
 
     Args:
         snn: from `to_spiking`.
-        example: a batch as in calibration: a tensor, ``(inputs, label)`` or a dict of inputs.
+        example: a batch as in calibration: a tensor, ``(inputs, label)``, ``(x, t)`` for a network
+            of two inputs, or a dict of inputs.
 
     Raises:
         InputError: for an example that the network doesn't take.
     """
     device = next((t.device for t in snn.state_dict().values()), torch.device("cpu"))
-    args, kwargs = split_batch(example, device)
+    args, kwargs = snn.signature.split(example, device)
     leaves = snn.signature.flatten(args, kwargs)
     with torch.no_grad(), _outside(snn) as plain:
         plain.start(pytree.tree_leaves((args, kwargs)))

@@ -48,6 +48,25 @@ def test_stage_three_is_never_worse_than_its_trend_and_the_mse_is_true() -> None
         assert solution.mse < 0.2 * problem.variance
 
 
+def test_random_values_are_trained_through_both_stages_and_no_trend() -> None:
+    problem = _problem(steps=5)
+    (once,), (best,) = (fit_problems([problem], m, seed=1) for m in ("random", "random-best"))
+    for solution in (once, best):
+        assert solution.start == "random"
+        assert solution.mse <= solution.stages["random"]
+        assert solution.mse == pytest.approx(_mse(problem, solution), rel=1e-9)
+    trained, _ = tbpi.learn(problem, 1, 0)
+    back = tbpi.mapped(problem).back(trained)
+    assert once.stages["random"] == pytest.approx(tbpi.loss(back, problem))
+    assert best.mse < once.mse
+
+
+def test_sites_of_one_function_have_random_values_of_their_own() -> None:
+    problem = _problem(steps=3)
+    first, second = fit_problems([problem, problem], "random", seed=0)
+    assert not np.array_equal(first.thresholds, second.thresholds)
+
+
 def test_random_start_follows_the_paper() -> None:
     starts = np.stack([tbpi.random_start(8, 0, i) for i in range(400)])
     assert starts.shape == (400, 3, 8)
@@ -65,7 +84,7 @@ def test_trends_are_the_least_squares_logarithm_and_polynomial() -> None:
     assert min(np.abs(trend - parameters).max() for trend in found) < 1e-9
 
 
-@pytest.mark.parametrize("method", ["tbpi", "binary"])
+@pytest.mark.parametrize("method", ["tbpi", "random", "binary"])
 @pytest.mark.parametrize(("stretch", "shift", "gain"), [(2.0**-7, 0.0, 8.0), (4.0, 32.0, 0.25)])
 def test_equivariant_under_scaling(method: str, stretch: float, shift: float, gain: float) -> None:
     plain = _problem(steps=4)
@@ -91,13 +110,13 @@ def test_binary_is_the_quantiser() -> None:
         assert _mse(problem, table) >= 0.98 * solution.mse
 
 
-@pytest.mark.parametrize("method", ["tbpi", "binary"])
+@pytest.mark.parametrize("method", ["tbpi", "random", "binary"])
 def test_more_steps_do_not_hurt_on_relu(method: str) -> None:
     errors = [fit_problems([_problem(F.relu, steps=k)], method, seed=0)[0].mse for k in (2, 4, 6)]
     assert errors[0] > errors[1] > errors[2]
 
 
-@pytest.mark.parametrize("method", ["tbpi", "binary"])
+@pytest.mark.parametrize("method", ["tbpi", "random", "binary"])
 def test_constant_function_and_single_bin(method: str) -> None:
     flat = _problem(lambda x: torch.full_like(x, 2.5))
     point = Problem(np.array([1.0, 1.25]), np.ones(1), np.array([3.0]), 3, "f")

@@ -1,0 +1,59 @@
+"""Rows of small images in one picture."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .errors import DataError
+
+# Side of one image in inches.
+_SIDE = 0.42
+
+
+def draw_rows(
+    rows: Mapping[str, Tensor], path: str | os.PathLike[str], *, count: int = 20, title: str = ""
+) -> None:
+    """The first images of every row, one row below the other, with the row's name beside it.
+
+    Args:
+        rows: images ``[N, 1, H, W]`` in -1..1 by name.
+        path: a picture file; the ending chooses its format. Written whole or not at all.
+        count: images in a row.
+        title: above the rows.
+
+    Raises:
+        DataError: without images.
+    """
+    # matplotlib takes half a second to import; only who draws pays for it.
+    from matplotlib.figure import Figure
+
+    count = min([count, *map(len, rows.values())])
+    if not rows or count < 1:
+        raise DataError("a picture of no images; give at least one row with one image")
+    figure = Figure(
+        figsize=(1.6 + _SIDE * count, _SIDE * len(rows) + 0.35 * bool(title)), layout="constrained"
+    )
+    for axes, (name, images) in zip(
+        figure.subplots(len(rows), 1, squeeze=False)[:, 0], rows.items(), strict=True
+    ):
+        # One pixel of white between neighbours.
+        framed = torch.nn.functional.pad(images[:count, 0].cpu(), (0, 1), value=1.0)
+        axes.imshow(torch.cat(list(framed), 1), cmap="gray", vmin=-1, vmax=1)
+        axes.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+    if title:
+        figure.suptitle(title, fontsize=10)
+    file = Path(path)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".writing-{os.getpid()}-{file.name}")
+    try:
+        figure.savefig(temporary, dpi=150, bbox_inches="tight")
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)

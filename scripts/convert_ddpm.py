@@ -1,0 +1,229 @@
+"""Converts a diffusion model into a few-spikes network, and draws digits with both.
+
+The network is a DDPM-style U-Net, trained on scikit-learn's digits by scripts/train_ddpm.py; its
+weights come with the package. Both networks draw from the same noise. No download and no GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import convert
+import models
+from convert.files import atomic_path
+from convert.fit.methods import DEFAULT, EFFORTS, METHODS
+from convert.text import table
+from models.diffusion import SAMPLERS
+from models.pictures import draw_rows
+from models.sample_distance import (
+    SURE,
+    Seen,
+    frechet_distance,
+    kernel_distance,
+    look,
+    pixels,
+)
+from models.trajectory import NoisyImages
+from models.trajectory import Path as SamplePath
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    result = argparse.ArgumentParser(description=__doc__)
+    result.add_argument(
+        "--weights", help="a checkpoint of the U-Net; 'random' for an untrained one"
+    )
+    result.add_argument("--steps", type=int, nargs="+", default=[8, 4, 12, 16], metavar="K")
+    result.add_argument(
+        "--method", nargs="+", choices=sorted(METHODS), default=[DEFAULT], help="one or several"
+    )
+    result.add_argument("--effort", choices=EFFORTS, default="normal")
+    result.add_argument("--samples", type=int, default=450, metavar="N", help="digits to draw")
+    result.add_argument("--sampler", choices=SAMPLERS, default="ddpm")
+    result.add_argument(
+        "--sampling-steps", type=int, metavar="S", help="time steps to go through; all if left out"
+    )
+    result.add_argument(
+        "--repeats", type=int, default=2, metavar="R", help="noisy copies of each training digit"
+    )
+    result.add_argument("--limit", type=int, help="calibrate and test on the first N digits only")
+    result.add_argument("--by-site", type=int, default=64, metavar="N", help="images; 0 for none")
+    result.add_argument("--seed", type=int, default=0)
+    result.add_argument("--device", default="cpu")
+    result.add_argument("--output", required=True, type=Path, metavar="DIR")
+    result.add_argument("--quiet", action="store_true")
+    result.add_argument("--traceback", action="store_true", help="show it on an error")
+    return result
+
+
+def compared(seen: Seen, original: Seen, real: Seen) -> dict[str, float]:
+    """Distances of drawn images from the original's and from real ones, and what they show."""
+    return {
+        "frechet_to_original": frechet_distance(seen.features, original.features),
+        "kernel_to_original": kernel_distance(seen.features, original.features),
+        "frechet_to_digits": frechet_distance(seen.features, real.features),
+        "kernel_to_digits": kernel_distance(seen.features, real.features),
+        "recognised": seen.recognised,
+        "same_class": float((seen.classes == original.classes).double().mean()),
+    }
+
+
+_COLUMNS = {
+    "relative_error": "error on the way",
+    "largest_relative_error": "largest",
+    "final_drift": "drift",
+    "frechet_to_original": "Fréchet",
+    "kernel_to_original": "kernel",
+    "frechet_to_digits": "Fréchet to digits",
+    "kernel_to_digits": "kernel to digits",
+    "recognised": "recognised",
+    "same_class": "same class",
+}
+
+
+def run(options: argparse.Namespace) -> None:
+    """Converts, evaluates, draws, prints and writes report.json and samples.png."""
+    begin = time.perf_counter()
+    bars = not options.quiet
+    model, schedule = models.ddpm_digits(options.weights, seed=options.seed)
+    model.to(options.device)
+    train, test = (
+        models.load_images("digits", train=which).first(options.limit) for which in (True, False)
+    )
+    calibration = NoisyImages(train, schedule, repeats=options.repeats, seed=options.seed)
+    held_out = NoisyImages(test, schedule, seed=options.seed + 1)
+    print(
+        f"seed {options.seed}: calibration on {len(calibration.x)} noisy digits at all "
+        f"{schedule.steps} time steps, {options.samples} digits drawn by {options.sampler}",
+        flush=True,
+    )
+    settings: dict[str, Any] = {
+        "sampler": options.sampler,
+        "count": options.sampling_steps,
+        "device": options.device,
+        "progress": bars,
+    }
+    shape = (options.samples, *calibration.x.shape[1:])
+    path = SamplePath(model, schedule, shape, seed=options.seed, **settings)
+    again = SamplePath(model, schedule, shape, seed=options.seed + 1, **settings).images
+    classifier = models.get("resnet8_digits"), models.preprocessing("resnet8_digits")
+    real, drawn = look(*classifier, test), look(*classifier, pixels(path.images))
+    noise = look(
+        *classifier, pixels(torch.randn(shape, generator=torch.Generator().manual_seed(0)))
+    )
+    yardsticks = {
+        "original": compared(drawn, drawn, real),
+        "original, another seed": compared(look(*classifier, pixels(again)), drawn, real),
+        "held-out digits": compared(real, real, real) | {"same_class": None},
+        "noise": compared(noise, drawn, real),
+    }
+    for name in ("original", "held-out digits"):
+        # Of a set to itself there is nothing to say.
+        own = "original" if name == "original" else "digits"
+        yardsticks[name] |= {f"frechet_to_{own}": None, f"kernel_to_{own}": None}
+    yardsticks["held-out digits"] |= {"frechet_to_original": None, "kernel_to_original": None}
+    rows: list[dict[str, Any]] = []
+    evaluations: dict[str, Any] = {}
+    pictures = {"original": path.images}
+    for method in options.method:
+        snn = convert.to_spiking(
+            model,
+            calibration,
+            steps=options.steps,
+            method=method,
+            effort=options.effort,
+            seed=options.seed,
+            progress=bars,
+        )
+        result = convert.evaluate(
+            snn, model, held_out, metric="output", by_site=options.by_site, progress=bars
+        )
+        print(f"\n{snn.report}\n\n{result}\n", flush=True)
+        evaluations[method] = result.to_dict()
+        found = [result.spiking | {"steps": snn.steps}, *result.by_K]
+        for row in sorted(found, key=lambda row: row["steps"]):
+            k = row["steps"]
+            if k == snn.steps:
+                trajectory = path.follow(snn)
+            else:
+                with snn.with_steps(k):
+                    trajectory = path.follow(snn)
+            seen = look(*classifier, pixels(trajectory.images))
+            pictures[f"{method}, K = {k}"] = trajectory.images
+            rows.append(
+                {
+                    "method": method,
+                    "steps": k,
+                    "held_out_relative_error": row["relative_error"],
+                    "spikes_per_neuron": row["spikes_per_neuron"],
+                    **trajectory.to_dict(),
+                    **compared(seen, drawn, real),
+                }
+            )
+        snn.save(options.output / f"ddpm_digits_{method}.fsnn", metadata={"method": method})
+    print(shown(rows, yardsticks))
+    report = {
+        "model": "ddpm_digits",
+        "steps": options.steps[0],
+        "methods": options.method,
+        "seed": options.seed,
+        "samples": options.samples,
+        "sampler": options.sampler,
+        "sampling_steps": len(schedule.visited(options.sampling_steps)),
+        "noise_steps": schedule.steps,
+        "calibration_images": len(calibration.x),
+        "classifier": {"model": "resnet8_digits", "recognised_from": SURE},
+        "yardsticks": yardsticks,
+        "by_K": rows,
+        "evaluations": evaluations,
+        "seconds": time.perf_counter() - begin,
+    }
+    with atomic_path(options.output / "report.json") as temporary:
+        temporary.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    draw_rows(pictures, options.output / "samples.png")
+    print(f"\nwritten: {options.output / 'report.json'}, {options.output / 'samples.png'}")
+    print(f"{report['seconds']:.0f} s in all")
+
+
+def shown(rows: list[dict[str, Any]], yardsticks: dict[str, dict[str, Any]]) -> str:
+    """The table for the reader."""
+    head = ("network", "K", "error, held out", *_COLUMNS.values())
+    cells = [
+        (row["method"], row["steps"], row["held_out_relative_error"], *(row[k] for k in _COLUMNS))
+        for row in rows
+    ]
+    cells += [
+        (name, None, None, *(values.get(key) for key in _COLUMNS))
+        for name, values in yardsticks.items()
+    ]
+    return (
+        "Digits drawn by both networks from the same noise. Errors are of the predicted noise, "
+        "relative to its spread: on noisy held-out digits, and on the way, at each time step on "
+        "the spiking network's own images; drift is of the drawn images. Distances on features "
+        "of a classifier trained on the digits; recognised: it gives a class at least "
+        f"{SURE:.0%}.\n{table(head, cells)}"
+    )
+
+
+def main() -> int:
+    """Entry point; errors of use end in one line, without a traceback."""
+    options = parser().parse_args()
+    try:
+        run(options)
+    except (convert.ConversionError, models.ModelError, models.DataError) as error:
+        if options.traceback:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""The diffusion script: a small conversion, its report and its picture."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import convert
+import models
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch):
+    """The script as a module."""
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    import convert_ddpm
+
+    return convert_ddpm
+
+
+def _run(script, monkeypatch: pytest.MonkeyPatch, *options: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["convert_ddpm.py", *options, "--quiet"])
+    return script.main()
+
+
+def test_report_and_picture(
+    script, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = _run(
+        script, monkeypatch, "--steps", "4", "2", "--method", "tbpi-exact", "binary",
+        "--samples", "16", "--sampling-steps", "8", "--sampler", "ddim", "--repeats", "1",
+        "--limit", "60", "--by-site", "4", "--output", str(tmp_path),
+    )  # fmt: skip
+    assert code == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    rows = {(row["method"], row["steps"]): row for row in report["by_K"]}
+    assert list(rows) == [
+        ("tbpi-exact", 2), ("tbpi-exact", 4), ("binary", 2), ("binary", 4)
+    ]  # fmt: skip
+    exact, coarse = rows["tbpi-exact", 4], rows["tbpi-exact", 2]
+    for key in ("relative_error", "final_drift", "held_out_relative_error"):
+        assert 0 < exact[key] < coarse[key]
+    assert exact["relative_error"] < 0.35 < rows["binary", 4]["relative_error"]
+    assert [step["t"] for step in exact["by_time"]][:2] == [199, 171]
+    errors = [step["relative_error"] for step in exact["by_time"]]
+    assert exact["relative_error"] == pytest.approx(sum(errors) / 8)
+    assert 0 <= exact["recognised"] <= 1
+    assert exact["frechet_to_original"] < rows["binary", 4]["frechet_to_original"]
+    assert set(report["yardsticks"]) == {
+        "original", "original, another seed", "held-out digits", "noise"
+    }  # fmt: skip
+    assert report["evaluations"]["binary"]["metric"] == "output"
+    assert (tmp_path / "samples.png").read_bytes()[:4] == b"\x89PNG"
+    printed = capsys.readouterr().out
+    assert "seed 0" in printed and "error on the way" in printed and "drift" in printed
+    # The saved network is the one that was measured.
+    snn = convert.load(tmp_path / "ddpm_digits_tbpi-exact.fsnn")
+    model, _ = models.ddpm_digits()
+    x, t = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(4) * 60
+    with torch.no_grad():
+        gap = (snn(x, t) - model(x, t)).square().mean().sqrt() / model(x, t).std()
+    assert 0 < gap < 0.4
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--steps", "0"], "steps"),
+        (["--sampling-steps", "0"], "1 to 200"),
+        (["--weights", "nowhere.pt"], "nowhere.pt"),
+    ],
+)
+def test_errors_end_in_one_line(
+    script,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    named: str,
+) -> None:
+    tiny = ["--samples", "2", "--limit", "20", "--output", str(tmp_path)]
+    tiny += [] if "--sampling-steps" in options else ["--sampling-steps", "2"]
+    assert _run(script, monkeypatch, *tiny, *options) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and named in error

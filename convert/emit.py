@@ -40,6 +40,7 @@ class Emitter:
 
     def constant(self, name: str, value: Tensor) -> Node:
         """A new buffer of the network; `name` is made unique."""
+        value = value.to(device_of(self.graph_module))
         node = fold.add_buffer(self.graph_module, name, value, self.before)
         node.meta.pop(OUTPUT_OF, None)
         return node

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Interpreter, Node
-from tqdm import tqdm
-
-from .signature import Signature, batch_size, split_batch
+from torch.fx import Node
 
 # Statistics of few images are drawn to those of no image: mean 0, the norm's own deviation.
 _PRIOR_IMAGES = 16
@@ -43,7 +38,8 @@ class NormInput:
         x = x.double()
         if not self.groups:
             x = x.reshape(-1, *self.lengths)
-            return x - x.flatten(1).mean(1).view(-1, *[1] * len(self.lengths)) if self.centred else x
+            dims = tuple(range(1, x.dim()))
+            return x - x.mean(dims, keepdim=True) if self.centred else x
         x = x.reshape(x.shape[0], self.groups, x.shape[1] // self.groups, -1)
         x = x - x.mean((2, 3), keepdim=True)
         return x.permute(0, 3, 1, 2).flatten(0, 1)
@@ -63,8 +59,8 @@ class Scales:
     square: Tensor
 
 
-class _Sums:
-    """Sums over rows, grown batch by batch."""
+class Spread:
+    """What a norm takes in, batch by batch."""
 
     def __init__(self, norm: NormInput) -> None:
         self.norm, self.rows = norm, 0
@@ -72,6 +68,7 @@ class _Sums:
         self.second: Tensor | float = 0.0
 
     def add(self, x: Tensor) -> None:
+        """Counts the tensor that the norm takes in."""
         centred = self.norm.centre(x)
         self.rows += len(centred)
         self.first = self.first + centred.sum(0)
@@ -88,49 +85,3 @@ class _Sums:
         mean = mean * share
         variance = (square - mean.square()) * share + each * (1 - share)
         return Scales(mean, torch.maximum(variance, _NARROWEST**2 * each).sqrt(), whole)
-
-
-class _Watch(Interpreter):
-    def __init__(self, graph_module: GraphModule, sums: Mapping[Node, Sequence[_Sums]]) -> None:
-        super().__init__(graph_module)
-        self.sums = sums
-
-    def run_node(self, n: Node) -> Any:
-        """Computes a node, and counts it if a norm takes it."""
-        result = super().run_node(n)
-        for each in self.sums.get(n, ()):
-            each.add(result)
-        return result
-
-
-def norm_scales(
-    graph_module: GraphModule,
-    signature: Signature,
-    norms: Mapping[Node, NormInput],
-    batches: Iterable[Any],
-    *,
-    device: torch.device | str | None = None,
-    progress: bool = False,
-) -> dict[Node, Scales]:
-    """Runs the network once over calibration batches.
-
-    Args:
-        graph_module: a captured network.
-        signature: how it is called.
-        norms: what each of its norms takes in.
-        batches: as for `calibrate`.
-        device: where the network lives.
-        progress: shows a bar on stderr.
-    """
-    sums = {node: _Sums(norm) for node, norm in norms.items()}
-    of_source: dict[Node, list[_Sums]] = {}
-    for each in sums.values():
-        of_source.setdefault(each.norm.source, []).append(each)
-    network, images = _Watch(graph_module, of_source), 0
-    with torch.no_grad():
-        for batch in tqdm(batches, "norms", disable=None if progress else True):
-            args, kwargs = split_batch(batch, device)
-            if size := batch_size((args, kwargs)):
-                network.run(*signature.flatten(args, kwargs))
-                images += size
-    return {node: each.scales(images) for node, each in sums.items() if each.rows}

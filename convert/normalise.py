@@ -164,7 +164,7 @@ class _Apart:
         emit.replace(node, result)
 
     def _constant(self, name: str, value: Tensor) -> Node:
-        return self.emit.constant(f"norm_{name}", value.to(self.device, self.dtype).contiguous())
+        return self.emit.constant(f"norm_{name}", value.to(self.dtype).contiguous())
 
     def _affine(self, name: str, default: float, shape: list[int]) -> Tensor:
         """Weight or bias as doubles, on the device of the scales."""
@@ -231,7 +231,7 @@ class _Apart:
         if each > 1:
             even = torch.ones(groups, each, dtype=torch.float64)
             mean = self._out(self._in(mean, even / each), even)
-        centred = call(aten.sub.Tensor, x, call(aten.view.default, mean, [size, *inner]))
+        centred = call(aten.sub.Tensor, x, call(aten.reshape.default, mean, [size, *inner]))
         unit = s.square.unsqueeze(-1)
         squares = pooled(self._standard(centred, inner))
         total = self._in(squares, s.deviation.square() / (each * unit))
@@ -242,7 +242,7 @@ class _Apart:
         total = call(aten.add.Tensor, total, self._constant("rest", rest))
         gain = self._affine("weight", 1.0, [groups, each]) / unit.sqrt().to(self.device)
         root = self._out(call(aten.rsqrt.default, total), gain)
-        result = call(aten.mul.Tensor, centred, call(aten.view.default, root, [size, *inner]))
+        result = call(aten.mul.Tensor, centred, call(aten.reshape.default, root, [size, *inner]))
         if self.norm.bias is not None:
             bias = self._constant("bias", self._affine("bias", 0.0, inner))
             result = call(aten.add.Tensor, result, bias)

@@ -70,7 +70,7 @@ def calibrate(
     masked = {site.name: _finite_at_minus_infinity(site) for site in sites}
     taken = products(captured.graph_module, sites)
     summed = sums(captured.graph_module, sites, taken)
-    weighted = {each.site for each in (*taken, *summed)}
+    weighted = {each.site for each in taken} | {one.site for one in summed}
 
     def count(name: str, x: Tensor, importance: Tensor | None = None) -> None:
         histograms[name].add(x, masked=masked[name], importance=importance)

@@ -74,8 +74,14 @@ def to_spiking(
     seconds: dict[str, float] = {}
     with timed(seconds, "capture"):
         captured = capture(model, first, device=device)
-        apart = {"normalisation": normalisation, "max_pool": max_pool}
-        sites = take_apart(captured, batches, device=device, progress=progress, **apart)
+        sites = take_apart(
+            captured,
+            batches,
+            normalisation=normalisation,
+            max_pool=max_pool,
+            device=device,
+            progress=progress,
+        )
         sites = encode_operands(captured.graph_module, sites, encode)
         chosen = steps_by_site(sites, wanted, per_site_steps or {})
     target = next((t.device for t in captured.graph_module.state_dict().values()), device)

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx import GraphModule, Node
+from torch.fx.node import map_arg
+from torch.utils import _pytree as pytree
 
 from . import fold
 from .layers import OUTPUT_OF
@@ -53,15 +55,16 @@ class Emitter:
         self.graph_module.graph.erase_node(old)
 
     def _infer(self, target: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        values = torch.fx.node.map_arg((args, kwargs), lambda node: node.meta["val"])
-        leaves = [v for v in torch.utils._pytree.tree_leaves(values) if isinstance(v, Tensor)]
+        values: Any = map_arg((args, kwargs), lambda node: node.meta["val"])
+        leaves = pytree.tree_leaves(values)
         mode = next((v.fake_mode for v in leaves if isinstance(v, FakeTensor)), None)
-        if mode is not None:
-            values = torch.utils._pytree.tree_map_only(
-                Tensor,
-                lambda t: t if isinstance(t, FakeTensor) else mode.from_tensor(t, static_shapes=True),
-                values,
-            )
+
+        def fake(tensor: Tensor) -> Tensor:
+            if mode is None or isinstance(tensor, FakeTensor):
+                return tensor
+            return mode.from_tensor(tensor, static_shapes=True)
+
+        values = pytree.tree_map_only(Tensor, fake, values)
         with mode or nullcontext(), torch.no_grad():
             return target(*values[0], **values[1])
 

@@ -76,16 +76,16 @@ class Histogram:
         if not self.relative:
             return cells * self.width
         bits = np.minimum(np.abs(cells), _INFINITE >> self.level) << self.level
-        return np.copysign(np.minimum(bits, _INFINITE - 1).view(np.float64), cells)
+        sizes: npt.NDArray[np.float64] = np.minimum(bits, _INFINITE - 1).view(np.float64)
+        return np.where(cells < 0, -sizes, sizes)
 
     @property
     def centres(self) -> npt.NDArray[np.float64]:
         """Centres of the occupied cells, kept inside [low, high]."""
         if not self.relative:
             return np.clip((self.cells + 0.5) * self.width, self.low, self.high)
-        low, high = (
-            np.clip(self.bounds(cells), self.low, self.high) for cells in (self.cells, self.cells + 1)
-        )
+        ends = (self.bounds(cells) for cells in (self.cells, self.cells + 1))
+        low, high = (np.clip(end, self.low, self.high) for end in ends)
         return low + 0.5 * (high - low)
 
     def add(

@@ -78,7 +78,8 @@ def sums(graph_module: GraphModule, sites: Sequence[Site], taken: Sequence[Taken
     weighted = {each.site for each in taken}
     found = []
     for site in sites:
-        value, path = site.node, []
+        value = site.node
+        path: list[Node] = []
         while len(value.users) == 1 and site.node not in weighted:
             (user,) = value.users
             if user in weighted:
@@ -154,6 +155,7 @@ class Observer(Interpreter):
         told: Any,
     ) -> None:
         super().__init__(graph_module)
+        self.graph_module = graph_module
         self.taken: dict[Node, list[Taken]] = {}
         self.summed: dict[Node, list[Summed]] = {}
         self.left: dict[Node, int] = {}
@@ -164,7 +166,8 @@ class Observer(Interpreter):
             self.summed.setdefault(one.target.node, []).append(one)
         self.told = told
         self._before = {one.site for one in summed}
-        self._paths = {node for way in (*taken, *summed) for node in way.path}
+        ways = [each.path for each in taken] + [one.path for one in summed]
+        self._paths = {node for path in ways for node in path}
         self._recorded: dict[Node, tuple[Any, Any]] = {}
         self._open: dict[Node, list[Any]] = {}
         self._inputs: dict[Node, Tensor] = {}
@@ -223,7 +226,7 @@ class Observer(Interpreter):
             return value
         if name in ("mul", "linear"):
             constant = next(a for a in node.args if isinstance(a, Node) and a.op == "get_attr")
-            weight = fold.read(self.module, constant).float().square()
+            weight = fold.read(self.graph_module, constant).float().square()
             return value * weight if name == "mul" else value @ weight.T
         args, kwargs = self._recorded[node]
         result: Tensor = node.target(value, *args[1:], **kwargs)  # type: ignore[operator]

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
+from torch.fx.node import map_arg
 
 from . import fold
 from .emit import Emitter
@@ -25,9 +26,9 @@ _MINUS = float("-inf")
 # What a mask writes, or adds to a score, is no larger: -inf, the least number of a type, -1e4.
 _HIDDEN = -9e3
 _POOLS = tuple(
-    f"{kind}{n}d{indices}"
+    form.format(n)
     for n in (1, 2, 3)
-    for kind, indices in (("max_pool", ""), ("max_pool", "_with_indices"), ("adaptive_max_pool", ""))
+    for form in ("max_pool{}d", "max_pool{}d_with_indices", "adaptive_max_pool{}d")
 )
 # Points at which a function has to rise for its maximum to be that of its largest input.
 _POINTS, _REACH = 20_001, 12.0
@@ -194,7 +195,8 @@ def pool_first(graph_module: GraphModule, maxima: list[Maximum]) -> list[Maximum
         readers = list(each.result.users)
         copies: dict[Node, Node] = {head: each.result}
         for node in inside:
-            args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), lambda n: copies.get(n, n))
+            arguments: Any = (node.args, node.kwargs)
+            args, kwargs = map_arg(arguments, lambda n, made=copies: made.get(n, n))
             copies[node] = after.call(node.target, *args, **kwargs)  # type: ignore[arg-type]
             meta = {key: value for key, value in node.meta.items() if key != OUTPUT_OF}
             copies[node].meta = meta | {"val": copies[node].meta["val"]}

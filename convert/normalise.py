@@ -3,7 +3,7 @@
 Mean and sums are synaptic. The square acts on the centred input, brought to mean 0 and deviation 1
 in every channel by constants from calibration, and the sum over channels takes them back:
 
-    sum (x - m)^2  =  sum s_i^2 z_i^2 + sum 2 u_i (x_i - m) - sum u_i^2,   z_i = (x_i - m - u_i) / s_i
+    sum c_i^2  =  sum s_i^2 z_i^2 + sum 2 u_i c_i - sum u_i^2,   z_i = (c_i - u_i) / s_i
 
 holds exactly for any u and s, and channels that lie far out or hardly move cost the square no
 resolution. Groups are brought to mean square 1 in the same way, before the inverse root.
@@ -122,7 +122,8 @@ def fold_running(graph_module: GraphModule) -> None:
         emit = Emitter(graph_module, node)
         factor = emit.constant("norm_scale", scale.view(shape).to(value.dtype))
         offset = emit.constant("norm_shift", shift.view(shape).to(value.dtype))
-        emit.replace(node, emit.call(aten.add.Tensor, emit.call(aten.mul.Tensor, x, factor), offset))
+        scaled = emit.call(aten.mul.Tensor, x, factor)
+        emit.replace(node, emit.call(aten.add.Tensor, scaled, offset))
     fold.tidy(graph_module)
 
 
@@ -249,7 +250,7 @@ class _Apart:
         return result
 
     def _in(self, value: Node, weights: Tensor) -> Node:
-        """Channels ``[N, C]`` to a weighted sum of each group ``[N, G]``; weights ``[G, C / G]``."""
+        """Channels ``[N, C]`` to weighted sums of the groups ``[N, G]``; weights ``[G, C / G]``."""
         if weights.shape[1] == 1:
             return self.emit.call(aten.mul.Tensor, value, self._constant("sum", weights.flatten()))
         matrix = torch.block_diag(*weights.unsqueeze(1))

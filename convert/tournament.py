@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch.fx import Node
@@ -102,7 +103,7 @@ def pick(emit: Emitter, value: Node, axis: int, places: Sequence[int]) -> Node:
     length = int(value.meta["val"].shape[axis])
     if list(places) == list(range(length)):
         return value
-    steps = {b - a for a, b in zip(places[:-1], places[1:], strict=True)} or {1}
+    steps = {b - a for a, b in pairwise(places)} or {1}
     step = min(steps)
     if len(steps) == 1 and step > 0:
         return emit.call(aten.slice.Tensor, value, axis, places[0], places[-1] + 1, step)

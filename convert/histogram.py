@@ -74,7 +74,7 @@ class Histogram:
     def bounds(self, cells: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """Lower ends of cells of these indices."""
         if not self.relative:
-            return cells * self.width
+            return np.asarray(cells * self.width, np.float64)
         bits = np.minimum(np.abs(cells), _INFINITE >> self.level) << self.level
         sizes: npt.NDArray[np.float64] = np.minimum(bits, _INFINITE - 1).view(np.float64)
         return np.where(cells < 0, -sizes, sizes)

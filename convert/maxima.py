@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -196,7 +197,7 @@ def pool_first(graph_module: GraphModule, maxima: list[Maximum]) -> list[Maximum
         copies: dict[Node, Node] = {head: each.result}
         for node in inside:
             arguments: Any = (node.args, node.kwargs)
-            args, kwargs = map_arg(arguments, lambda n, made=copies: made.get(n, n))
+            args, kwargs = map_arg(arguments, partial(_copied, copies))
             copies[node] = after.call(node.target, *args, **kwargs)  # type: ignore[arg-type]
             meta = {key: value for key, value in node.meta.items() if key != OUTPUT_OF}
             copies[node].meta = meta | {"val": copies[node].meta["val"]}
@@ -207,6 +208,10 @@ def pool_first(graph_module: GraphModule, maxima: list[Maximum]) -> list[Maximum
         moved.append(each)
     fold.tidy(graph_module)
     return moved
+
+
+def _copied(copies: dict[Node, Node], node: Node) -> Node:
+    return copies.get(node, node)
 
 
 def _between(graph_module: GraphModule, regions: Regions, head: Node, value: Node) -> list[Node]:

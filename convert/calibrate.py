@@ -26,6 +26,8 @@ _PLAIN = 0.01
 _PIECES = 4
 # Where f varies by less than this share of its spread, a tail carries nothing to fit.
 _FLAT = 1e-9
+# No slope of a function that is smooth at 0.
+_STEEP = 2.0**40
 
 
 @dataclass
@@ -68,7 +70,7 @@ def calibrate(
     Raises:
         CalibrationError: if there is no batch, or a NaN or infinity reaches a site.
     """
-    histograms = {site.name: Histogram(site.name) for site in sites}
+    histograms = {site.name: Histogram(site.name, relative=_singular(site)) for site in sites}
     elements = dict.fromkeys(histograms, 0)
     masked = {site.name: _finite_at_minus_infinity(site) for site in sites}
     name_of = {site.node: site.name for site in sites}
@@ -130,6 +132,18 @@ def _finite_at_minus_infinity(site: Site) -> bool:
     return bool(site.function(parameter).isfinite().all())
 
 
+def _singular(site: Site) -> bool:
+    """Whether f or its slope has no bound at 0, as for an inverse, a root or a logarithm.
+
+    There a range of decades matters throughout, not only where it is widest.
+    """
+    tiny = np.ldexp([-1.0, 0.0, 1.0], [-200, 0, -200])
+    values = evaluate_function(site, tiny)
+    with np.errstate(all="ignore"):
+        slopes = np.diff(values) / np.diff(tiny)
+    return not np.isfinite(values).all() or bool((np.abs(slopes) > _STEEP).any())
+
+
 def evaluate_function(site: Site, x: np.ndarray[Any, np.dtype[np.float64]]) -> Any:
     """f of a site at points ``x [B]``, float64."""
     with torch.no_grad():
@@ -156,7 +170,7 @@ def problem(site: Site, histogram: Histogram, steps: int, *, offset: bool = True
         part = slice(first, last + 1)
         cells, counts, values = cells[part], counts[part], values[part]
     gaps = np.flatnonzero(np.diff(cells) > 1)
-    edges = np.union1d(cells, cells + 1).astype(np.float64) * histogram.width
+    edges = histogram.bounds(np.union1d(cells, cells + 1))
     weights = np.insert(counts, gaps + 1, 0.0)
     filled = np.insert(values, gaps + 1, 0.0)
     return Problem(edges, weights / weights.sum(), filled, steps, site.label, site.name, offset)

@@ -17,8 +17,9 @@ from .encode import encode_operands
 from .errors import CalibrationError
 from .fit.methods import DEFAULT, check
 from .settings import steps_by_site, wanted_steps
-from .sites import find_sites
 from .spiking import SpikingModel
+from .take_apart import check as check_apart
+from .take_apart import take_apart
 
 
 def to_spiking(
@@ -32,6 +33,8 @@ def to_spiking(
     effort: str = "normal",
     sequential: bool = True,
     encode: bool | str = False,
+    normalisation: bool = False,
+    max_pool: bool | str = False,
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> SpikingModel:
@@ -55,6 +58,11 @@ def to_spiking(
         encode: True puts an identity neuron on every analog operand of a product or a weight
             layer (query, key, value, a norm's or a product's output), so that every multiplication
             is driven by spikes; ``"all"`` on the image too.
+        normalisation: True takes layer, group, instance and RMS norms apart: mean, square, sum,
+            inverse root and product, of which square and inverse root become neurons.
+        max_pool: True makes max pooling and row maxima tournaments of ``max(a, b) = a + relu(b -
+            a)`` with neurons for the ReLUs; ``"first"`` moves a max pooling before the monotone
+            activation that precedes it, which saves neurons, and leaves that maximum as it is.
         device: where the result lives; the model's device if None.
         progress: shows bars on stderr when that is a terminal.
 
@@ -64,6 +72,7 @@ def to_spiking(
     wanted = wanted_steps(steps)
     check(method, effort)
     check_encode(encode)
+    check_apart(normalisation, max_pool)
     batches = batches_of(calibration)
     first = next(iter(batches), None)
     if first is None:
@@ -71,7 +80,15 @@ def to_spiking(
     seconds: dict[str, float] = {}
     with timed(seconds, "capture"):
         captured = capture(model, first, device=device)
-        sites = encode_operands(captured.graph_module, find_sites(captured.graph_module), encode)
+        sites = take_apart(
+            captured,
+            batches,
+            normalisation=normalisation,
+            max_pool=max_pool,
+            device=device,
+            progress=progress,
+        )
+        sites = encode_operands(captured.graph_module, sites, encode)
         chosen = steps_by_site(sites, wanted, per_site_steps or {})
     target = next((t.device for t in captured.graph_module.state_dict().values()), device)
     with timed(seconds, "calibrate"):

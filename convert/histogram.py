@@ -16,6 +16,10 @@ from .errors import CalibrationError
 _MOST_CELLS = 4096
 # A cell is never finer than this fraction of the largest magnitude: int64 indices stay exact.
 _FINEST = 40
+# Lowest bits of a double that no relative cell tells apart.
+_ROUNDED = 12
+# The bits of an infinite double.
+_INFINITE = 0x7FF << 52
 
 
 @dataclass
@@ -26,6 +30,10 @@ class Histogram:
     2^-40 of the largest magnitude. Both grow with the data alone, so neither the order of the
     values nor how they were split in parts changes the result.
 
+    Relative cells grow with the magnitude instead: doubles that agree in sign, exponent and all
+    but the last e bits of the fraction share a cell. A range of many decades is resolved
+    throughout.
+
     Args:
         name: the site, for messages.
         level: e.
@@ -34,6 +42,7 @@ class Histogram:
         low, high: exact minimum and maximum.
         minus_infinite: values of -inf, which masks make and which lie in no cell.
         mass: sum of the values' importance in each cell, float64; empty where all count alike.
+        relative: whether cells grow with the magnitude.
     """
 
     name: str = "values"
@@ -45,6 +54,7 @@ class Histogram:
     minus_infinite: int = 0
     mass: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
     _sum: Fraction = Fraction(0)
+    relative: bool = False
 
     @property
     def total(self) -> int:
@@ -58,13 +68,25 @@ class Histogram:
 
     @property
     def width(self) -> float:
-        """Width of a cell."""
+        """Width of a cell that isn't relative."""
         return 2.0**self.level
+
+    def bounds(self, cells: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """Lower ends of cells of these indices."""
+        if not self.relative:
+            return np.asarray(cells * self.width, np.float64)
+        bits = np.minimum(np.abs(cells), _INFINITE >> self.level) << self.level
+        sizes: npt.NDArray[np.float64] = np.minimum(bits, _INFINITE - 1).view(np.float64)
+        return np.where(cells < 0, -sizes, sizes)
 
     @property
     def centres(self) -> npt.NDArray[np.float64]:
         """Centres of the occupied cells, kept inside [low, high]."""
-        return np.clip((self.cells + 0.5) * self.width, self.low, self.high)
+        if not self.relative:
+            return np.clip((self.cells + 0.5) * self.width, self.low, self.high)
+        ends = (self.bounds(cells) for cells in (self.cells, self.cells + 1))
+        low, high = (np.clip(end, self.low, self.high) for end in ends)
+        return low + 0.5 * (high - low)
 
     def add(
         self, values: Tensor, *, masked: bool = False, importance: Tensor | None = None
@@ -96,11 +118,15 @@ class Histogram:
             worth = None if worth is None else worth[finite]
         if x.numel() == 0:
             return
-        part = Histogram(self.name)
+        part = Histogram(self.name, relative=self.relative)
         part.low, part.high = float(x.min()), float(x.max())
         part._sum = _exact_sum(x)
-        part.level = _floor_level(part.low, part.high)
-        part._count(x, worth)
+        part.level = _ROUNDED if self.relative else _floor_level(part.low, part.high)
+        if self.relative:
+            part._gather(_ordered(x) >> part.level, worth)
+            part._coarsen()
+        else:
+            part._count(x, worth)
         self.merge(part)
 
     def _count(self, x: Tensor, worth: Tensor | None) -> None:
@@ -114,11 +140,7 @@ class Histogram:
         if len(cells) <= _MOST_CELLS and level > self.level:
             # The quick grid was too coarse to tell: count again on the finest one.
             exact = torch.ldexp(x, torch.tensor(-self.level, device=x.device))
-            index = torch.floor(exact).to(torch.int64)
-            found, place, counts = torch.unique(index, return_inverse=True, return_counts=True)
-            self.cells, self.counts = found.cpu().numpy(), counts.cpu().numpy()
-            if worth is not None:
-                self.mass = torch.bincount(place, worth).cpu().numpy()
+            self._gather(torch.floor(exact).to(torch.int64), worth)
         else:
             self.level = level
             self.cells = (cells + first).cpu().numpy()
@@ -126,6 +148,12 @@ class Histogram:
             if worth is not None:
                 self.mass = torch.bincount(index - first, worth)[cells].cpu().numpy()
         self._coarsen()
+
+    def _gather(self, index: Tensor, worth: Tensor | None) -> None:
+        found, place, counts = torch.unique(index, return_inverse=True, return_counts=True)
+        self.cells, self.counts = found.cpu().numpy(), counts.cpu().numpy()
+        if worth is not None:
+            self.mass = torch.bincount(place, worth).cpu().numpy()
 
     def merge(self, other: Histogram) -> None:
         """Adds the counts of another part of the data, exactly."""
@@ -135,7 +163,8 @@ class Histogram:
         if not self.total:
             self.level = other.level
         low, high = min(self.low, other.low), max(self.high, other.high)
-        level = max(self.level, other.level, _floor_level(low, high))
+        lowest = _ROUNDED if self.relative else _floor_level(low, high)
+        level = max(self.level, other.level, lowest)
         cells = np.concatenate([_shift(h.cells, level - h.level) for h in (self, other)])
         counts, mass = (
             np.concatenate([getattr(h, name) for h in (self, other)]) for name in ("counts", "mass")
@@ -149,6 +178,12 @@ class Histogram:
         while len(self.cells) > _MOST_CELLS:
             self.level += 1
             self.cells, self.counts, self.mass = _grouped(self.cells >> 1, self.counts, self.mass)
+
+
+def _ordered(x: Tensor) -> Tensor:
+    """Doubles as int64 in the same order."""
+    bits = (x.abs() + 0.0).view(torch.int64)
+    return torch.where(x < 0, ~bits, bits)
 
 
 def _floor_level(low: float, high: float) -> int:

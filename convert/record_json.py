@@ -297,6 +297,8 @@ def write_histogram(histogram: Histogram) -> tuple[dict[str, Any], dict[str, Ten
         "sum": [str(histogram._sum.numerator), str(histogram._sum.denominator)],
         "first": int(histogram.cells[0]) if len(histogram.cells) else 0,
     }
+    if histogram.relative:
+        numbers["relative"] = True
     cells = torch.from_numpy(histogram.cells - numbers["first"])
     tensors = {"cells": _narrow(cells), "counts": _narrow(torch.from_numpy(histogram.counts))}
     if len(histogram.mass):
@@ -322,7 +324,12 @@ def read_histogram(name: str, data: Any, tensors: Mapping[str, Tensor]) -> Histo
         raise StorageError(f"{name}: the histogram's cells are damaged")
     level = take(data, "level", int)
     texts = [isinstance(t, str) and len(t) < 2000 for t in fraction]
-    if not -1100 <= level <= 1100 or texts != [True, True] or (counts <= 0).any():
+    relative = data.get("relative", False)
+    # A double has 64 bits to leave out, and exponents of 11 bits.
+    lowest, highest = (0, 62) if relative else (-1100, 1100)
+    if not isinstance(relative, bool) or not lowest <= level <= highest:
+        raise StorageError(f"{name}: the histogram's level is damaged")
+    if texts != [True, True] or (counts <= 0).any():
         raise StorageError(f"{name}: the histogram is damaged")
     numbers = [isinstance(v, int | float) for v in (low, high)]
     first = take(data, "first", int)
@@ -338,4 +345,5 @@ def read_histogram(name: str, data: Any, tensors: Mapping[str, Tensor]) -> Histo
         take(data, "minus_infinite", int),
         mass,
         Fraction(int(fraction[0]), int(fraction[1])),
+        relative,
     )

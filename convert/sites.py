@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from . import fold
+from .emit import SITE_NAME
 from .errors import SiteError
 from .exact import ExactFunction, describe, extract
 from .regions import Regions, is_float, is_pointwise, packet
@@ -185,7 +186,8 @@ def _names(
             name = path
         else:
             function = (value.meta.get("torch_fn") or ("", ""))[1].rpartition(".")[2].strip("_")
-            plain = short or (function if function.isidentifier() else "") or packet(value)
+            hint = str(value.meta.get(SITE_NAME) or "")
+            plain = hint or short or (function if function.isidentifier() else "") or packet(value)
             name = f"{path}.{plain}" if path else plain
         unique, count = name, 0
         mangled = {n.replace(".", "_") for n in taken}

@@ -40,6 +40,20 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--plain", action="store_true", help="leave the layers' mean errors in their biases"
     )
+    result.add_argument(
+        "--normalisation",
+        action="store_true",
+        help="layer, group, instance and RMS norms as neurons for their squares and inverse roots",
+    )
+    result.add_argument(
+        "--max-pool",
+        nargs="?",
+        const=True,
+        default=False,
+        choices=["first"],
+        help="max pooling and row maxima as tournaments of ReLUs; 'first': poolings come before "
+        "the monotone activation that precedes them, and remain",
+    )
     result.add_argument("--limit", type=whole, metavar="N", help="test on the first N images only")
     result.add_argument("--batch-size", type=whole, default=250, metavar="N")
     result.add_argument("--by-site", type=int, default=64, metavar="N", help="images; 0 for none")
@@ -100,6 +114,8 @@ def run(options: argparse.Namespace) -> None:
         effort=options.effort,
         sequential=not options.plain,
         encode=options.encode,
+        normalisation=options.normalisation,
+        max_pool=options.max_pool,
         progress=not options.quiet,
     )
     print(f"\n{snn.report}\n", flush=True)

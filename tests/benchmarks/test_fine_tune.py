@@ -24,5 +24,5 @@ def test_accuracy_rises(shared: Path) -> None:
     snn = to_spiking(model, Loader(few, prepare), steps=2, method="binary", progress=False)
     before = benchmark.accuracy(snn, held, prepare)
     benchmark.fine_tune(snn, data.first(1500), prepare)
-    assert benchmark.accuracy(snn, held, prepare) >= before + 0.08
+    assert benchmark.accuracy(snn, held, prepare) >= max(before + 0.02, 0.84)
     assert not any(p.requires_grad for p in snn.parameters())

@@ -157,7 +157,7 @@ def test_fine_tuned_networks_are_saved(snn: SpikingModel, images: Tensor, tmp_pa
 
 def test_fine_tuning_comes_nearer_to_the_original(small: nn.Module, images: Tensor) -> None:
     torch.manual_seed(0)
-    snn = to_spiking(small, images, steps=2, method="binary", progress=False)
+    snn = to_spiking(small, images, steps=2, method="binary", sequential=False, progress=False)
     x = torch.randn(256, 1, 8, 8)
     with torch.no_grad():
         expected, target = small(x), small(images)
@@ -169,7 +169,7 @@ def test_fine_tuning_comes_nearer_to_the_original(small: nn.Module, images: Tens
         F.mse_loss(snn(images), target).backward()
         optimiser.step()
     with torch.no_grad():
-        assert float(F.mse_loss(snn(x), expected)) < 0.6 * before
+        assert float(F.mse_loss(snn(x), expected)) < 0.75 * before
 
 
 def _gradient(scale: float) -> Tensor:

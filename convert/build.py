@@ -10,12 +10,14 @@ import torch
 
 from .calibrate import Observed, error, problem
 from .capture import Captured
+from .choose import Solutions, choose
 from .correct import correct
 from .fit.methods import fit_problems, warm_up
 from .fit.problem import Problem, Solution
 from .histogram import Histogram
 from .operations import constants_barred, latency_steps, operations
 from .report import Report, SiteRow
+from .settings import Automatic, steps_by_site
 from .sites import Site
 from .spiking import SpikingModel
 from .swap import neuron_of, swap
@@ -38,14 +40,16 @@ def build(
     captured: Captured,
     sites: Sequence[Site],
     observed: Observed,
-    chosen: Mapping[int, Mapping[str, int]],
+    wanted: Sequence[int] | Automatic,
+    fixed: Mapping[str, int],
+    batches: Iterable[Any] | None,
     *,
     method: str,
     seed: int,
     effort: str,
     seconds: dict[str, float],
     progress: bool,
-    corrected_on: Iterable[Any] | None = None,
+    sequential: bool,
 ) -> SpikingModel:
     """The spiking network of a captured graph.
 
@@ -53,14 +57,24 @@ def build(
         captured: the graph; it becomes the spiking network's own.
         sites: what gets a neuron.
         observed: histograms of their inputs.
-        chosen: K of every site by name, for each K that is wanted; the first is the network's.
-        method, seed, effort, progress: as for `to_spiking`.
+        wanted: every K that is wanted, the first is the network's; or how K is chosen.
+        fixed: K of sites that have one of their own, by name.
+        batches: calibration batches, if there are any.
+        method, seed, effort, progress, sequential: as for `to_spiking`.
         seconds: of the stages before; those of the fit are added.
-        corrected_on: calibration batches on which the layers' mean errors are measured and taken
-            out; None leaves the biases as they are.
     """
     with timed(seconds, "compile"):
         warm_up(method, progress=progress)
+    settings: dict[str, Any] = {"method": method, "seed": seed, "effort": effort}
+    settings["progress"] = progress
+    known: Solutions = {}
+    if isinstance(wanted, Automatic):
+        with timed(seconds, "choose"):
+            choice = choose(captured, sites, observed, batches, wanted, fixed, **settings)
+        chosen, known = {max(choice.steps.values()): choice.steps}, choice.solutions
+        captured.notes.append(choice.note)
+    else:
+        chosen = steps_by_site(sites, wanted, fixed)
     with timed(seconds, "fit"):
         barred = constants_barred(captured.graph_module, {site.module for site in sites})
         problems = [
@@ -73,13 +87,16 @@ def build(
             for steps in chosen.values()
             for site in sites
         ]
-        solutions = fit_problems(problems, method, seed=seed, effort=effort, progress=progress)
+        missing = [p for p in problems if (p.name, p.steps) not in known]
+        found = fit_problems(missing, **settings)
+        fitted = known | dict(zip([(p.name, p.steps) for p in missing], found, strict=True))
+        solutions = [fitted[p.name, p.steps] for p in problems]
     report = _report(captured, sites, observed, problems, solutions, method, seed, seconds)
     model = _assemble(captured, sites, list(chosen), observed.histograms, solutions, report)
     model.histograms = observed.histograms
-    if corrected_on is not None:
+    if sequential and batches is not None:
         with timed(seconds, "correct"):
-            report.corrections += correct(model, list(chosen), corrected_on, progress=progress)
+            report.corrections += correct(model, list(chosen), batches, progress=progress)
     return model
 
 

@@ -16,7 +16,7 @@ from .encode import check as check_encode
 from .encode import encode_operands
 from .errors import CalibrationError
 from .fit.methods import DEFAULT, check
-from .settings import steps_by_site, wanted_steps
+from .settings import automatic, fixed_steps, wanted_steps
 from .spiking import SpikingModel
 from .take_apart import check as check_apart
 from .take_apart import take_apart
@@ -26,7 +26,9 @@ def to_spiking(
     model: nn.Module,
     calibration: Any,
     *,
-    steps: int | Sequence[int] = 8,
+    steps: int | Sequence[int] | str = 8,
+    max_loss: float | None = None,
+    budget: int | None = None,
     seed: int = 0,
     method: str = DEFAULT,
     per_site_steps: Mapping[str, int] | None = None,
@@ -47,7 +49,11 @@ def to_spiking(
             model that can't do without x and t is given ``(x, t)``, ``(x, t, label)`` or
             ``((x, t), label)``.
         steps: K of every neuron; of several, the first is the network's own and the others are
-            fitted beside it (`SpikingModel.with_steps`).
+            fitted beside it (`SpikingModel.with_steps`). ``"auto"`` chooses K for every site by
+            what its error does to the outputs on the calibration data.
+        max_loss: with ``"auto"``, the largest squared error of the outputs over their square on the
+            calibration images (0.005 if None): the fewest steps in total that keep to it.
+        budget: with ``"auto"``, the steps of all sites together instead.
         seed: of everything random; the same seed gives the same network.
         method: a key of `convert.fit.methods.METHODS`.
         per_site_steps: another K for sites by name or glob (``{"layer4.*": 12}``).
@@ -69,7 +75,8 @@ def to_spiking(
     Raises:
         ConversionError: a subclass for a model, data or a setting that can't be used.
     """
-    wanted = wanted_steps(steps)
+    chosen_by = automatic(steps, max_loss, budget)
+    wanted = [] if chosen_by else wanted_steps(steps)
     check(method, effort)
     check_encode(encode)
     check_apart(normalisation, max_pool)
@@ -89,7 +96,7 @@ def to_spiking(
             progress=progress,
         )
         sites = encode_operands(captured.graph_module, sites, encode)
-        chosen = steps_by_site(sites, wanted, per_site_steps or {})
+        fixed = fixed_steps(sites, per_site_steps or {})
     target = next((t.device for t in captured.graph_module.state_dict().values()), device)
     with timed(seconds, "calibrate"):
         observed = calibrate(captured, sites, batches, device=target, seed=seed, progress=progress)
@@ -97,11 +104,13 @@ def to_spiking(
         captured,
         sites,
         observed,
-        chosen,
+        chosen_by or wanted,
+        fixed,
+        batches,
         method=method,
         seed=seed,
         effort=effort,
         seconds=seconds,
         progress=progress,
-        corrected_on=batches if sequential else None,
+        sequential=sequential,
     )

@@ -15,7 +15,7 @@ from .calibrate import Observed, calibrate
 from .capture import Captured
 from .errors import CalibrationError
 from .fit.methods import DEFAULT, check
-from .settings import steps_by_site, wanted_steps
+from .settings import automatic, fixed_steps, wanted_steps
 from .sites import Site
 from .spiking import SpikingModel
 
@@ -26,7 +26,9 @@ def refit(
     snn: SpikingModel,
     calibration: Any = None,
     *,
-    steps: int | Sequence[int] = 8,
+    steps: int | Sequence[int] | str = 8,
+    max_loss: float | None = None,
+    budget: int | None = None,
     seed: int = 0,
     method: str = DEFAULT,
     per_site_steps: Mapping[str, int] | None = None,
@@ -41,36 +43,42 @@ def refit(
             they are now (after fine-tuning too).
         calibration: data as for `to_spiking`; None for what calibration saw before, which a saved
             network carries along.
-        steps, seed, method, per_site_steps, effort, progress: as for `to_spiking`.
+        steps, max_loss, budget, seed, method, per_site_steps, effort, progress: as for
+            `to_spiking`.
         sequential: as for `to_spiking`, if there is calibration data.
 
     Raises:
         ConversionError: a subclass for data or a setting that can't be used.
     """
-    wanted = wanted_steps(steps)
+    chosen_by = automatic(steps, max_loss, budget)
+    wanted = [] if chosen_by else wanted_steps(steps)
     batches = None if calibration is None else batches_of(calibration)
     check(method, effort)
     captured, sites = _exact(snn)
-    chosen = steps_by_site(sites, wanted, per_site_steps or {})
+    fixed = fixed_steps(sites, per_site_steps or {})
     seconds: dict[str, float] = {}
     with timed(seconds, "calibrate"):
         observed = _observed(snn, captured, sites, batches, seed, progress)
     # What the operations are doesn't depend on K; a loaded graph has lost the batch's symbol.
     moved = snn.report.of_graph(captured.graph_module.graph) if snn.report is not None else None
-    captured.notes[:] = [note for note in captured.notes if note != _NO_DATA]
+    captured.notes[:] = [
+        note for note in captured.notes if not note.startswith((_NO_DATA, "steps per site"))
+    ]
     if sequential and batches is None:
         captured.notes.append(_NO_DATA)
     result = build(
         captured,
         sites,
         observed,
-        chosen,
+        chosen_by or wanted,
+        fixed,
+        batches,
         method=method,
         seed=seed,
         effort=effort,
         seconds=seconds,
         progress=progress,
-        corrected_on=batches if sequential else None,
+        sequential=sequential,
     )
     if moved is not None and result.report is not None:
         result.report = dataclasses.replace(result.report, operations=moved.operations)

@@ -26,7 +26,11 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--calibration", required=True, help=f"calibration images: {source}")
     result.add_argument("--calibration-size", type=whole, default=512, metavar="N")
     result.add_argument("--root", default="data", help="where torchvision keeps downloads")
-    result.add_argument("--steps", required=True, type=whole, nargs="+", metavar="K")
+    result.add_argument(
+        "--steps", required=True, type=steps, nargs="+", metavar="K", help="or auto: K per site"
+    )
+    result.add_argument("--max-loss", type=float, help="with auto: relative squared output error")
+    result.add_argument("--budget", type=whole, metavar="N", help="with auto: steps of all sites")
     result.add_argument("--method", choices=sorted(METHODS), default=DEFAULT)
     result.add_argument("--effort", choices=EFFORTS, default="normal")
     result.add_argument(
@@ -83,6 +87,11 @@ def whole(text: str) -> int:
     return value
 
 
+def steps(text: str) -> int | str:
+    """A whole number of at least 1, or auto."""
+    return text if text == "auto" else whole(text)
+
+
 def run(options: argparse.Namespace) -> None:
     """Converts, evaluates, prints and writes the report."""
     preprocessing = models.with_options(
@@ -108,7 +117,9 @@ def run(options: argparse.Namespace) -> None:
     snn = convert.to_spiking(
         model.to(options.device),
         Loader(calibration, preprocessing, options.batch_size),
-        steps=options.steps,
+        steps=options.steps if options.steps != ["auto"] else "auto",
+        max_loss=options.max_loss,
+        budget=options.budget,
         seed=options.seed,
         method=options.method,
         effort=options.effort,

@@ -1,0 +1,114 @@
+"""K of every site, chosen by what the site does to the outputs."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from convert import CalibrationError, ConversionError, load, refit, to_spiking
+from convert.choose import _hull, _path
+
+
+class Uneven(nn.Module):
+    """Two branches, of which the outputs hear one a hundred times more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loud, self.soft, self.head = nn.Linear(4, 8), nn.Linear(4, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(self.loud(x)) + 0.01 * F.relu(self.soft(x)))
+
+
+@pytest.fixture(scope="module")
+def uneven() -> nn.Module:
+    torch.manual_seed(0)
+    return Uneven().eval()
+
+
+@pytest.fixture(scope="module")
+def inputs() -> Tensor:
+    return torch.randn(256, 4, generator=torch.Generator().manual_seed(1))
+
+
+def convert(model: nn.Module, x: Tensor, **settings):
+    return to_spiking(model, x, steps="auto", method="binary", progress=False, **settings)
+
+
+def loss(snn: nn.Module, model: nn.Module, x: Tensor) -> float:
+    with torch.no_grad():
+        return float((snn(x) - model(x)).square().sum() / model(x).square().sum())
+
+
+def test_steps_go_where_they_matter(uneven: nn.Module, inputs: Tensor) -> None:
+    snn = convert(uneven, inputs, budget=8)
+    steps = {row.name: row.steps for row in snn.report.sites}
+    assert sum(steps.values()) <= 8 and steps["relu"] >= steps["relu_1"] + 3
+    even = to_spiking(uneven, inputs, steps=4, method="binary", progress=False)
+    assert loss(snn, uneven, inputs) < loss(even, uneven, inputs)
+    assert any(note.startswith("steps per site: 8 in total") for note in snn.report.notes)
+    assert snn.steps == max(steps.values())
+
+
+def test_the_loss_is_kept_to(uneven: nn.Module, inputs: Tensor) -> None:
+    totals = []
+    for most in (0.05, 0.005, 0.001):
+        snn = convert(uneven, inputs, max_loss=most)
+        assert loss(snn, uneven, inputs) <= most
+        totals.append(sum(row.steps for row in snn.report.sites))
+    assert totals == sorted(totals) and totals[0] < totals[2]
+    default = convert(uneven, inputs)
+    assert sum(row.steps for row in default.report.sites) == totals[1]
+
+
+def test_sites_with_steps_of_their_own_keep_them(uneven: nn.Module, inputs: Tensor) -> None:
+    snn = convert(uneven, inputs, budget=10, per_site_steps={"*_1": 3})
+    assert {r.name: r.steps for r in snn.report.sites} == {"relu": 7, "relu_1": 3}
+
+
+def test_a_loss_out_of_reach_is_said(uneven: nn.Module, inputs: Tensor) -> None:
+    snn = convert(uneven, inputs, max_loss=1e-15)
+    assert any("which more steps don't reach" in note for note in snn.report.notes)
+
+
+def test_refit_chooses_too(uneven: nn.Module, inputs: Tensor, tmp_path) -> None:
+    snn = convert(uneven, inputs, budget=8)
+    snn.save(tmp_path / "net.fsnn")
+    back = load(tmp_path / "net.fsnn")
+    with torch.no_grad():
+        assert torch.equal(back(inputs), snn(inputs))
+    again = refit(back, steps="auto", budget=12, method="binary", progress=False)
+    assert 8 < sum(row.steps for row in again.report.sites) <= 12
+    assert sum(note.startswith("steps per site") for note in again.report.notes) == 1
+    with pytest.raises(CalibrationError, match="budget"):
+        refit(back, steps="auto", method="binary", progress=False)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_loss": 0.1}, "auto"),
+        ({"budget": 9}, "auto"),
+        ({"steps": "many"}, "many"),
+        ({"steps": "auto", "budget": 9, "max_loss": 0.1}, "not both"),
+        ({"steps": "auto", "budget": 1}, "budget=1"),
+        ({"steps": "auto", "budget": 2.5}, "budget"),
+        ({"steps": "auto", "max_loss": 0}, "max_loss"),
+        ({"steps": "auto", "max_loss": "little"}, "max_loss"),
+    ],
+)
+def test_refusals(uneven: nn.Module, inputs: Tensor, settings: dict, message: str) -> None:
+    with pytest.raises(ConversionError, match=message):
+        to_spiking(uneven, inputs, **{"method": "binary", "progress": False} | settings)
+
+
+def test_the_hull_leaves_out_what_does_not_pay() -> None:
+    # From 2 on, 3 is no better and 4 is steeper.
+    assert _hull({1: 10.0, 2: 9.0, 3: 9.0, 4: 1.0, 5: 0.5, 6: 0.6}) == [1, 4, 5]
+    path = _path({"a": {1: 10.0, 2: 1.0}, "b": {1: 8.0, 2: 4.0, 3: 3.5}})
+    assert path == [
+        {"a": 1, "b": 1},
+        {"a": 2, "b": 1},
+        {"a": 2, "b": 2},
+        {"a": 2, "b": 3},
+    ]

@@ -11,11 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import llvmlite.binding as llvm
 import torch
-from numba import types
-
-THREAD = types.ExternalFunction("omp_get_thread_num", types.intc())
 
 
 @cache
@@ -24,28 +20,28 @@ def loaded() -> Any:
     for path in sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*")):
         try:
             found = ctypes.CDLL(str(path))
-            address = ctypes.cast(found.omp_get_thread_num, ctypes.c_void_p).value
+            found.omp_get_thread_num.restype = ctypes.c_int
             found.GOMP_parallel.argtypes = [ctypes.c_void_p] * 2 + [ctypes.c_uint] * 2
             found.GOMP_parallel.restype = None
         except (OSError, AttributeError):
             continue
-        llvm.add_symbol("omp_get_thread_num", address)
         return found
-    llvm.add_symbol("omp_get_thread_num", ctypes.cast(_no_thread, ctypes.c_void_p).value)
     return None
 
 
-@ctypes.CFUNCTYPE(ctypes.c_int)
-def _no_thread() -> int:
-    """What compiled code that knows of `THREAD` is linked to where there is no OpenMP."""
-    return 0
+@cache
+def asked() -> int:
+    """Address of the C function that tells the number of a thread; 0 without OpenMP."""
+    if loaded() is None:
+        return 0
+    return ctypes.cast(loaded().omp_get_thread_num, ctypes.c_void_p).value or 0
 
 
 def run(function: int, job: int, threads: int) -> None:
     """Calls a C function ``void (*)(void *)`` once in each of so many threads, and waits.
 
     Args:
-        function: its address; it asks `THREAD` for its number.
+        function: its address; it calls the one at `asked` for its number.
         job: address of its argument.
         threads: how many.
     """

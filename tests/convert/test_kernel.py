@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from convert import kernel
+from convert import kernel, machine
 from convert.neuron import FewSpikesNeuron
 
 
@@ -99,7 +99,7 @@ def test_equals_the_definition(
             _check(neuron, x, monkeypatch)
 
 
-@pytest.mark.parametrize("steps", [1, 2, 7, 9, 16, 19])
+@pytest.mark.parametrize("steps", [1, 2, 7, 9, 16, 40])
 def test_any_number_of_steps(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel, "WORTH_COMPILING", 0)
     neuron = _neuron(steps)
@@ -166,6 +166,30 @@ def test_no_compiler_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel, "_ready", set())
     neuron = _neuron()
     _check(neuron, torch.randn(1000), monkeypatch)
+
+
+def test_a_compiler_that_fails_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("no code for this machine")
+
+    monkeypatch.setattr(kernel, "compiled", broken)
+    monkeypatch.setattr(kernel, "WORTH_COMPILING", 0)
+    _check(_neuron(), torch.randn(1000), monkeypatch)
+
+
+@pytest.mark.parametrize("registers", [(128, 4, False), (256, 4, False), (128, 1, True)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_registers_of_other_machines(
+    registers: tuple[int, int, bool], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "_registers", lambda _: registers)
+    monkeypatch.setattr(kernel, "compiled", machine.compiled.__wrapped__)
+    monkeypatch.setattr(kernel, "WORTH_COMPILING", 0)
+    neuron = _neuron(dtype=dtype)
+    for counting in (True, False):
+        neuron.counting = counting
+        for x in (*_layouts(neuron), torch.randn(70_001, dtype=dtype)):
+            _check(neuron, x, monkeypatch)
 
 
 def test_threads_of_our_own_where_torch_has_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -169,26 +169,28 @@ def in_blocks(x: Tensor, y: Tensor, parameters: Tensor, steps: int, counting: bo
     size = x.numel()
     if x.device.type == "cpu":
         size = min(size, _TORCH_BLOCK * torch.get_num_threads())
-    buffers = [torch.empty(size, dtype=x.dtype, device=x.device) for _ in range(3)]
+    buffers = [torch.empty(size, dtype=x.dtype, device=x.device) for _ in range(2)]
+    start = torch.full((), offset, dtype=x.dtype, device=x.device)
     count = torch.zeros((), dtype=torch.float64, device=x.device)
     for first in range(0, x.numel(), size):
-        given = x[first : first + size]
-        v, out, s = (buffer[: given.numel()] for buffer in buffers)
-        v.copy_(given)
-        out.fill_(offset)
+        given, out = (a[first : first + size] for a in (x, y))
+        v, s = (buffer[: given.numel()] for buffer in buffers)
+        # A sum is cheaper than a search for NaN; infinities of both signs make one as well.
+        kept = given.clone() if given.sum().isnan() else None
         for t in range(len(T)):
-            torch.gt(v, T[t], out=s)
+            # The first step reads x alone, which y may overwrite from then on.
+            potential = v if t else given
+            torch.gt(potential, T[t], out=s)
             if counting:
                 # A sum of zeros and ones is exact in float32 up to 2^24 of them.
                 count += s.sum(dtype=torch.float64 if size > 2**24 else None)
-            out.add_(s, alpha=d[t])
             if t + 1 < len(T):
-                v.sub_(s, alpha=h[t])
-        out.add_(missing)
-        # A sum is cheaper than a search for NaN; infinities of both signs make one as well.
-        if given.sum().isnan():
-            torch.where(given != given, given, out, out=out)
-        y[first : first + size] = out
+                torch.sub(potential, s, alpha=h[t], out=v)
+            torch.add(out if t else start, s, alpha=d[t], out=out)
+        if missing != 0:
+            out.add_(missing)
+        if kept is not None:
+            torch.where(kept != kept, kept, out, out=out)
     return int(count)
 
 

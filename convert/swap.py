@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from .capture import Captured
@@ -14,6 +16,9 @@ from .neuron import FewSpikesNeuron
 from .sites import Site
 from .spiking import SpikingModel
 
+# Below every potential, and finite in float32 after a neuron's thresholds are stretched.
+_LOWEST = -(2.0**120)
+
 
 def neuron_of(
     solution: Solution, seen: Histogram, *, dtype: torch.dtype = torch.float32
@@ -23,12 +28,29 @@ def neuron_of(
     These are of the values as often as they occur: whatever a value does to the outputs, the bias
     of the next layer could take a mean error out.
     """
+    thresholds = _always(solution, seen)
     neuron = FewSpikesNeuron(
-        solution.thresholds, solution.resets, solution.weights, solution.offset, dtype=dtype
+        thresholds, solution.resets, solution.weights, solution.offset, dtype=dtype
     )
     centres = torch.from_numpy(seen.centres).to(dtype)
     neuron.set_missing_means(centres, torch.from_numpy(seen.counts / seen.total))
     return neuron
+
+
+def _always(solution: Solution, seen: Histogram) -> npt.NDArray[np.float64]:
+    """The thresholds; those that every value seen exceeds, lowered to where every value does.
+
+    Else an input just below the calibrated range, where errors of the sites before may bring it,
+    would give 0 and not f of the range's end: an inverse root of nearly constant values would.
+    """
+    thresholds = np.array(solution.thresholds, np.float64)
+    v = np.concatenate([seen.centres, [seen.low, seen.high]])
+    for t, threshold in enumerate(thresholds):
+        fires = v > threshold
+        if fires.all():
+            thresholds[t] = _LOWEST
+        v = v - solution.resets[t] * fires
+    return thresholds
 
 
 def swap(

@@ -238,20 +238,22 @@ def _rises(function: Callable[[Tensor], Tensor]) -> bool:
 def take_maxima_apart(graph_module: GraphModule, maxima: list[Maximum]) -> list[Maximum]:
     """Makes maxima tournaments; those whose masks are beyond reach stay and are returned."""
     left = []
+    # A maximum of maxima reads what the first one became.
+    became: dict[Node, Node] = {}
     for each in maxima:
         emit = Emitter(graph_module, each.result)
-        value = each.source
+        each.source = value = became.get(each.source, each.source)
         if not each.pools:
             value = _Unmasked(emit, each).clean(value)
         if each.masked and value is each.source:
             left.append(each)
             continue
-        _apart(emit, each, value)
+        became[each.result] = _apart(emit, each, value)
     fold.tidy(graph_module)
     return left
 
 
-def _apart(emit: Emitter, each: Maximum, value: Node) -> None:
+def _apart(emit: Emitter, each: Maximum, value: Node) -> Node:
     call = emit.call
     if each.sign < 0:
         value = call(aten.neg.default, value)
@@ -275,6 +277,7 @@ def _apart(emit: Emitter, each: Maximum, value: Node) -> None:
     if not each.keepdim:
         value = call(aten.squeeze.dims, value, list(each.axes))
     emit.replace(each.result, value)
+    return value
 
 
 class _Unmasked:

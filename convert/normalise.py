@@ -155,7 +155,8 @@ class _Apart:
     def replace(self) -> None:
         """Puts the parts where the norm was."""
         emit, node = self.emit, self.norm.node
-        x: Any = self.norm.taken.source
+        # As it is now: the norm before may have been taken apart.
+        x: Any = node.args[0]
         value = node.meta["val"]
         if x.meta["val"].dtype != self.dtype:
             x = emit.call(aten._to_copy.default, x, dtype=self.dtype)

@@ -123,6 +123,16 @@ def test_saved(tmp_path: Path) -> None:
         assert torch.equal(load(tmp_path / "net.fsnn")(x), snn(x))
 
 
+def test_a_maximum_of_maxima() -> None:
+    torch.manual_seed(0)
+    pools = nn.Sequential(nn.MaxPool2d(2), nn.MaxPool2d(3, 1, 1), nn.MaxPool2d(2))
+    model, x = Pooled(pools, F.relu).eval(), torch.randn(48, 2, 8, 8)
+    model(x[:1])
+    snn = convert(model, x, normalisation=True)
+    assert snn.report.to_dict()["remaining"] == []
+    close(snn, model, x, 0.1)
+
+
 @pytest.mark.parametrize("setting", ["last", 2, None])
 def test_refusals(setting: object) -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())

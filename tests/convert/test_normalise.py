@@ -159,3 +159,27 @@ def test_constant_rows_are_finite() -> None:
     with torch.no_grad():
         assert snn(torch.zeros_like(x)).isfinite().all()
         assert snn(100 * x).isfinite().all()
+
+
+class Twice(nn.Module):
+    """A norm of what was normalised already: its mean square hardly varies."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.one, self.two = nn.Linear(6, 12), nn.LayerNorm(12), nn.LayerNorm(12)
+        self.head = nn.Linear(12, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.gelu(self.two(self.one(self.embed(x)))).mean(1))
+
+
+def test_a_norm_of_nearly_constant_spread() -> None:
+    torch.manual_seed(0)
+    model, x = Twice().eval(), torch.randn(64, 5, 6)
+    snn = convert(model, x, normalisation=True, method="binary", sequential=False)
+    with torch.no_grad():
+        assert (snn(x) - model(x)).norm() < 0.5 * model(x).norm()
+        # Below the range that calibration saw the inverse root is that of the range's end.
+        site = snn.sites["two.rsqrt"]
+        low = next(row.low for row in snn.report.sites if row.name == "two.rsqrt")
+        assert site(torch.tensor(0.9 * low)) == site(torch.tensor(low)) > 0

@@ -77,7 +77,7 @@ def to_spiking(
     """
     chosen_by = automatic(steps, max_loss, budget)
     wanted = [] if chosen_by else wanted_steps(steps)
-    check(method, effort)
+    check(method, effort, seed)
     check_encode(encode)
     check_apart(normalisation, max_pool)
     batches = batches_of(calibration)

@@ -53,7 +53,7 @@ def refit(
     chosen_by = automatic(steps, max_loss, budget)
     wanted = [] if chosen_by else wanted_steps(steps)
     batches = None if calibration is None else batches_of(calibration)
-    check(method, effort)
+    check(method, effort, seed)
     captured, sites = _exact(snn)
     fixed = fixed_steps(sites, per_site_steps or {})
     seconds: dict[str, float] = {}

@@ -213,12 +213,15 @@ class SpikingModel(torch.nn.Module):
 
     @contextmanager
     def with_steps(self, steps: int) -> Iterator[None]:
-        """Uses the neurons that were fitted for another K inside the block.
+        """Uses the neurons that were fitted for another K inside the block, or its own.
 
         Raises:
             InputError: if the network wasn't fitted for it.
         """
         if str(steps) not in self.refitted:
+            if steps == self.steps:
+                yield
+                return
             fitted = ", ".join([str(self.steps), *self.refitted])
             raise InputError(
                 f"the network was fitted for K = {fitted}, not for {steps!r}; name every K in "

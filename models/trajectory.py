@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 from .data import Images
 from .diffusion import Denoiser, Schedule, in_batches, sample
 from .diffusion_training import scaled
+from .errors import ModelError
 
 
 def spread_error(found: Tensor, reference: Tensor) -> float:
@@ -19,10 +21,18 @@ def spread_error(found: Tensor, reference: Tensor) -> float:
 
     The mean is taken for each element of ``[N, ...]``: 0 for equal outputs, 1 for what always
     gives the reference's mean output.
+
+    Raises:
+        ModelError: for a reference that is the same for all images, or not finite.
     """
     found, reference = found.double(), reference.double()
-    spread = (reference - reference.mean(0)).square().sum()
-    return float(((found - reference).square().sum() / spread).sqrt())
+    spread = float((reference - reference.mean(0)).square().sum())
+    if not 0 < spread < math.inf:
+        raise ModelError(
+            "the original gives the same output for every image, or one that is not finite, so "
+            "that no error is relative to its spread; train it first"
+        )
+    return math.sqrt(float((found - reference).square().sum()) / spread)
 
 
 @dataclass(frozen=True)
@@ -113,6 +123,9 @@ class NoisyImages:
         repeats: how often each image comes.
         seed: of noise, time steps and order.
         batch_size: of the batches.
+
+    Raises:
+        ModelError: for fewer than one repeat.
     """
 
     def __init__(
@@ -124,6 +137,8 @@ class NoisyImages:
         seed: int = 0,
         batch_size: int = 250,
     ) -> None:
+        if repeats < 1:
+            raise ModelError(f"each image comes at least once, found {repeats} repeats")
         self.batch_size = batch_size
         generator = torch.Generator().manual_seed(seed)
         clean = scaled(images).repeat(repeats, 1, 1, 1)

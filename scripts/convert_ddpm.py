@@ -13,66 +13,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import convert
 import models
 from convert.files import atomic_path
 from convert.fit.methods import DEFAULT, EFFORTS, METHODS
 from convert.text import table
+from models.devices import device_named
 from models.diffusion import SAMPLERS
+from models.drawn_digits import CLASSIFIER, DrawnDigits
 from models.pictures import draw_rows
-from models.sample_distance import (
-    SURE,
-    Seen,
-    frechet_distance,
-    kernel_distance,
-    look,
-    pixels,
-)
+from models.sample_distance import SURE
 from models.trajectory import NoisyImages
-from models.trajectory import Path as SamplePath
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command's options."""
-    result = argparse.ArgumentParser(description=__doc__)
-    result.add_argument(
-        "--weights", help="a checkpoint of the U-Net; 'random' for an untrained one"
-    )
-    result.add_argument("--steps", type=int, nargs="+", default=[8, 4, 12, 16], metavar="K")
-    result.add_argument(
-        "--method", nargs="+", choices=sorted(METHODS), default=[DEFAULT], help="one or several"
-    )
-    result.add_argument("--effort", choices=EFFORTS, default="normal")
-    result.add_argument("--samples", type=int, default=450, metavar="N", help="digits to draw")
-    result.add_argument("--sampler", choices=SAMPLERS, default="ddpm")
-    result.add_argument(
-        "--sampling-steps", type=int, metavar="S", help="time steps to go through; all if left out"
-    )
-    result.add_argument(
-        "--repeats", type=int, default=2, metavar="R", help="noisy copies of each training digit"
-    )
-    result.add_argument("--limit", type=int, help="calibrate and test on the first N digits only")
-    result.add_argument("--by-site", type=int, default=64, metavar="N", help="images; 0 for none")
-    result.add_argument("--seed", type=int, default=0)
-    result.add_argument("--device", default="cpu")
-    result.add_argument("--output", required=True, type=Path, metavar="DIR")
-    result.add_argument("--quiet", action="store_true")
-    result.add_argument("--traceback", action="store_true", help="show it on an error")
-    return result
-
-
-def compared(seen: Seen, original: Seen, real: Seen) -> dict[str, float]:
-    """Distances of drawn images from the original's and from real ones, and what they show."""
-    return {
-        "frechet_to_original": frechet_distance(seen.features, original.features),
-        "kernel_to_original": kernel_distance(seen.features, original.features),
-        "frechet_to_digits": frechet_distance(seen.features, real.features),
-        "kernel_to_digits": kernel_distance(seen.features, real.features),
-        "recognised": seen.recognised,
-        "same_class": float((seen.classes == original.classes).double().mean()),
-    }
 
 
 _COLUMNS = {
@@ -88,12 +39,71 @@ _COLUMNS = {
 }
 
 
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    result = argparse.ArgumentParser(description=__doc__)
+    result.add_argument("--weights", help="a checkpoint of the U-Net, as train_ddpm.py writes it")
+    result.add_argument("--steps", type=whole, nargs="+", default=[8, 4, 12, 16], metavar="K")
+    result.add_argument(
+        "--method", nargs="+", choices=sorted(METHODS), default=[DEFAULT], help="one or several"
+    )
+    result.add_argument("--effort", choices=EFFORTS, default="normal")
+    result.add_argument(
+        "--normalisation", action="store_true", help="neurons for squares and roots in group norms"
+    )
+    result.add_argument(
+        "--max-pool", action="store_true", help="row maxima of softmaxes as tournaments of ReLUs"
+    )
+    result.add_argument(
+        "--plain", action="store_true", help="leave the layers' mean errors in their biases"
+    )
+    result.add_argument(
+        "--samples", type=whole, default=450, metavar="N", help="digits to draw, at least 2"
+    )
+    result.add_argument("--sampler", choices=SAMPLERS, default="ddpm")
+    result.add_argument(
+        "--sampling-steps",
+        type=whole,
+        metavar="S",
+        help="time steps to go through; all if left out",
+    )
+    result.add_argument(
+        "--repeats",
+        type=whole,
+        default=2,
+        metavar="R",
+        help="noisy copies of each training digit to calibrate on",
+    )
+    result.add_argument(
+        "--limit", type=whole, metavar="N", help="calibrate and test on the first N digits only"
+    )
+    result.add_argument("--by-site", type=int, default=64, metavar="N", help="images; 0 for none")
+    result.add_argument("--seed", type=int, default=0)
+    result.add_argument("--device", default="cpu")
+    result.add_argument("--output", required=True, type=Path, metavar="DIR")
+    result.add_argument("--quiet", action="store_true")
+    result.add_argument("--traceback", action="store_true", help="show it on an error")
+    return result
+
+
+def whole(text: str) -> int:
+    """A whole number of at least 1."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number >= 1, found {text!r}")
+    return value
+
+
 def run(options: argparse.Namespace) -> None:
     """Converts, evaluates, draws, prints and writes report.json and samples.png."""
     begin = time.perf_counter()
     bars = not options.quiet
     model, schedule = models.ddpm_digits(options.weights, seed=options.seed)
-    model.to(options.device)
+    device = device_named(options.device)
+    model.to(device)
     train, test = (
         models.load_images("digits", train=which).first(options.limit) for which in (True, False)
     )
@@ -104,34 +114,20 @@ def run(options: argparse.Namespace) -> None:
         f"{schedule.steps} time steps, {options.samples} digits drawn by {options.sampler}",
         flush=True,
     )
-    settings: dict[str, Any] = {
-        "sampler": options.sampler,
-        "count": options.sampling_steps,
-        "device": options.device,
-        "progress": bars,
-    }
-    shape = (options.samples, *calibration.x.shape[1:])
-    path = SamplePath(model, schedule, shape, seed=options.seed, **settings)
-    again = SamplePath(model, schedule, shape, seed=options.seed + 1, **settings).images
-    classifier = models.get("resnet8_digits"), models.preprocessing("resnet8_digits")
-    real, drawn = look(*classifier, test), look(*classifier, pixels(path.images))
-    noise = look(
-        *classifier, pixels(torch.randn(shape, generator=torch.Generator().manual_seed(0)))
+    drawn = DrawnDigits(
+        model,
+        schedule,
+        test,
+        options.samples,
+        seed=options.seed,
+        sampler=options.sampler,
+        count=options.sampling_steps,
+        device=device,
+        progress=bars,
     )
-    yardsticks = {
-        "original": compared(drawn, drawn, real),
-        "original, another seed": compared(look(*classifier, pixels(again)), drawn, real),
-        "held-out digits": compared(real, real, real) | {"same_class": None},
-        "noise": compared(noise, drawn, real),
-    }
-    for name in ("original", "held-out digits"):
-        # Of a set to itself there is nothing to say.
-        own = "original" if name == "original" else "digits"
-        yardsticks[name] |= {f"frechet_to_{own}": None, f"kernel_to_{own}": None}
-    yardsticks["held-out digits"] |= {"frechet_to_original": None, "kernel_to_original": None}
     rows: list[dict[str, Any]] = []
     evaluations: dict[str, Any] = {}
-    pictures = {"original": path.images}
+    pictures = {"original": drawn.images}
     for method in options.method:
         snn = convert.to_spiking(
             model,
@@ -140,6 +136,9 @@ def run(options: argparse.Namespace) -> None:
             method=method,
             effort=options.effort,
             seed=options.seed,
+            sequential=not options.plain,
+            normalisation=options.normalisation,
+            max_pool=options.max_pool,
             progress=bars,
         )
         result = convert.evaluate(
@@ -149,38 +148,35 @@ def run(options: argparse.Namespace) -> None:
         evaluations[method] = result.to_dict()
         found = [result.spiking | {"steps": snn.steps}, *result.by_K]
         for row in sorted(found, key=lambda row: row["steps"]):
-            k = row["steps"]
-            if k == snn.steps:
-                trajectory = path.follow(snn)
-            else:
-                with snn.with_steps(k):
-                    trajectory = path.follow(snn)
-            seen = look(*classifier, pixels(trajectory.images))
-            pictures[f"{method}, K = {k}"] = trajectory.images
+            with snn.with_steps(row["steps"]):
+                images, figures = drawn.follow(snn)
+            pictures[f"{method}, K = {row['steps']}"] = images
             rows.append(
                 {
                     "method": method,
-                    "steps": k,
+                    "steps": row["steps"],
                     "held_out_relative_error": row["relative_error"],
                     "spikes_per_neuron": row["spikes_per_neuron"],
-                    **trajectory.to_dict(),
-                    **compared(seen, drawn, real),
+                    **figures,
                 }
             )
         snn.save(options.output / f"ddpm_digits_{method}.fsnn", metadata={"method": method})
-    print(shown(rows, yardsticks))
+    print(shown(rows, drawn.yardsticks))
     report = {
         "model": "ddpm_digits",
         "steps": options.steps[0],
         "methods": options.method,
         "seed": options.seed,
+        "normalisation": options.normalisation,
+        "max_pool": options.max_pool,
+        "sequential": not options.plain,
         "samples": options.samples,
         "sampler": options.sampler,
         "sampling_steps": len(schedule.visited(options.sampling_steps)),
         "noise_steps": schedule.steps,
         "calibration_images": len(calibration.x),
-        "classifier": {"model": "resnet8_digits", "recognised_from": SURE},
-        "yardsticks": yardsticks,
+        "classifier": {"model": CLASSIFIER, "recognised_from": SURE},
+        "yardsticks": drawn.yardsticks,
         "by_K": rows,
         "evaluations": evaluations,
         "seconds": time.perf_counter() - begin,

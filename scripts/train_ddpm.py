@@ -12,6 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import models
+from models.devices import device_named
 from models.diffusion_training import DiffusionRecipe, loss_by_time, scaled, train_diffusion
 
 
@@ -38,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
 def run(options: argparse.Namespace) -> None:
     """Trains, and prints the loss on held-out digits."""
     begin = time.perf_counter()
+    device = device_named(options.device)
     digits = models.load_images("digits", train=True).first(options.limit)
     recipe = DiffusionRecipe(**{f.name: getattr(options, f.name) for f in fields(DiffusionRecipe)})
     model, schedule = models.ddpm_digits("random", seed=recipe.seed)
@@ -48,7 +50,7 @@ def run(options: argparse.Namespace) -> None:
         schedule,
         recipe,
         options.output,
-        device=options.device,
+        device=device,
         progress=not options.quiet,
     )
     print(", ".join(f"{k} {v:.4g}" for k, v in rows[-1].items()))

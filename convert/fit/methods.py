@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from numbers import Integral
 
 import numpy as np
 from tqdm import tqdm
@@ -26,8 +27,8 @@ SWEEPS = ("tbpi-exact",)
 EFFORTS = ("normal", "high")
 
 
-def check(method: str, effort: str = "normal") -> None:
-    """Refuses a method or an effort that doesn't exist.
+def check(method: str, effort: str = "normal", seed: int = 0) -> None:
+    """Refuses a method or an effort that doesn't exist, and what is no seed.
 
     Raises:
         FitError: naming those that do.
@@ -36,6 +37,8 @@ def check(method: str, effort: str = "normal") -> None:
         raise FitError(f"no method is called {method!r}; choose from {', '.join(METHODS)}")
     if effort not in EFFORTS:
         raise FitError(f"effort must be one of {', '.join(EFFORTS)}, found {effort!r}")
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0:
+        raise FitError(f"a seed must be a whole number >= 0, found {seed!r}")
 
 
 def fit_problems(
@@ -58,7 +61,7 @@ def fit_problems(
     Raises:
         FitError: for an unknown method, or one that can't fit a problem.
     """
-    check(method, effort)
+    check(method, effort, seed)
     result: list[Solution | None] = [_constant(problem) for problem in problems]
     open_problems = [p for p, solution in zip(problems, result, strict=True) if solution is None]
     if open_problems:

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from .errors import CalibrationError
+from .errors import CalibrationError, InputError
 from .openmp import use_one_thread
 
 # A one-shot iterator is kept in memory up to this size.
@@ -48,6 +48,18 @@ def batches_of(calibration: Any) -> Iterable[Any]:
             )
         kept.append(batch)
     return kept
+
+
+def batches_once(data: Any) -> Iterable[Any]:
+    """Batches to be read once; InputError for what is none. One tensor or dict is one set."""
+    if isinstance(data, Tensor | Mapping):
+        return batches_of(data)
+    if not isinstance(data, Iterable):
+        raise InputError(
+            f"the test data is a {type(data).__name__}; give a DataLoader, an iterable of "
+            "batches, or one tensor of images"
+        )
+    return data
 
 
 def ahead(data: Iterable[Any]) -> Iterator[Any]:

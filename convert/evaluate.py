@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sized
+from collections.abc import Callable, Collection, Iterator, Sized
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from tqdm import tqdm
 
-from .batches import ahead
+from .batches import ahead, batches_once
 from .encode import IDENTITY
 from .errors import InputError
 from .evaluation import Evaluation
@@ -24,7 +24,7 @@ from .spiking import SpikingModel
 def evaluate(
     snn: SpikingModel,
     model: nn.Module | None,
-    data: Iterable[Any],
+    data: Any,
     *,
     metric: str = "agreement",
     by_site: int = 64,
@@ -39,7 +39,8 @@ def evaluate(
             takes `snn.original()`.
         data: batches ``(inputs, labels)`` with class indices ``[N]``; without labels only the
             agreement is measured. A network that takes x and t is given ``(x, t)``,
-            ``(x, t, labels)`` or ``((x, t), labels)``. Read once.
+            ``(x, t, labels)`` or ``((x, t), labels)``. One tensor of images will do, too, or one
+            dict of keyword inputs. Read once.
         metric: ``"agreement"`` (or ``"classes"``) of the predicted classes, with accuracy and
             error of the logits; ``"output"`` for a network whose outputs are no classes: their
             relative error, see `convert.metrics.OutputError`. It needs no labels.
@@ -67,6 +68,7 @@ def evaluate(
     seconds = {"evaluate_original": 0.0, "evaluate_spiking": 0.0}
     kept: list[Any] = []
     images = 0
+    data = batches_once(data)
     with torch.no_grad(), eval_mode(original), eval_mode(snn):
         total = len(data) if isinstance(data, Sized) else None
         bar = tqdm(ahead(data), "evaluate", total, disable=None if progress else True)

@@ -25,7 +25,6 @@ from models.pictures import draw_rows
 from models.sample_distance import SURE
 from models.trajectory import NoisyImages
 
-
 _COLUMNS = {
     "relative_error": "error on the way",
     "largest_relative_error": "largest",

@@ -175,6 +175,20 @@ def test_forms_of_a_batch(images: Tensor, times: Tensor, form: str, tmp_path: Pa
             assert audit(each, next(iter(data))).agrees
 
 
+def test_one_tensor_or_dict_is_data(
+    small: nn.Module, timed: Timed, images: Tensor, times: Tensor
+) -> None:
+    both = {"x": images, "t": times}
+    for model, data in ((small, images), (timed, both)):
+        snn = to_spiking(model, data, steps=2, method="binary", progress=False)
+        whole, batch = (
+            evaluate(snn, model, each, metric="output", progress=False) for each in (data, [data])
+        )
+        assert whole.images == 48 and whole.spiking == batch.spiking
+    with pytest.raises(InputError, match="is a int"):
+        evaluate(snn, timed, 3, metric="output", progress=False)
+
+
 def test_labels_of_a_classifier_with_two_inputs(images: Tensor, times: Tensor) -> None:
     class Both(nn.Module):
         def __init__(self) -> None:

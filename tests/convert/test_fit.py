@@ -183,3 +183,9 @@ def test_any_distribution_is_fitted(steps: int, low: float, width: float, seed: 
 
 def test_error_is_of_the_family() -> None:
     assert issubclass(FitError, ConversionError)
+
+
+@pytest.mark.parametrize("seed", [-1, 0.5, True])
+def test_what_is_no_seed_is_named(seed) -> None:
+    with pytest.raises(FitError, match="seed must be a whole number"):
+        convert.fit(F.silu, low=-1.0, high=1.0, steps=2, method="binary", seed=seed)

@@ -79,6 +79,8 @@ def test_refit_of_another_k(snn, images) -> None:
         assert torch.equal(snn(images), whole)
         exact = snn.original()(images)
     assert (coarse - exact).norm() > (whole - exact).norm()
+    with torch.no_grad(), snn.with_steps(snn.steps):
+        assert torch.equal(snn(images), whole)
     with pytest.raises(InputError, match="3"), snn.with_steps(5):
         pass
 

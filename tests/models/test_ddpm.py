@@ -19,6 +19,7 @@ from models.data import Images
 from models.ddpm import UNet, time_table
 from models.diffusion import Schedule, in_batches, sample
 from models.diffusion_training import DiffusionRecipe, loss_by_time, scaled, train_diffusion
+from models.drawn_digits import DrawnDigits
 from models.pictures import draw_rows
 from models.sample_distance import frechet_distance, kernel_distance, look, pixels
 from models.trajectory import NoisyImages, spread_error
@@ -149,6 +150,35 @@ def test_spread_error() -> None:
     reference = _normal(50, 3)
     assert spread_error(reference.mean(0).expand(50, 3), reference) == pytest.approx(1)
     assert spread_error(reference + 5 - 5, reference) == pytest.approx(0, abs=1e-5)
+
+
+def test_no_spread_is_no_error() -> None:
+    with pytest.raises(ModelError, match="same output for every image"):
+        spread_error(_normal(5, 3), torch.ones(5, 3))
+    with pytest.raises(ModelError, match="repeats"):
+        NoisyImages(models.load_images("digits").first(3), Schedule(5), repeats=0)
+
+
+def test_drawn_digits_of_one_network_and_another() -> None:
+    model, schedule = models.ddpm_digits()
+    test = models.load_images("digits").first(100)
+    drawn = DrawnDigits(model, schedule, test, 30, seed=5, sampler="ddim", count=4)
+    assert drawn.images.shape == (30, 1, 8, 8)
+    assert set(drawn.yardsticks) == {
+        "original", "original, another seed", "noise", "held-out digits"
+    }  # fmt: skip
+    noise, own = drawn.yardsticks["noise"], drawn.yardsticks["original, another seed"]
+    assert noise["frechet_to_original"] > own["frechet_to_original"]
+    assert noise["recognised"] < 0.5 < drawn.yardsticks["held-out digits"]["recognised"]
+    images, figures = drawn.follow(model)
+    assert torch.equal(images, drawn.images)
+    assert figures["relative_error"] == figures["final_drift"] == 0 and figures["same_class"] == 1
+    assert figures["frechet_to_original"] == pytest.approx(0, abs=1e-4)
+    assert figures["frechet_to_digits"] == drawn.yardsticks["original"]["frechet_to_digits"]
+    with pytest.raises(ModelError, match="at least 2, found 1"):
+        DrawnDigits(model, schedule, test, 1)
+    with pytest.raises(DataError, match="at least 2"):
+        DrawnDigits(model, schedule, test.first(1), 5)
 
 
 def test_noisy_images_cover_every_time_step() -> None:

@@ -69,9 +69,13 @@ def test_report_and_picture(
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        (["--steps", "0"], "steps"),
-        (["--sampling-steps", "0"], "1 to 200"),
+        (["--sampling-steps", "201"], "1 to 200"),
+        (["--samples", "1"], "at least 2"),
         (["--weights", "nowhere.pt"], "nowhere.pt"),
+        (["--weights", "random"], "train it"),
+        (["--seed", "-1"], "seed"),
+        (["--limit", "1"], "digits"),
+        (["--device", "nothing"], "nothing"),
     ],
 )
 def test_errors_end_in_one_line(
@@ -82,8 +86,35 @@ def test_errors_end_in_one_line(
     options: list[str],
     named: str,
 ) -> None:
-    tiny = ["--samples", "2", "--limit", "20", "--output", str(tmp_path)]
-    tiny += [] if "--sampling-steps" in options else ["--sampling-steps", "2"]
+    tiny = ["--samples", "2", "--limit", "20", "--output", str(tmp_path), "--repeats", "1"]
+    tiny += ["--sampling-steps", "2", "--steps", "2", "--method", "binary", "--by-site", "0"]
     assert _run(script, monkeypatch, *tiny, *options) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and named in error
+
+
+@pytest.mark.parametrize(
+    "options", [["--steps", "0"], ["--sampling-steps", "-3"], ["--samples", "x"]]
+)
+def test_what_is_no_count_is_refused(
+    script,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        _run(script, monkeypatch, *options, "--output", str(tmp_path))
+    assert ended.value.code == 2
+    assert f"whole number >= 1, found {options[1]!r}" in capsys.readouterr().err
+
+
+def test_digits_need_scikit_learn(
+    script,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    assert _run(script, monkeypatch, "--output", str(tmp_path)) == 2
+    assert "pip install scikit-learn" in capsys.readouterr().err

@@ -65,7 +65,9 @@ def pictures() -> Tensor:
 
 
 def convert(model: nn.Module, x: Tensor, **settings):
-    return to_spiking(model, x, **{"steps": [2, 4], "progress": False} | settings)
+    return to_spiking(
+        model, x, **{"steps": [2, 4], "method": "binary", "progress": False} | settings
+    )
 
 
 def test_mean_outputs_are_those_of_the_original(residual: nn.Module, pictures: Tensor) -> None:
@@ -154,12 +156,12 @@ def test_saved_and_refitted(residual: nn.Module, pictures: Tensor, tmp_path: Pat
         with snn.with_steps(4), back.with_steps(4):
             assert torch.equal(snn(pictures), back(pictures))
     # Layers may sum in another order than before the conversion.
-    again = refit(back, pictures, steps=[2, 4], progress=False)
+    again = refit(back, pictures, steps=[2, 4], method="binary", progress=False)
     for new, old in zip(again.report.corrections, snn.report.corrections, strict=True):
         assert dataclasses.asdict(new) == pytest.approx(dataclasses.asdict(old), rel=0.01)
     with torch.no_grad():
         torch.testing.assert_close(again(pictures), snn(pictures), rtol=0.05, atol=0.05)
-    plain = refit(back, steps=2, progress=False)
+    plain = refit(back, steps=2, method="binary", progress=False)
     assert plain.report.corrections == [] and not plain.corrections.upstream
     with torch.no_grad():
         expected = convert(residual, pictures, sequential=False)(pictures)

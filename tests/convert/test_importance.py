@@ -166,8 +166,8 @@ def test_without_a_gradient_every_value_counts() -> None:
     observed = calibrate(captured, find_sites(captured.graph_module), [x])
     for histogram in observed.histograms.values():
         assert histogram.mass.sum() == 0 and histogram.total == 400 * 6
-    snn = convert.to_spiking(model, x, steps=12, progress=False)
-    assert (snn(x)["class"] == model(x)["class"]).float().mean() > 0.9
+    snn = convert.to_spiking(model, x, steps=12, method="binary", progress=False)
+    assert (snn(x)["class"] == model(x)["class"]).float().mean() > 0.7
 
 
 @torch.library.custom_op("convert_tests::reverse", mutates_args=())

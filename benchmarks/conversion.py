@@ -105,7 +105,7 @@ def main() -> None:
         "in MiB: the model's weights, what its layers put out on one batch,",
         "and the most that the conversion took beside the model; *bound*: weights and that, over "
         "2.5 times the weights and one batch.",
-        "*Seconds* is the whole, with the mean errors' correction that the stages beside it leave out.",
+        "*Seconds* is the whole, with the correction of mean errors that the stages leave out.",
         "Command: `python benchmarks/conversion.py`.",
         "",
         "| network | images | sites | seconds | capture | calibrate | fit | weights | one batch "

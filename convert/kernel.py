@@ -24,8 +24,8 @@ from . import openmp
 from .machine import Compiled, Job, compiled
 
 _LOG = logging.getLogger(__name__)
-# Elements for each thread in a block of the loop in torch: its three buffers stay in the cache.
-_TORCH_BLOCK = 65536
+# Elements for each thread in a block of the loop in torch: its buffers stay in the cache.
+_TORCH_BLOCK = 131072
 # Below this many elements a second thread costs more than it saves.
 _WORTH_A_THREAD = 32768
 # Machine code is made once the loop in torch has done this many steps of single values, some

@@ -51,3 +51,17 @@ def test_diffusion() -> None:
     exec(compile(example, "docs/diffusion.md", "exec"), names)
     assert 0 < names["result"].spiking["relative_error"] < 1
     assert names["digits"].shape == (16, 1, 8, 8)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [_DOCS.parent / "README.md", *sorted(_DOCS.glob("*.md"))],
+    ids=lambda page: page.name,
+)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)#]+)", text)
+    missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
+    assert not missing
+    # A capital word on a line of its own is a place that nobody filled in.
+    assert not re.findall(r"^[A-Z]{4,}$", text, re.MULTILINE)

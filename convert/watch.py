@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 from tqdm import tqdm
 
-from .signature import Signature, batch_size, split_batch
+from .signature import Signature, batch_size
 
 Seen = Callable[[Tensor], None]
 
@@ -50,7 +50,7 @@ def watch(
     network, images = _Watch(graph_module, seen), 0
     with torch.no_grad():
         for batch in tqdm(batches, "scales", disable=None if progress else True):
-            args, kwargs = split_batch(batch, device)
+            args, kwargs = signature.split(batch, device)
             if size := batch_size((args, kwargs)):
                 network.run(*signature.flatten(args, kwargs))
                 images += size

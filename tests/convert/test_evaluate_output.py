@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -232,3 +233,22 @@ def test_no_floating_point_output_is_named(small: nn.Module, images: Tensor) -> 
     snn = to_spiking(small, images, steps=2, method="binary", progress=False)
     with pytest.raises(InputError, match="no floating-point"):
         evaluate(snn, Choice(), [images], metric="output", progress=False)
+
+
+def test_norms_and_maxima_of_a_network_with_two_inputs(images: Tensor, times: Tensor) -> None:
+    class Normed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear, self.table = nn.Linear(64, 8), nn.Embedding(10, 64)
+            self.norm = nn.LayerNorm(64)
+
+        def forward(self, x: Tensor, t: Tensor) -> Tensor:
+            return torch.softmax(self.linear(self.norm(x.flatten(1) + self.table(t))), 1)
+
+    torch.manual_seed(0)
+    model, batches = Normed().eval(), [(images, times, torch.zeros(48))]
+    options: dict[str, Any] = {"normalisation": True, "max_pool": True, "progress": False}
+    snn = to_spiking(model, batches, steps=10, method="binary", **options)
+    assert not snn.report.to_dict()["remaining"]
+    found = evaluate(snn, model, batches, metric="output", by_site=0, progress=False)
+    assert found.spiking["relative_error"] < 0.7

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.fx import Node
@@ -26,8 +27,16 @@ _PLAIN = 0.01
 _PIECES = 4
 # Where f varies by less than this share of its spread, a tail carries nothing to fit.
 _FLAT = 1e-9
+# Wider gaps between values than this share of the range are bridged by several bins.
+_GAP_BINS = 256
+# What a value lends of its weight to a gap on one side.
+_LENT = 0.25
 # No slope of a function that is smooth at 0.
 _STEEP = 2.0**40
+
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass
@@ -154,7 +163,7 @@ def evaluate_function(site: Site, x: np.ndarray[Any, np.dtype[np.float64]]) -> A
 def problem(site: Site, histogram: Histogram, steps: int, *, offset: bool = True) -> Problem:
     """What the neuron of a site is fitted to.
 
-    Cells become bins; a gap between cells is a bin of weight 0. Where f is flat at an end of the
+    Cells become bins, and so do the gaps between them. Where f is flat at an end of the
     range, the weight of that tail moves to its inner end: a neuron is flat there too.
     A function with a value at -inf, as exp under a mask, keeps its zero: no `offset`.
     """
@@ -162,18 +171,53 @@ def problem(site: Site, histogram: Histogram, steps: int, *, offset: bool = True
     cells, counts = histogram.cells, histogram.counts / histogram.total
     if histogram.mass.sum() > 0:
         counts = (1 - _PLAIN) * histogram.mass / histogram.mass.sum() + _PLAIN * counts
+    one = counts / histogram.counts
     values = evaluate_function(site, histogram.centres)
     first, last = _varying_part(values)
     if last > first:
         counts[first] += counts[:first].sum()
         counts[last] += counts[last + 1 :].sum()
         part = slice(first, last + 1)
-        cells, counts, values = cells[part], counts[part], values[part]
+        cells, counts, values, one = cells[part], counts[part], values[part], one[part]
+    last_edge = cells[-1] + 1
+    cells, counts, values = _bridged(site, histogram, cells, counts, values, one)
+    edges = histogram.bounds(np.append(cells, last_edge))
+    return Problem(edges, counts / counts.sum(), values, steps, site.label, site.name, offset)
+
+
+def _bridged(
+    site: Site, histogram: Histogram, cells: Ints, weights: Floats, values: Floats, one: Floats
+) -> tuple[Ints, Floats, Floats]:
+    """First cell, weight and f of bins without gaps, from those of the occupied cells ``[B]``.
+
+    Between two neighbours among N sorted values, a new value falls with an expected probability of
+    1 / (N + 1), however far apart they are. So a gap takes a share of the weight of the one value
+    (`one`) on either side, and a fit to few values stays near f between them. Wide gaps become
+    several bins.
+    """
     gaps = np.flatnonzero(np.diff(cells) > 1)
-    edges = histogram.bounds(np.union1d(cells, cells + 1))
-    weights = np.insert(counts, gaps + 1, 0.0)
-    filled = np.insert(values, gaps + 1, 0.0)
-    return Problem(edges, weights / weights.sum(), filled, steps, site.label, site.name, offset)
+    begins, ends = cells[gaps] + 1, cells[gaps + 1]
+    narrow = max(int(cells[-1] - cells[0]) // _GAP_BINS, 1)
+    parts = -(-(ends - begins) // narrow)
+    places = np.repeat(gaps + 1, parts)
+    inside = np.arange(parts.sum()) - np.repeat(np.cumsum(parts) - parts, parts)
+    first = np.repeat(begins, parts) + inside * narrow
+    last = np.minimum(first + narrow, np.repeat(ends, parts))
+    low, high = histogram.bounds(first), histogram.bounds(last)
+    between = evaluate_function(site, low + 0.5 * (high - low))
+    each = np.repeat(_LENT * (one[gaps] + one[gaps + 1]) / parts, parts)
+    # Where f leaves what it takes on the values seen, as at a pole, nothing is known.
+    spread = float(np.ptp(values))
+    with np.errstate(invalid="ignore"):
+        known = (between >= values.min() - spread) & (between <= values.max() + spread)
+    kept = weights.copy()
+    kept[gaps] -= _LENT * one[gaps]
+    kept[gaps + 1] -= _LENT * one[gaps + 1]
+    return (
+        np.insert(cells, places, first),
+        np.insert(kept, places, np.where(known, each, 0.0)),
+        np.insert(values, places, np.where(known, between, 0.0)),
+    )
 
 
 def error(site: Site, histogram: Histogram, solution: Solution) -> tuple[float, float]:

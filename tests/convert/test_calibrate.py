@@ -60,6 +60,35 @@ def test_problem_is_the_function_on_the_histogram(small: nn.Module, images: Tens
     assert found.weights.sum() == pytest.approx(1.0)
 
 
+def test_fits_to_few_values_hold_between_them() -> None:
+    # 50 values leave nearly all the cells between them empty.
+    generator = torch.Generator().manual_seed(0)
+    few, many = (torch.randn(n, 1, generator=generator) for n in (50, 20_000))
+    model = _Function(torch.sigmoid).eval()
+    snn = to_spiking(model, few, steps=10, progress=False)
+    exact, spiking = (net(many.clamp(few.min(), few.max())) for net in (model, snn))
+    assert (spiking - exact).square().mean().sqrt() < 0.06 * exact.std()
+
+
+def test_gap_across_a_pole_weighs_nothing() -> None:
+    model = _Function(torch.reciprocal).eval()
+    ends = torch.linspace(1, 2, 40)[:, None]
+    observed, sites = _observe(model, ends, [torch.cat([ends, -ends])])
+    found = problem(sites[0], observed.histograms[sites[0].name], 6)
+    # As far beyond the values seen, which end at -1 and 1, as they spread.
+    assert np.abs(found.values[found.weights > 0]).max() < 3
+    assert found.weights[(found.centres > -0.3) & (found.centres < 0.3)].sum() == 0
+
+
+class _Function(nn.Module):
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
 @pytest.mark.parametrize("batches", [[], iter(()), [torch.zeros(0, 1, 8, 8)]])
 def test_no_data_is_an_error(small: nn.Module, batches) -> None:
     with pytest.raises(CalibrationError, match="no image"):

@@ -192,12 +192,13 @@ def _bridged(
 
     Between two neighbours among N sorted values, a new value falls with an expected probability of
     1 / (N + 1), however far apart they are. So a gap takes a share of the weight of the one value
-    (`one`) on either side, and a fit to few values stays near f between them. Wide gaps become
-    several bins.
+    (`one`) on either side, and a fit to few values stays near f between them; wide gaps become
+    several bins. Among many values a gap weighs nothing.
     """
     gaps = np.flatnonzero(np.diff(cells) > 1)
     begins, ends = cells[gaps] + 1, cells[gaps + 1]
-    narrow = max(int(cells[-1] - cells[0]) // _GAP_BINS, 1)
+    lent, most = (_LENT, _GAP_BINS) if histogram.sparse else (0.0, 1)
+    narrow = max(int(cells[-1] - cells[0]) // most, 1)
     parts = -(-(ends - begins) // narrow)
     places = np.repeat(gaps + 1, parts)
     inside = np.arange(parts.sum()) - np.repeat(np.cumsum(parts) - parts, parts)
@@ -205,14 +206,14 @@ def _bridged(
     last = np.minimum(first + narrow, np.repeat(ends, parts))
     low, high = histogram.bounds(first), histogram.bounds(last)
     between = evaluate_function(site, low + 0.5 * (high - low))
-    each = np.repeat(_LENT * (one[gaps] + one[gaps + 1]) / parts, parts)
+    each = np.repeat(lent * (one[gaps] + one[gaps + 1]) / parts, parts)
     # Where f leaves what it takes on the values seen, as at a pole, nothing is known.
     spread = float(np.ptp(values))
     with np.errstate(invalid="ignore"):
         known = (between >= values.min() - spread) & (between <= values.max() + spread)
     kept = weights.copy()
-    kept[gaps] -= _LENT * one[gaps]
-    kept[gaps + 1] -= _LENT * one[gaps + 1]
+    kept[gaps] -= lent * one[gaps]
+    kept[gaps + 1] -= lent * one[gaps + 1]
     return (
         np.insert(cells, places, first),
         np.insert(kept, places, np.where(known, each, 0.0)),

@@ -14,6 +14,8 @@ from .errors import CalibrationError
 
 # Coarsening merges pairs, so more than this many occupied cells leave at least half as many.
 _MOST_CELLS = 4096
+# With fewer values than this for each cell that there could be, gaps say little.
+_DENSE = 16
 # A cell is never finer than this fraction of the largest magnitude: int64 indices stay exact.
 _FINEST = 40
 # Lowest bits of a double that no relative cell tells apart.
@@ -60,6 +62,11 @@ class Histogram:
     def total(self) -> int:
         """Number of finite values."""
         return int(self.counts.sum())
+
+    @property
+    def sparse(self) -> bool:
+        """Whether there are too few values to tell the gaps between them from chance."""
+        return self.total < _DENSE * _MOST_CELLS
 
     @property
     def mean(self) -> float:

@@ -58,7 +58,6 @@ def run(
     resets: Tensor,
     weights: Tensor,
     offset: Tensor,
-    missing: Tensor | None,
     counting: bool,
     *,
     steps: int | None = None,
@@ -70,7 +69,6 @@ def run(
         x: input, float32 or float64 ``[...]``, see `usable`.
         thresholds, resets, weights: T, h, d ``[K]``.
         offset: y0.
-        missing: what is added after the last step, or None.
         counting: counts spikes.
         steps: runs only the first so many steps; the compiled function is that of K all the same.
         in_place: the output may take the memory of x.
@@ -85,8 +83,7 @@ def run(
         return y, 0
     # In the order of memory, whatever the layout.
     flat_x, flat_y = (a.as_strided((a.numel(),), (1,)) for a in (x, y))
-    last = offset.new_zeros(1) if missing is None else missing.view(1)
-    pieces = (thresholds, resets, weights, offset.view(1), last)
+    pieces = (thresholds, resets, weights, offset.view(1))
     parameters = torch.cat(pieces).detach().to(x.dtype)
     steps = len(thresholds) if steps is None else steps
     if x.device.type == "cuda":
@@ -120,8 +117,8 @@ def _compiled(key: tuple[torch.dtype, bool], work: int) -> Compiled | None:
 
 
 def _parts(parameters: Tensor) -> tuple[Tensor, Tensor]:
-    """T, h, d ``[3, K]`` and what comes before and after the steps ``[2]``."""
-    return parameters[:-2].view(3, -1), parameters[-2:]
+    """T, h, d ``[3, K]`` and y0."""
+    return parameters[:-1].view(3, -1), parameters[-1]
 
 
 @cache
@@ -144,7 +141,7 @@ def _on_cpu(x: Tensor, y: Tensor, parameters: Tensor, steps: int, function: Comp
         rest = x.new_full((function.group,), torch.nan)
         rest[: size - whole] = x[whole:]
     addresses = [a.data_ptr() for a in (x, y, parameters, rest)]
-    fields = [*addresses, size, steps, (len(parameters) - 2) // 3, threads]
+    fields = [*addresses, size, steps, len(parameters) // 3, threads]
     job = ctypes.c_int64 * (Job.COUNTS + threads)
     if openmp.loaded() is not None:
         jobs = [job(*fields, -1, openmp.asked())]
@@ -163,14 +160,13 @@ def _on_cpu(x: Tensor, y: Tensor, parameters: Tensor, steps: int, function: Comp
 
 def in_blocks(x: Tensor, y: Tensor, parameters: Tensor, steps: int, counting: bool) -> int:
     """The steps in torch over blocks of ``x [n]`` into ``y [n]``; returns the spikes if counted."""
-    table, ends = _parts(parameters)
+    table, y0 = _parts(parameters)
     T, h, d = table[:, :steps].tolist()
-    offset, missing = (0.0 + end for end in ends.tolist())
     size = x.numel()
     if x.device.type == "cpu":
         size = min(size, _TORCH_BLOCK * torch.get_num_threads())
     buffers = [torch.empty(size, dtype=x.dtype, device=x.device) for _ in range(2)]
-    start = torch.full((), offset, dtype=x.dtype, device=x.device)
+    start = torch.full((), 0.0 + float(y0), dtype=x.dtype, device=x.device)
     count = torch.zeros((), dtype=torch.float64, device=x.device)
     for first in range(0, x.numel(), size):
         given, out = (a[first : first + size] for a in (x, y))
@@ -182,13 +178,12 @@ def in_blocks(x: Tensor, y: Tensor, parameters: Tensor, steps: int, counting: bo
             potential = v if t else given
             torch.gt(potential, T[t], out=s)
             if counting:
-                # A sum of zeros and ones is exact in float32 up to 2^24 of them.
-                count += s.sum(dtype=torch.float64 if size > 2**24 else None)
+                # A sum of zeros and ones is exact in float32 up to 2^24 of them, and their product
+                # with themselves is the quickest sum.
+                count += s.sum(dtype=torch.float64) if size > 2**24 else s.dot(s)
             if t + 1 < len(T):
                 torch.sub(potential, s, alpha=h[t], out=v)
             torch.add(out if t else start, s, alpha=d[t], out=out)
-        if missing != 0:
-            out.add_(missing)
         if kept is not None:
             torch.where(kept != kept, kept, out, out=out)
     return int(count)
@@ -196,7 +191,7 @@ def in_blocks(x: Tensor, y: Tensor, parameters: Tensor, steps: int, counting: bo
 
 def fused(
     x: Tensor, thresholds: Sequence[Tensor], resets: Sequence[Tensor], weights: Sequence[Tensor],
-    offset: Tensor, missing: Tensor, counting: bool,
+    offset: Tensor, counting: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The steps on ``x [n]`` for `torch.compile`, which makes one kernel of them."""
     v, out = x, torch.zeros_like(x) + offset
@@ -207,7 +202,7 @@ def fused(
         v = v - h * s
         if counting:
             fired = fired + s.to(torch.int32)
-    return torch.where(x != x, x, out + missing), fired.sum(dtype=torch.int64)
+    return torch.where(x != x, x, out), fired.sum(dtype=torch.int64)
 
 
 @cache
@@ -221,14 +216,14 @@ def _warn_once(error: str) -> None:
 
 
 def _on_cuda(x: Tensor, y: Tensor, parameters: Tensor, steps: int, counting: bool) -> int:
-    table, ends = _parts(parameters)
+    table, offset = _parts(parameters)
     # A step that never fires is none: one function for all readouts.
     table[0, steps:] = torch.inf
     rows = [list(row.unbind()) for row in table]
     key = (table.shape[1], x.dtype, counting, "cuda")
     if _worth(key, x.numel() * table.shape[1], _WORTH_COMPILING_CUDA):
         try:
-            out, fired = _fused_compiled()(x, *rows, ends[0], ends[1], counting)
+            out, fired = _fused_compiled()(x, *rows, offset, counting)
             y.copy_(out)
             return int(fired) if counting else 0
         except Exception as error:  # whatever a missing or broken compiler raises

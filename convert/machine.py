@@ -146,10 +146,9 @@ def _module(double: bool, counting: bool, width: int, vectors: int, masks: bool)
     begin = at.udiv(at.mul(total, number), threads)
     end = at.udiv(at.mul(total, at.add(number, const(1))), threads)
     weights = at.add(table, table)
-    ends = at.gep(parameters, [at.add(weights, table)])
+    start = at.gep(parameters, [at.add(weights, table)])
     # -0.0 becomes 0.0, as in a sum that starts with 0.
-    offset = spread(at.fadd(at.load(ends), ir.Constant(value, 0.0)))
-    missing = spread(at.load(at.gep(ends, [const(1)])))
+    offset = spread(at.fadd(at.load(start), ir.Constant(value, 0.0)))
     at.branch(blocks["groups"])
 
     at.position_at_end(blocks["groups"])
@@ -174,8 +173,8 @@ def _module(double: bool, counting: bool, width: int, vectors: int, masks: bool)
     v, out = [at.phi(many) for _ in given], [at.phi(many) for _ in given]
     count = at.phi(counts)
     T, h, d = (
-        spread(at.load(at.gep(parameters, [at.add(step, start) if start else step])))
-        for start in (None, table, weights)
+        spread(at.load(at.gep(parameters, [at.add(step, row) if row else step])))
+        for row in (None, table, weights)
     )
     new_v, new_out, new_count = [], [], count
     nothing = ir.Constant(many, [0.0] * width)
@@ -205,7 +204,7 @@ def _module(double: bool, counting: bool, width: int, vectors: int, masks: bool)
     for i in range(vectors):
         # NaN never fires and so is still there.
         nan = at.fcmp_unordered("uno", new_v[i], new_v[i])
-        result = at.select(nan, new_v[i], at.fadd(new_out[i], missing))
+        result = at.select(nan, new_v[i], new_out[i])
         pointer = at.bitcast(at.gep(target, [const(i * width)]), many.as_pointer())
         at.store(result, pointer, align=align)
     index.add_incoming(at.add(index, const(1)), blocks["written"])

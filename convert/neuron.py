@@ -105,26 +105,26 @@ class FewSpikesNeuron(base.StepModule, torch.nn.Module):
         """
         steps = self.steps if self.readout_step is None else min(self.readout_step, self.steps)
         v = x.to(torch.promote_types(x.dtype, self.thresholds.dtype))
-        cut = self.readout_corrected and steps < self.steps
+        offset = self.offset
+        if self.readout_corrected and steps < self.steps:
+            offset = offset + self.missing_mean[steps]
         learns = torch.is_grad_enabled() and any(
             t.requires_grad for t in (x, self.thresholds, self.resets, self.weights)
         )
         if not learns and v.dtype == self.thresholds.dtype and kernel.usable(v):
-            missing = self.missing_mean[steps] if cut else None
             y, count = kernel.run(
                 v,
                 self.thresholds,
                 self.resets,
                 self.weights,
-                self.offset,
-                missing,
+                offset,
                 self.counting,
                 steps=steps,
                 in_place=self.in_place or v is not x,
             )
             self.spike_count += count
             return y.to(x.dtype)
-        potential, y = v, torch.zeros_like(v) + self.offset
+        potential, y = v, torch.zeros_like(v) + offset
         fired: Tensor | None = None
         widths = surrogate.widths(self.resets) if learns else None
         for t in range(steps):
@@ -139,8 +139,6 @@ class FewSpikesNeuron(base.StepModule, torch.nn.Module):
                 fired = spikes if fired is None else fired + spikes
         if fired is not None:
             self.spike_count += int(fired)
-        if cut:
-            y = y + self.missing_mean[steps]
         return torch.where(v != v, v, y).to(x.dtype)
 
     def spikes(self, x: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import convert
 import models
 from convert.fit.methods import DEFAULT, EFFORTS, METHODS
 from models.data import Loader
+from models.devices import device_named
 
 
 def parser() -> argparse.ArgumentParser:
@@ -94,6 +95,7 @@ def steps(text: str) -> int | str:
 
 def run(options: argparse.Namespace) -> None:
     """Converts, evaluates, prints and writes the report."""
+    device = device_named(options.device)
     preprocessing = models.with_options(
         models.preprocessing(options.model),
         size=options.size,
@@ -115,7 +117,7 @@ def run(options: argparse.Namespace) -> None:
     calibration = calibration.sample(options.calibration_size, options.seed)
     print(f"seed {options.seed}, {preprocessing}", flush=True)
     snn = convert.to_spiking(
-        model.to(options.device),
+        model.to(device),
         Loader(calibration, preprocessing, options.batch_size),
         steps=options.steps if options.steps != ["auto"] else "auto",
         max_loss=options.max_loss,

@@ -11,12 +11,12 @@ import sys
 import warnings
 from typing import Any
 
-import torch
 from torch import nn
 
 import convert
 import models
 from models.data import Loader
+from models.devices import device_named
 
 WRONG_USE, BAD_NETWORK, BAD_DATA, BELOW = 2, 3, 4, 5
 EXIT_CODES = f"""\
@@ -127,10 +127,9 @@ def checkpoint(
 def run(options: argparse.Namespace) -> int:
     """Loads, evaluates and prints; returns the exit code."""
     try:
-        device = torch.device(options.device)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise Refusal(WRONG_USE, f"--device {options.device}: {error}") from error
+        device = device_named(options.device)
+    except models.ModelError as error:
+        raise Refusal(WRONG_USE, f"--device: {error}") from error
     try:
         snn = convert.load(options.file, device=device)
     except convert.StorageError as error:

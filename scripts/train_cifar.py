@@ -9,6 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import models
+from models.devices import device_named
 from models.training import AUGMENTATIONS, Recipe, accuracy_of, train
 
 
@@ -45,6 +46,7 @@ def parser() -> argparse.ArgumentParser:
 def run(options: argparse.Namespace) -> None:
     """Trains and prints the log's last row and the accuracy on --test."""
     started = time.perf_counter()
+    device = device_named(options.device)
     bars = not options.quiet
     images = models.load_images(
         options.data, train=True, root=options.root, cache=options.cache, progress=bars
@@ -59,7 +61,7 @@ def run(options: argparse.Namespace) -> None:
         preprocessing,
         recipe,
         options.output,
-        device=options.device,
+        device=device,
         progress=bars,
     )
     print(", ".join(f"{k} {v:.4g}" for k, v in rows[-1].items()))
@@ -67,7 +69,7 @@ def run(options: argparse.Namespace) -> None:
     if options.test:
         test = models.load_images(options.test, root=options.root)
         test.check_labels(preprocessing.classes)
-        accuracy = accuracy_of(model, test, preprocessing, device=options.device)
+        accuracy = accuracy_of(model, test, preprocessing, device=device)
         print(f"accuracy on {test.source}: {accuracy:.4f} ({len(test)} images)")
     print(f"{options.output / 'weights.pt'} after {time.perf_counter() - started:.0f} s")
 

@@ -114,6 +114,7 @@ def test_convert_cifar_writes_the_report(monkeypatch, images_file: Path, tmp_pat
         ({"weights": "{code}"}, "plain weights"),
         ({"weights": "{foreign}"}, "resnet20"),
         ({"size": "30", "model": "vit_small"}, "30"),
+        ({"device": "nothing"}, "nothing"),
     ],
 )
 def test_refusals_are_one_readable_line(

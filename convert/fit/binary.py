@@ -47,8 +47,11 @@ def ramp_of(problem: Problem) -> Ramp | None:
     at = int(moving[len(moving) // 2])
     offset = float(f[at] - slope * x[at])
     flat_before, flat_after = float(f[0]), float(f[-1])
-    begin = (flat_before - offset) / slope if moving[0] > 0 else problem.low
-    end = (flat_after - offset) / slope if moving[-1] < len(slopes) - 1 else problem.high
+    # Beside one flat bin alone, the line to the next is less steep than the ramp.
+    flatter = np.abs(slopes[[0, -1]]) < (1 - _STRAIGHT) * abs(slope)
+    foot, top = moving[0] > 0 or flatter[0], moving[-1] < len(slopes) - 1 or flatter[1]
+    begin = (flat_before - offset) / slope if foot else problem.low
+    end = (flat_after - offset) / slope if top else problem.high
     ramp = Ramp(begin, end - begin, slope, slope * begin + offset)
     width = float(np.max(np.diff(x)))
     near_kink = (np.abs(x - begin) <= width) | (np.abs(x - end) <= width)

@@ -217,7 +217,9 @@ class _Growth:
     def tasks(self, k: int) -> list[Any]:
         """Searches for K = k, to be run side by side."""
         if self.ramp is not None:
-            return [partial(self._polish, k)] if 1 << k <= MOST_PIECES else []
+            # A ramp's tables don't grow from those of fewer steps.
+            wanted = any(problem.steps == k for problem in self.problems)
+            return [partial(self._polish, k)] if wanted and 1 << k <= MOST_PIECES else []
         return [partial(self._search, k, island) for island in range(self.effort.islands)]
 
     def _polish(self, k: int) -> Any:

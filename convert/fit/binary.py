@@ -110,8 +110,11 @@ def solve_one(problem: Problem) -> Solution | None:
         losses = [error(begin, alpha) for alpha in grid]
         best = int(np.argmin(losses))
         low, high = grid[max(best - 2, 0)], grid[min(best + 2, len(grid) - 1)]
+    # Where f is flat above the ramp, levels that end with it are best by far, and missed by a grid.
+    ending = (ramp.begin + ramp.length - begin) * (top + 1) / top
+    alpha = min((float(grid[best]), ending), key=lambda alpha: error(begin, alpha))
     cut = Ramp(begin, ramp.length, ramp.slope, foot(begin))
-    T, h, d = table(cut, float(grid[best]), problem.steps - spent)
+    T, h, d = table(cut, alpha, problem.steps - spent)
     solution = Solution(T, h, d, cut.base, 0.0, "binary")
     if spent:
         return _with_constant_step(problem, solution, x, f, w)

@@ -162,6 +162,22 @@ def test_a_ramp_whose_foot_lies_in_the_first_bin_spends_no_step_on_it() -> None:
         assert solution.mse <= 1.1 * (4 / 16) ** 2 / 12
 
 
+@pytest.mark.parametrize("method", ["binary", "tbpi-exact"])
+@pytest.mark.parametrize("flat_above", [False, True])
+def test_a_ramp_beside_one_flat_bin_uses_every_bit(method: str, flat_above: bool) -> None:
+    # As calibration gives it for ReLU or ReLU6: flat parts are one bin, levels finer than bins.
+    width, bins, steps = 1 / 64, 512, 12
+    edges = width * np.arange(-1.0, bins + 1 + flat_above)
+    top = width * bins
+    centres = 0.5 * (edges[:-1] + edges[1:])
+    weights = np.where((centres < 0) | (centres > top), 0.5, 1 / bins)
+    problem = Problem(edges, weights / weights.sum(), np.clip(centres, 0, top), steps)
+    solution = fit_problems([problem], method)[0]
+    x = np.random.default_rng(0).uniform(edges[0], edges[-1], 200_000)
+    error = np.mean((solution(x) - np.clip(x, 0, top)) ** 2)
+    assert error < 1.5 * (top / 2**steps) ** 2 / 12
+
+
 def test_never_worse_than_what_it_starts_from() -> None:
     problem = _problem(F.gelu, -6, 6, 5)
     (exact,), (binary,) = (fit_problems([problem], m, seed=2) for m in ("tbpi-exact", "binary"))

@@ -15,11 +15,12 @@ from tqdm import tqdm
 
 from .capture import Captured
 from .errors import CalibrationError
-from .fit.problem import Problem, Solution
+from .fit.problem import Problem, Solution, scattered
 from .histogram import Histogram
 from .importance import Observer
 from .signature import batch_size
 from .sites import Site
+from .tails import beyond
 
 # This share of a fit's weight goes by how often values occur, the rest by what they do.
 _PLAIN = 0.01
@@ -31,6 +32,8 @@ _FLAT = 1e-9
 _GAP_BINS = 256
 # What a value lends of its weight to a gap on one side.
 _LENT = 0.25
+# Saturation is noticed from this share of the error of equal levels.
+_NOTICED = 0.01
 # No slope of a function that is smooth at 0.
 _STEEP = 2.0**40
 
@@ -172,6 +175,10 @@ def problem(site: Site, histogram: Histogram, steps: int, *, offset: bool = True
     if histogram.mass.sum() > 0:
         counts = (1 - _PLAIN) * histogram.mass / histogram.mass.sum() + _PLAIN * counts
     one = counts / histogram.counts
+    # The ends' weights as they are, before a flat end's move inwards.
+    tails = (
+        [] if histogram.relative else [beyond(histogram, counts, top=top) for top in (False, True)]
+    )
     values = evaluate_function(site, histogram.centres)
     first, last = _varying_part(values)
     if last > first:
@@ -181,8 +188,54 @@ def problem(site: Site, histogram: Histogram, steps: int, *, offset: bool = True
         cells, counts, values, one = cells[part], counts[part], values[part], one[part]
     last_edge = cells[-1] + 1
     cells, counts, values = _bridged(site, histogram, cells, counts, values, one)
-    edges = histogram.bounds(np.append(cells, last_edge))
+    bins = histogram.bounds(np.append(cells, last_edge)), counts, values
+    for tail in tails:
+        bins = _extended(site, steps, *bins, *tail)
+    edges, counts, values = bins
     return Problem(edges, counts / counts.sum(), values, steps, site.label, site.name, offset)
+
+
+def _extended(
+    site: Site,
+    steps: int,
+    edges: Floats,
+    weights: Floats,
+    values: Floats,
+    outer: Floats,
+    more: Floats,
+) -> tuple[Floats, Floats, Floats]:
+    """The bins and those of a tail beyond an end at which f varies.
+
+    A tail is followed for as long as f stays near what it is on the values seen, and saturation
+    beyond would cost a share of the error that 2^K equal levels make.
+    """
+    top = len(outer) > 1 and outer[1] > outer[0]
+    end = -1 if top else 0
+    # An end that was cut off, or a tail of nothing.
+    if outer[0] != edges[end] or not len(more):
+        return edges, weights, values
+    centres = 0.5 * (outer[:-1] + outer[1:])
+    found = evaluate_function(site, centres)
+    spread = float(np.ptp(values[weights > 0]))
+    with np.errstate(invalid="ignore"):
+        moved = np.abs(found - values[end])
+        known = int(np.argmin(np.append(moved <= spread, False)))
+    before = np.append(values[end], found)[:known]
+    # What comes after bin i, seen from it: the squared error of a neuron that saturates there.
+    ahead = np.triu((found[:known] - before[:, None]) ** 2) @ more[:known]
+    worth = ahead > _NOTICED * weights.sum() * (spread / 2**steps) ** 2 / 12
+    known = int(worth.nonzero()[0][-1]) + 1 if worth.any() else 0
+    if not known:
+        return edges, weights, values
+    # The end's value was that of the outermost one seen, not of its bin's centre.
+    values = values.copy()
+    nearest = edges[-2:] if top else edges[:2]
+    values[end] = evaluate_function(site, np.array([nearest.mean()]))[0]
+    outer, more, found = outer[1 : known + 1], more[:known], found[:known]
+    if top:
+        return np.append(edges, outer), np.append(weights, more), np.append(values, found)
+    outer, more, found = outer[::-1], more[::-1], found[::-1]
+    return np.append(outer, edges), np.append(more, weights), np.append(found, values)
 
 
 def _bridged(
@@ -224,8 +277,10 @@ def _bridged(
 def error(site: Site, histogram: Histogram, solution: Solution) -> tuple[float, float]:
     """Mean squared error of a fit by how often values occur, and the variance of f there."""
     p = histogram.counts / histogram.total
-    exact = evaluate_function(site, histogram.centres)
-    gap = solution(histogram.centres) - exact
+    ends = (histogram.bounds(cells) for cells in (histogram.cells, histogram.cells + 1))
+    x = scattered(*(np.clip(end, histogram.low, histogram.high) for end in ends))
+    exact = evaluate_function(site, x)
+    gap = solution(x) - exact
     return float(p @ gap**2), float(p @ (exact - p @ exact) ** 2)
 
 

@@ -13,6 +13,8 @@ from .problem import Array, Problem, Solution
 
 # Relative size below which a change of slope is rounding.
 _STRAIGHT = 1e-6
+# Bins wider than this share of a level are too coarse to be seen as points at their centres.
+_COARSE = 0.25
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,9 @@ def solve_one(problem: Problem) -> Solution | None:
     used = problem.weights > 0
     x, f, w = problem.centres[used], problem.values[used], problem.weights[used]
     w = w / w.sum()
+    width = float(np.median(np.diff(problem.edges)[used]))
+    coarse = width > _COARSE * ramp.length / 2**problem.steps
+    rising = (x > ramp.begin) & (x < ramp.begin + ramp.length)
     constant = not at_zero(problem, ramp)
     spent = int(constant and not problem.offset)
     if spent and problem.steps == 1:
@@ -96,6 +101,10 @@ def solve_one(problem: Problem) -> Solution | None:
 
     def error(begin: float, alpha: float) -> float:
         level = alpha / (top + 1)
+        if coarse:
+            # Levels could be in step with the bins' centres: their own error is a level's.
+            out = f - np.clip(f, *sorted((foot(begin), foot(begin) + ramp.slope * level * top)))
+            return float(w @ (out**2 + rising * (ramp.slope * level) ** 2 / 12))
         code = np.clip(np.ceil((x - begin) / level - 0.5), 0, top)
         return float(w @ (foot(begin) + ramp.slope * level * code - f) ** 2)
 

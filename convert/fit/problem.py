@@ -12,6 +12,18 @@ from ..errors import FitError
 Array = npt.NDArray[np.float64]
 
 
+# Multiples of it fall evenly and never regularly into [0, 1).
+_GOLDEN = 0.5 * (5**0.5 - 1)
+
+
+def scattered(low: Array, high: Array) -> Array:
+    """A point of every interval ``[B]``, at irregular places.
+
+    Levels finer than the intervals would be in step with their centres.
+    """
+    return low + (high - low) * (np.arange(len(low)) * _GOLDEN % 1)
+
+
 @dataclass(frozen=True, eq=False)
 class Problem:
     """One scalar function under one input distribution, to be met by a neuron of K steps.

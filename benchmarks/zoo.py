@@ -1,0 +1,219 @@
+"""Converts every torchvision classification network and measures it; writes a table.
+
+Run ``python benchmarks/zoo.py [NAME ...]`` from the project's folder. Every network's line is kept
+in ``docs/zoo.jsonl``, so that a run that was stopped goes on where it was, and two may share the
+work; ``docs/zoo.md`` is written from all lines there are.
+
+Weights are random, and heads that start at zero get some. Batch norms take their statistics from
+one pass over the calibration images. The images are noise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from convert import ConversionError, RangeWarning, audit, evaluate, to_spiking
+from convert.files import atomic_path
+
+IMAGES = 64
+STEPS = (12, 8)
+OUTLIER = 0.3
+SIDE = 64
+# Where the smallest sensible image is another one; seven patches a side for transformers.
+SIDES = {
+    "inception_v3": 75,
+    "maxvit_t": 224,
+    "vit_b_16": 112,
+    "vit_b_32": 224,
+    "vit_h_14": 98,
+    "vit_l_16": 112,
+    "vit_l_32": 224,
+}
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    result = argparse.ArgumentParser(description=__doc__)
+    result.add_argument("names", nargs="*", metavar="NAME", help="networks; all if none")
+    result.add_argument("--seed", type=int, default=0)
+    result.add_argument("--lines", type=Path, default=DOCS / "zoo.jsonl", metavar="FILE")
+    result.add_argument("--table", type=Path, default=DOCS / "zoo.md", metavar="FILE")
+    result.add_argument("--quiet", action="store_true")
+    return result
+
+
+def every_name() -> list[str]:
+    """torchvision's classification networks."""
+    return torchvision.models.list_models(module=torchvision.models)
+
+
+def model_of(name: str, seed: int) -> nn.Module:
+    """A network with random weights; a head that starts at zero gets some."""
+    torch.manual_seed(seed)
+    more: dict[str, Any] = {}
+    if name in ("inception_v3", "googlenet"):
+        more["init_weights"] = True
+    if name.startswith("vit_"):
+        more["image_size"] = SIDES[name]
+    model = torchvision.models.get_model(name, weights=None, **more).eval()
+    for module in model.modules():
+        if isinstance(module, nn.Linear) and not module.weight.any():
+            nn.init.normal_(module.weight, std=0.02)
+    return model
+
+
+def set_statistics(model: nn.Module, images: Tensor) -> None:
+    """Gives batch norms the mean and variance that these images have there."""
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        # Norms alone: dropped paths would give statistics of another network.
+        norm.train()
+    with torch.no_grad():
+        model(images)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.eval()
+
+
+def measured(name: str, seed: int) -> dict[str, Any]:
+    """One network's line."""
+    side = SIDES.get(name, SIDE)
+    model = model_of(name, seed)
+    random = torch.Generator().manual_seed(seed + 1)
+    known, new = torch.randn(2 * IMAGES, 3, side, side, generator=random).split(IMAGES)
+    set_statistics(model, known)
+    line: dict[str, Any] = {"name": name, "seed": seed, "side": side}
+    begin = time.perf_counter()
+    try:
+        snn = to_spiking(model, list(known.split(16)), steps=STEPS, seed=seed, progress=False)
+    except ConversionError as error:
+        return line | {"failed": str(error)}
+    line["seconds"] = time.perf_counter() - begin
+    report = snn.report
+    line["sites"] = len(report.sites)
+    line["products"] = sum(o.kind == "product" for o in report.operations)
+    line["remaining"] = Counter(o.op for o in report.operations if o.kind == "remaining")
+    line["spike_driven"] = report.spike_driven
+    line["agrees"] = all(audit(snn, new[:size]).agrees for size in (1, 3))
+    images = list(new.split(16))
+    found = evaluate(snn, model, images, by_site=0, at=STEPS[:1], progress=False)
+    line["errors"] = {
+        str(STEPS[0]): found.spiking["logit_rmse"],
+        **{str(row["steps"]): row["logit_rmse"] for row in found.by_K},
+    }
+    if line["errors"][str(STEPS[0])] > OUTLIER:
+        single = evaluate(snn, model, new[:4], by_site=4, at=STEPS[:1], progress=False)
+        worst = max(single.by_site, key=lambda row: row["logit_rmse"])
+        line["culprit"] = {"site": worst["name"], "error": worst["logit_rmse"]}
+    return line
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    """The lines that are whole; a stopped run may have left half a line."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("}\n")]
+
+
+def written(lines: list[dict[str, Any]], seed: int) -> str:
+    """The page."""
+    converted = [line for line in lines if "failed" not in line]
+    few, many = (str(k) for k in sorted(STEPS))
+    rows = [
+        (
+            line["name"],
+            line["side"],
+            line["sites"],
+            line["products"],
+            ", ".join(f"{n} {op}" for op, n in sorted(line["remaining"].items())) or "none",
+            f"{line['spike_driven']:.0%}",
+            "agrees" if line["agrees"] else "DIFFERS",
+            f"{line['errors'][few]:.4f}",
+            f"{line['errors'][many]:.4f}",
+            f"{line['seconds']:.0f}",
+        )
+        for line in converted
+    ]
+    header = ("network", "side", "sites", "products", "remaining", "spike-driven", "audit")
+    header = (*header, f"K = {few}", f"K = {many}", "seconds")
+    parts = [
+        "# torchvision's classification networks",
+        f"{len(converted)} of {len(every_name())} networks convert, and the audit agrees with "
+        f"the report on {sum(line['agrees'] for line in converted)}. Median relative error of the "
+        "logits: "
+        + ", ".join(
+            f"{statistics.median(line['errors'][k] for line in converted):.3f} at K = {k}"
+            for k in (few, many)
+        )
+        + ".",
+        f"Default settings (`benchmarks/zoo.py`, seed {seed}, torch {torch.__version__}, "
+        f"torchvision {torchvision.__version__}). Weights are random, heads that start at zero "
+        f"are given weights, batch norms take their statistics from one pass over {IMAGES} noise "
+        f"images, which serve as calibration images too; errors are those on {IMAGES} other ones, "
+        "root mean square over the logits' own around each image's mean. *Spike-driven* is the "
+        "share of multiply-accumulates with spikes as inputs. *Audit*: every nonlinear operation "
+        "that ran outside a neuron is in the report and the reverse, for batches of 1 and 3. "
+        "*Seconds* are those of the conversion for both K on one thread, two networks at a time. "
+        "ConvNeXt's blocks begin with a scale of 1e-6 and add nothing to speak of.",
+        "\n".join(
+            "| " + " | ".join(map(str, row)) + " |" for row in [header, ("---",) * 10, *rows]
+        ),
+    ]
+    outliers = [line for line in converted if "culprit" in line]
+    if outliers:
+        parts.append(
+            f"## Errors above {OUTLIER} at K = {many}\n\n"
+            "The site that does most alone, and the error of the logits if only it spikes (on 4 "
+            "images):\n\n| network | error | site | alone |\n|---|---|---|---|\n"
+            + "\n".join(
+                f"| {line['name']} | {line['errors'][many]:.3f} | `{line['culprit']['site']}` "
+                f"| {line['culprit']['error']:.3f} |"
+                for line in outliers
+            )
+        )
+    parts += [f"Failed: {line['name']}: {line['failed']}" for line in lines if "failed" in line]
+    return "\n\n".join(parts) + "\n"
+
+
+def main() -> None:
+    """Measures what no line is there for yet, then writes the table."""
+    options = parser().parse_args()
+    warnings.simplefilter("ignore", RangeWarning)
+    unknown = sorted(set(options.names) - set(every_name()))
+    if unknown:
+        sys.exit(f"error: torchvision has no classification network {', '.join(unknown)}")
+    print(f"seed {options.seed}")
+    bar = tqdm(options.names or every_name(), "zoo", disable=True if options.quiet else None)
+    for name in bar:
+        bar.set_postfix_str(name)
+        done = {line["name"] for line in lines_of(options.lines) if line["seed"] == options.seed}
+        if name not in done:
+            line = measured(name, options.seed)
+            # One write a line, so that two runs may share a file.
+            with options.lines.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+            print(json.dumps(line), flush=True)
+    lines = {line["name"]: line for line in lines_of(options.lines) if line["seed"] == options.seed}
+    text = written([lines[name] for name in every_name() if name in lines], options.seed)
+    with atomic_path(options.table) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

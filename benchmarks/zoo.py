@@ -32,15 +32,15 @@ IMAGES = 64
 STEPS = (12, 8)
 OUTLIER = 0.3
 SIDE = 64
-# Where the smallest sensible image is another one; seven patches a side for transformers.
+# Where the smallest sensible image is another one; four patches a side for transformers.
 SIDES = {
     "inception_v3": 75,
     "maxvit_t": 224,
-    "vit_b_16": 112,
-    "vit_b_32": 224,
-    "vit_h_14": 98,
-    "vit_l_16": 112,
-    "vit_l_32": 224,
+    "vit_b_16": 64,
+    "vit_b_32": 128,
+    "vit_h_14": 56,
+    "vit_l_16": 64,
+    "vit_l_32": 128,
 }
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 

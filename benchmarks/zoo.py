@@ -11,6 +11,7 @@ one pass over the calibration images. The images are noise.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import statistics
 import sys
@@ -127,8 +128,19 @@ def measured(name: str, seed: int) -> dict[str, Any]:
 
 def lines_of(path: Path) -> list[dict[str, Any]]:
     """The lines that are whole; a stopped run may have left half a line."""
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("}\n")]
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        with contextlib.suppress(json.JSONDecodeError):
+            lines.append(json.loads(line))
+    return lines
+
+
+def add(path: Path, line: dict[str, Any]) -> None:
+    """Appends a line, by one write, so that two runs may share a file."""
+    before = path.read_bytes() if path.exists() else b""
+    half = before != b"" and not before.endswith(b"\n")
+    with path.open("a", encoding="utf-8") as file:
+        file.write("\n" * half + json.dumps(line) + "\n")
 
 
 def written(lines: list[dict[str, Any]], seed: int) -> str:
@@ -205,9 +217,7 @@ def main() -> None:
         done = {line["name"] for line in lines_of(options.lines) if line["seed"] == options.seed}
         if name not in done:
             line = measured(name, options.seed)
-            # One write a line, so that two runs may share a file.
-            with options.lines.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+            add(options.lines, line)
             print(json.dumps(line), flush=True)
     lines = {line["name"]: line for line in lines_of(options.lines) if line["seed"] == options.seed}
     text = written([lines[name] for name in every_name() if name in lines], options.seed)

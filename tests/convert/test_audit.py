@@ -129,7 +129,7 @@ def _headed(name: str) -> nn.Module:
     return model
 
 
-# Two more, vit_b_16 and maxvit_t, take only 224 pixels: benchmarks/networks.py has them.
+# A few; benchmarks/zoo.py has all.
 _NETWORKS = {
     "swin_v2_t": (32, _NORMS | {"amax"}),
     "regnet_y_400mf": (32, set()),

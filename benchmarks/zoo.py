@@ -101,12 +101,12 @@ def measured(name: str, seed: int) -> dict[str, Any]:
     known, new = torch.randn(2 * IMAGES, 3, side, side, generator=random).split(IMAGES)
     set_statistics(model, known)
     line: dict[str, Any] = {"name": name, "seed": seed, "side": side}
-    begin = time.perf_counter()
+    begin = time.process_time()
     try:
         snn = to_spiking(model, list(known.split(16)), steps=STEPS, seed=seed, progress=False)
     except ConversionError as error:
         return line | {"failed": str(error)}
-    line["seconds"] = time.perf_counter() - begin
+    line["seconds"] = time.process_time() - begin
     report = snn.report
     line["sites"] = len(report.sites)
     line["products"] = sum(o.kind == "product" for o in report.operations)
@@ -181,7 +181,7 @@ def written(lines: list[dict[str, Any]], seed: int) -> str:
         "root mean square over the logits' own around each image's mean. *Spike-driven* is the "
         "share of multiply-accumulates with spikes as inputs. *Audit*: every nonlinear operation "
         "that ran outside a neuron is in the report and the reverse, for batches of 1 and 3. "
-        "*Seconds* are those of the conversion for both K on one thread, two networks at a time. "
+        "*Seconds* are processor time of the conversion for both K, on one thread. "
         "ConvNeXt's blocks begin with a scale of 1e-6 and add nothing to speak of.",
         "\n".join(
             "| " + " | ".join(map(str, row)) + " |" for row in [header, ("---",) * 10, *rows]

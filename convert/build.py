@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from .calibrate import Observed, error, problem
+from .calibrate import Observed
 from .capture import Captured
 from .choose import Solutions, choose
 from .correct import correct
@@ -21,6 +21,7 @@ from .settings import Automatic, steps_by_site
 from .sites import Site
 from .spiking import SpikingModel
 from .swap import neuron_of, swap
+from .targets import error, problem
 
 
 class timed:

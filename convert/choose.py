@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from tqdm import tqdm
 
-from .calibrate import Observed, evaluate_function, problem
+from .calibrate import Observed
 from .capture import Captured
 from .errors import CalibrationError, InputError
 from .fit.methods import fit_problems
@@ -29,6 +29,7 @@ from .sample import Sample
 from .settings import Automatic
 from .sites import Site
 from .swap import neuron_of
+from .targets import problem
 
 # No site gets more steps.
 _MOST = 16
@@ -158,7 +159,7 @@ def _effect(site: Site, histogram: Histogram, solution: Solution) -> float:
     x = histogram.centres
     neuron = neuron_of(solution, histogram, dtype=torch.float64)
     y = neuron.decode(torch.from_numpy(x)).numpy()
-    return float(mass @ (y - evaluate_function(site, x)) ** 2)
+    return float(mass @ (y - site.values(x)) ** 2)
 
 
 def _path(effects: Mapping[str, Mapping[int, float]]) -> list[dict[str, int]]:

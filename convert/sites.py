@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
@@ -17,6 +19,8 @@ from .regions import Regions, is_float, is_pointwise, packet
 
 aten = torch.ops.aten
 
+# No slope of a function that is smooth at 0.
+_STEEP = 2.0**40
 # Layout only: the path from the image to an input preprocessing may hold them.
 _VIEWS = ("view", "permute", "slice", "select", "unsqueeze", "squeeze", "flip", "cat", "clone")
 
@@ -38,6 +42,29 @@ class Site:
     label: str
     module: str
     node: Node
+
+    def values(self, x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """f at points ``[B]``, float64."""
+        with torch.no_grad():
+            y: Tensor = self.function(torch.from_numpy(np.ascontiguousarray(x, np.float64)))
+        return np.asarray(y.double().numpy())
+
+    @property
+    def masks(self) -> bool:
+        """Whether -inf is a meaningful input, as in exp under a mask."""
+        return bool(np.isfinite(self.values(np.array([-np.inf]))).all())
+
+    @property
+    def singular(self) -> bool:
+        """Whether f or its slope has no bound at 0, as for an inverse, a root or a logarithm.
+
+        There a range of decades matters throughout, not only where it is widest.
+        """
+        tiny = np.ldexp([-1.0, 0.0, 1.0], [-200, 0, -200])
+        values = self.values(tiny)
+        with np.errstate(all="ignore"):
+            slopes = np.diff(values) / np.diff(tiny)
+        return not np.isfinite(values).all() or bool((np.abs(slopes) > _STEEP).any())
 
 
 def find_sites(graph_module: GraphModule) -> list[Site]:

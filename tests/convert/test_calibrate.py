@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from convert import to_spiking
-from convert.calibrate import calibrate, problem
+from convert.calibrate import calibrate
 from convert.capture import capture
 from convert.errors import CalibrationError, ConversionError
 from convert.sites import find_sites
+from convert.targets import problem
 
 
 def _observe(model: nn.Module, example: Tensor, batches):

@@ -6,11 +6,12 @@ import torch
 from torch import nn
 
 from convert import evaluate, to_spiking
-from convert.calibrate import calibrate, problem
+from convert.calibrate import calibrate
 from convert.capture import capture
 from convert.histogram import Histogram
 from convert.sites import find_sites
 from convert.tails import beyond
+from convert.targets import problem
 
 
 def _problem(function: nn.Module, x: torch.Tensor, steps: int):

@@ -83,7 +83,8 @@ def load(path: str | os.PathLike[str], *, device: torch.device | str = "cpu") ->
         document = json.loads(
             graph.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant
         )
-        tensors = safetensors.torch.load(content)
+        # Views into the file aren't aligned, and kernels may round otherwise there.
+        tensors = {name: t.clone() for name, t in safetensors.torch.load(content).items()}
         return read_network(document, tensors, target).to(target)
     except ConversionError as error:
         raise StorageError(f"{path} can't be loaded: {error}") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from .fit.binary import ramp_of
 from .fit.problem import Problem, Solution, scattered
 from .histogram import Histogram
 from .sites import Site
@@ -37,10 +38,7 @@ def problem(site: Site, histogram: Histogram, steps: int, *, offset: bool = True
     if histogram.mass.sum() > 0:
         counts = (1 - _PLAIN) * histogram.mass / histogram.mass.sum() + _PLAIN * counts
     one = counts / histogram.counts
-    # The ends' weights as they are, before a flat end's move inwards.
-    tails = (
-        [] if histogram.relative else [beyond(histogram, counts, top=top) for top in (False, True)]
-    )
+    unmoved = counts.copy()
     values = site.values(histogram.centres)
     first, last = _varying_part(values)
     if last > first:
@@ -51,10 +49,18 @@ def problem(site: Site, histogram: Histogram, steps: int, *, offset: bool = True
     last_edge = cells[-1] + 1
     cells, counts, values = _bridged(site, histogram, cells, counts, values, one)
     bins = histogram.bounds(np.append(cells, last_edge)), counts, values
-    for tail in tails:
-        bins = _extended(site, steps, *bins, *tail)
-    edges, counts, values = bins
-    return Problem(edges, counts / counts.sum(), values, steps, site.label, site.name, offset)
+
+    def posed(edges: Floats, weights: Floats, values: Floats) -> Problem:
+        p = weights / weights.sum()
+        return Problem(edges, p, values, steps, site.label, site.name, offset)
+
+    found = posed(*bins)
+    # The error on a curve is larger than what saturation adds, and its fits begin with the range.
+    if histogram.relative or ramp_of(found) is None:
+        return found
+    for top in (False, True):
+        bins = _extended(site, steps, *bins, *beyond(histogram, unmoved, top=top))
+    return posed(*bins)
 
 
 def _extended(

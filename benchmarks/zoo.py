@@ -199,6 +199,9 @@ def written(lines: list[dict[str, Any]], seed: int) -> str:
                 for line in outliers
             )
         )
+    missing = sorted(set(every_name()) - {line["name"] for line in lines})
+    if missing:
+        parts.append(f"Not measured: {', '.join(missing)}.")
     parts += [f"Failed: {line['name']}: {line['failed']}" for line in lines if "failed" in line]
     return "\n\n".join(parts) + "\n"
 

@@ -10,10 +10,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from . import counting
 from .errors import CalibrationError
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 
 # Coarsening merges pairs, so more than this many occupied cells leave at least half as many.
 _MOST_CELLS = 4096
+# Sizes of the dense grids on which values are counted, in bits.
+_GRIDS = (14, 17, 20)
 # With fewer values than this for each cell that there could be, gaps say little.
 _DENSE = 16
 # A cell is never finer than this fraction of the largest magnitude: int64 indices stay exact.
@@ -49,12 +55,12 @@ class Histogram:
 
     name: str = "values"
     level: int = -1074
-    cells: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
-    counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    cells: Ints = field(default_factory=lambda: np.empty(0, np.int64))
+    counts: Ints = field(default_factory=lambda: np.empty(0, np.int64))
     low: float = float("inf")
     high: float = float("-inf")
     minus_infinite: int = 0
-    mass: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    mass: Floats = field(default_factory=lambda: np.empty(0))
     _sum: Fraction = Fraction(0)
     relative: bool = False
 
@@ -78,16 +84,16 @@ class Histogram:
         """Width of a cell that isn't relative."""
         return 2.0**self.level
 
-    def bounds(self, cells: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    def bounds(self, cells: Ints) -> Floats:
         """Lower ends of cells of these indices."""
         if not self.relative:
             return np.asarray(cells * self.width, np.float64)
         bits = np.minimum(np.abs(cells), _INFINITE >> self.level) << self.level
-        sizes: npt.NDArray[np.float64] = np.minimum(bits, _INFINITE - 1).view(np.float64)
+        sizes: Floats = np.minimum(bits, _INFINITE - 1).view(np.float64)
         return np.where(cells < 0, -sizes, sizes)
 
     @property
-    def centres(self) -> npt.NDArray[np.float64]:
+    def centres(self) -> Floats:
         """Centres of the occupied cells, kept inside [low, high]."""
         if not self.relative:
             return np.clip((self.cells + 0.5) * self.width, self.low, self.high)
@@ -108,8 +114,8 @@ class Histogram:
         Raises:
             CalibrationError: for NaN or infinity.
         """
-        x = values.detach().flatten().to(torch.float64)
-        worth = None if importance is None else importance.detach().flatten().to(torch.float64)
+        x = _plain(values)
+        worth = None if importance is None else _plain(importance)
         finite = x.isfinite()
         if not bool(finite.all()):
             bad = x[~finite]
@@ -130,37 +136,40 @@ class Histogram:
         part._sum = _exact_sum(x)
         part.level = _ROUNDED if self.relative else _floor_level(part.low, part.high)
         if self.relative:
-            part._gather(_ordered(x) >> part.level, worth)
+            part._gather(_ordered(x.double()) >> part.level, worth)
             part._coarsen()
         else:
-            part._count(x, worth)
+            # What is known already is no finer, and so won't be the two together.
+            part._count(x, worth, self.level if self.total else part.level)
         self.merge(part)
 
-    def _count(self, x: Tensor, worth: Tensor | None) -> None:
-        # Values far apart go through a sort; a dense count is faster where the span allows it.
+    def _count(self, x: Tensor, worth: Tensor | None, known: int) -> None:
+        """Counts on the level that these values need, or on `known` where that is coarser."""
+        finest = max(self.level, known)
         span = (self.high - self.low) or abs(self.high) or 1.0
-        level = max(self.level, int(np.ceil(np.log2(span))) - 20)
-        index = torch.floor(torch.ldexp(x, torch.tensor(-level, device=x.device))).to(torch.int64)
-        first = int(index.min())
-        dense = torch.bincount(index - first)
-        cells = dense.nonzero().flatten()
-        if len(cells) <= _MOST_CELLS and level > self.level:
-            # The quick grid was too coarse to tell: count again on the finest one.
-            exact = torch.ldexp(x, torch.tensor(-self.level, device=x.device))
-            self._gather(torch.floor(exact).to(torch.int64), worth)
+        # Few cells stay in the cache; values far apart from each other need more to be told apart.
+        for bits in _GRIDS if x.numel() > _MOST_CELLS else _GRIDS[-1:]:
+            level = max(finest, int(np.ceil(np.log2(span))) - bits)
+            first, dense, mass = _dense(x, worth, level, self.low, self.high)
+            cells = dense.nonzero()[0]
+            if len(cells) > _MOST_CELLS or level == finest:
+                self.level = level
+                self.cells, self.counts = cells + first, dense[cells]
+                if mass is not None:
+                    self.mass = mass[cells]
+                break
         else:
-            self.level = level
-            self.cells = (cells + first).cpu().numpy()
-            self.counts = dense[cells].cpu().numpy()
-            if worth is not None:
-                self.mass = torch.bincount(index - first, worth)[cells].cpu().numpy()
+            # Every grid was too coarse to tell.
+            self.level = finest
+            exact = torch.ldexp(x.double(), torch.tensor(-finest, device=x.device))
+            self._gather(torch.floor(exact).to(torch.int64), worth)
         self._coarsen()
 
     def _gather(self, index: Tensor, worth: Tensor | None) -> None:
         found, place, counts = torch.unique(index, return_inverse=True, return_counts=True)
         self.cells, self.counts = found.cpu().numpy(), counts.cpu().numpy()
         if worth is not None:
-            self.mass = torch.bincount(place, worth).cpu().numpy()
+            self.mass = torch.bincount(place, worth.double()).cpu().numpy()
 
     def merge(self, other: Histogram) -> None:
         """Adds the counts of another part of the data, exactly."""
@@ -184,7 +193,35 @@ class Histogram:
     def _coarsen(self) -> None:
         while len(self.cells) > _MOST_CELLS:
             self.level += 1
-            self.cells, self.counts, self.mass = _grouped(self.cells >> 1, self.counts, self.mass)
+            self.cells, self.counts, self.mass = _neighbours(
+                self.cells >> 1, self.counts, self.mass
+            )
+
+
+def _plain(values: Tensor) -> Tensor:
+    """The values in a row, as float32 or float64."""
+    x = values.detach().flatten()
+    return x if x.dtype == torch.float64 else x.to(torch.float32)
+
+
+def _dense(
+    x: Tensor, worth: Tensor | None, level: int, low: float, high: float
+) -> tuple[int, Ints, Floats | None]:
+    """First cell, counts and sums of worth of every cell from low to high."""
+    if x.device.type == "cpu":
+        rows = None if worth is None else worth.numpy()
+        return counting.dense_counts(x.numpy(), rows, level, low, high)
+    return _dense_in_torch(x, worth, level)
+
+
+def _dense_in_torch(x: Tensor, worth: Tensor | None, level: int) -> tuple[int, Ints, Floats | None]:
+    """`_dense` on any device."""
+    index = torch.floor(torch.ldexp(x.double(), torch.tensor(-level, device=x.device)))
+    cells = index.to(torch.int64)
+    first = int(cells.min())
+    counts = torch.bincount(cells - first).cpu().numpy()
+    mass = None if worth is None else torch.bincount(cells - first, worth.double()).cpu().numpy()
+    return first, counts, mass
 
 
 def _ordered(x: Tensor) -> Tensor:
@@ -198,13 +235,11 @@ def _floor_level(low: float, high: float) -> int:
     return int(np.frexp(largest)[1]) - _FINEST if largest else -1074 + _FINEST
 
 
-def _shift(cells: npt.NDArray[np.int64], levels: int) -> npt.NDArray[np.int64]:
+def _shift(cells: Ints, levels: int) -> Ints:
     return cells >> min(levels, 63)
 
 
-def _grouped(
-    cells: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], mass: npt.NDArray[np.float64]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+def _grouped(cells: Ints, counts: Ints, mass: Floats) -> tuple[Ints, Ints, Floats]:
     unique, place = np.unique(cells, return_inverse=True)
     sums = np.zeros(len(unique), np.int64)
     np.add.at(sums, place, counts)
@@ -213,9 +248,23 @@ def _grouped(
     return unique, sums, mass
 
 
+def _neighbours(cells: Ints, counts: Ints, mass: Floats) -> tuple[Ints, Ints, Floats]:
+    """As `_grouped`, for cells in order."""
+    begins = np.flatnonzero(np.diff(cells, prepend=cells[0] - 1))
+    mass = np.add.reduceat(mass, begins) if len(mass) else mass
+    return cells[begins], np.add.reduceat(counts, begins), mass
+
+
 def _exact_sum(x: Tensor) -> Fraction:
     """Sum without rounding: integer sums of the mantissas, one for each exponent."""
-    mantissa, exponent = torch.frexp(x)
+    if x.device.type == "cpu":
+        return counting.exact_sum(x.numpy())
+    return _exact_sum_in_torch(x)
+
+
+def _exact_sum_in_torch(x: Tensor) -> Fraction:
+    """`_exact_sum` on any device."""
+    mantissa, exponent = torch.frexp(x.double())
     exponent = exponent.to(torch.int64)
     whole = torch.ldexp(mantissa, torch.tensor(53, device=x.device)).to(torch.int64)
     first = int(exponent.min())

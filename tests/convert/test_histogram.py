@@ -1,11 +1,19 @@
 """The histogram: exact, independent of order, mergeable."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
 
 from convert.errors import CalibrationError
-from convert.histogram import Histogram
+from convert.histogram import (
+    Histogram,
+    _dense,
+    _dense_in_torch,
+    _exact_sum,
+    _exact_sum_in_torch,
+)
 
 
 def _of(parts: list[torch.Tensor]) -> Histogram:
@@ -62,3 +70,31 @@ def test_bad_values_name_the_site() -> None:
     masked = Histogram("site")
     masked.add(torch.tensor([0.0, float("-inf")]), masked=True)
     assert (masked.total, masked.minus_infinite) == (1, 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_compiled_and_torch_count_alike(dtype: torch.dtype, scale: float) -> None:
+    x = torch.randn(50_000, generator=torch.Generator().manual_seed(0), dtype=dtype) * scale
+    x[:4] = torch.tensor([0.0, -0.0, 1e-42, -1e-40])
+    worth = torch.rand(len(x), generator=torch.Generator().manual_seed(1))
+    level = int(np.log2(scale)) - 12
+    low, high = float(x.min()), float(x.max())
+    compiled = _dense(x, worth, level, low, high)
+    in_torch = _dense_in_torch(x, worth, level)
+    assert compiled[0] == in_torch[0]
+    assert np.array_equal(compiled[1], in_torch[1])
+    assert compiled[1].sum() == len(x)
+    assert compiled[2] is not None
+    assert in_torch[2] is not None
+    assert np.array_equal(compiled[2], in_torch[2])
+    assert _dense(x, None, level, low, high)[2] is None
+    assert _exact_sum(x) == _exact_sum_in_torch(x) == sum(map(Fraction, x.tolist()))
+
+
+def test_one_value_many_times_takes_one_cell() -> None:
+    for value in (0.0, -2.5, 2.0**-120):
+        histogram = _of([torch.full((6000,), value), torch.full((10,), value)])
+        assert (histogram.low, histogram.high, histogram.total) == (value, value, 6010)
+        assert len(histogram.cells) == 1
+        assert histogram.centres[0] == value

@@ -62,6 +62,7 @@ def run(
     *,
     steps: int | None = None,
     in_place: bool = False,
+    addend: Tensor | None = None,
 ) -> tuple[Tensor, int]:
     """Output of a neuron and, if asked for, its spikes; bit for bit what the steps give in torch.
 
@@ -72,26 +73,54 @@ def run(
         counting: counts spikes.
         steps: runs only the first so many steps; the compiled function is that of K all the same.
         in_place: the output may take the memory of x.
+        addend: added to x first, of the same shape and dtype; both must be `usable`.
     """
-    dense = x.is_contiguous() or (
-        x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
-    )
-    in_place = in_place or not dense
-    x = x.detach() if dense else x.detach().contiguous()
+    steps = len(thresholds) if steps is None else steps
+    x, function = x.detach(), None
+    if addend is not None:
+        if _dense(x) and addend.stride() == x.stride():
+            function = _compiled(x, counting, True, steps)
+        if function is None:
+            x, addend = x.add_(addend) if in_place else x + addend, None
+            in_place = True
+    in_place = in_place or not _dense(x)
+    x = x if _dense(x) else x.contiguous()
     y = x if in_place else torch.empty_like(x)
     if not x.numel():
         return y, 0
+    function = function or _compiled(x, counting, False, steps)
     # In the order of memory, whatever the layout.
-    flat_x, flat_y = (a.as_strided((a.numel(),), (1,)) for a in (x, y))
-    pieces = (thresholds, resets, weights, offset.view(1))
-    parameters = torch.cat(pieces).detach().to(x.dtype)
-    steps = len(thresholds) if steps is None else steps
+    flat_x, flat_y = _flat(x), _flat(y)
+    if function is not None:
+        flat_z = None if addend is None else _flat(addend.detach())
+        rows = [_row(t, x) for t in (thresholds, resets, weights, offset)]
+        return y, _on_cpu(flat_x, flat_z, flat_y, rows, steps, function)
+    parameters = torch.cat((thresholds, resets, weights, offset.view(1))).detach().to(x.dtype)
     if x.device.type == "cuda":
         return y, _on_cuda(flat_x, flat_y, parameters, steps, counting)
-    function = _compiled((x.dtype, counting), flat_x.numel() * steps)
-    if not function:
-        return y, in_blocks(flat_x, flat_y, parameters, steps, counting)
-    return y, _on_cpu(flat_x, flat_y, parameters, steps, function)
+    return y, in_blocks(flat_x, flat_y, parameters, steps, counting)
+
+
+def _dense(x: Tensor) -> bool:
+    """Whether the values lie in memory one after the other, in the usual order of axes or NHWC."""
+    return x.is_contiguous() or (
+        x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    )
+
+
+def _flat(x: Tensor) -> Tensor:
+    return x.as_strided((x.numel(),), (1,))
+
+
+def _row(parameter: Tensor, x: Tensor) -> Tensor:
+    """A parameter as machine code reads it."""
+    if parameter.device != x.device:
+        raise RuntimeError(
+            f"a neuron's parameters are on {parameter.device}, its input on {x.device}"
+        )
+    if parameter.dtype != x.dtype:
+        parameter = parameter.to(x.dtype)
+    return parameter if parameter.is_contiguous() else parameter.contiguous()
 
 
 def _worth(key: tuple[Any, ...], work: int, enough: int) -> bool:
@@ -105,12 +134,14 @@ def _worth(key: tuple[Any, ...], work: int, enough: int) -> bool:
     return key in _ready
 
 
-def _compiled(key: tuple[torch.dtype, bool], work: int) -> Compiled | None:
-    """The machine code for a data type, counting or not; None where there is none (yet)."""
-    if getattr(numba.config, "DISABLE_JIT", False) or not _worth(key, work, WORTH_COMPILING):
+def _compiled(x: Tensor, counting: bool, adding: bool, steps: int) -> Compiled | None:
+    """The machine code for such values; None where there is none, or it isn't worth it yet."""
+    if x.device.type != "cpu" or not x.numel() or getattr(numba.config, "DISABLE_JIT", False):
+        return None
+    if not _worth((x.dtype, counting, adding), x.numel() * steps, WORTH_COMPILING):
         return None
     try:
-        return compiled(key[0] == torch.float64, key[1])
+        return compiled(x.dtype == torch.float64, counting, adding)
     except (RuntimeError, OSError) as error:
         _warn_once(str(error).partition("\n")[0])
         return None
@@ -131,17 +162,22 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
-def _on_cpu(x: Tensor, y: Tensor, parameters: Tensor, steps: int, function: Compiled) -> int:
+def _on_cpu(
+    x: Tensor, addend: Tensor | None, y: Tensor, rows: list[Tensor], steps: int, function: Compiled
+) -> int:
     """Machine code over parts of memory, on as many threads as torch may use."""
     size = x.numel()
     threads = max(1, min(torch.get_num_threads(), size // _WORTH_A_THREAD))
     whole = size - size % function.group
     rest = x
     if whole < size:
-        rest = x.new_full((function.group,), torch.nan)
-        rest[: size - whole] = x[whole:]
-    addresses = [a.data_ptr() for a in (x, y, parameters, rest)]
-    fields = [*addresses, size, steps, len(parameters) // 3, threads]
+        rest = x.new_full((2, function.group), torch.nan)
+        rest[0, : size - whole] = x[whole:]
+        if addend is not None:
+            rest[1, : size - whole] = addend[whole:]
+    z = x if addend is None else addend
+    addresses = [a.data_ptr() for a in (x, z, y, *rows, rest)]
+    fields = [*addresses, size, steps, threads]
     job = ctypes.c_int64 * (Job.COUNTS + threads)
     if openmp.loaded() is not None:
         jobs = [job(*fields, -1, openmp.asked())]
@@ -154,7 +190,7 @@ def _on_cpu(x: Tensor, y: Tensor, parameters: Tensor, steps: int, function: Comp
         for other in others:
             other.result()
     if whole < size:
-        y[whole:] = rest[: size - whole]
+        y[whole:] = rest[0, : size - whole]
     return sum(sum(one[Job.COUNTS :]) for one in jobs)
 
 

@@ -24,21 +24,25 @@ class Job(IntEnum):
     """What a function is given, as int64: addresses but for SIZE to NUMBER."""
 
     X = 0
-    Y = 1
-    # T, h, d of all steps, the offset, and what is added at the end.
-    PARAMETERS = 2
+    # What is added to x before the first step; read by functions that add.
+    ADDEND = 1
+    Y = 2
+    T = 3
+    H = 4
+    D = 5
+    OFFSET = 6
     # The values behind the last whole group, filled up with NaN; overwritten by their outputs.
-    REST = 3
-    SIZE = 4
+    # What is added to them follows, as a group of its own.
+    REST = 7
+    SIZE = 8
     # How many of the K steps are done.
-    STEPS = 5
-    K = 6
-    THREADS = 7
+    STEPS = 9
+    THREADS = 10
     # Number of the thread, or -1: then ASK is a C function that tells it.
-    NUMBER = 8
-    ASK = 9
+    NUMBER = 11
+    ASK = 12
     # From here on the spikes of each thread.
-    COUNTS = 10
+    COUNTS = 13
 
 
 @dataclass(frozen=True)
@@ -52,12 +56,13 @@ class Compiled:
 
 
 @cache
-def compiled(double: bool, counting: bool) -> Compiled:
+def compiled(double: bool, counting: bool, adding: bool) -> Compiled:
     """The function that takes one thread's share of a job through its steps.
 
     Args:
         double: values are float64, not float32.
         counting: it counts spikes.
+        adding: the neuron's input is a sum of two.
 
     Raises:
         RuntimeError, OSError: where LLVM can't make code for this machine.
@@ -71,7 +76,7 @@ def compiled(double: bool, counting: bool) -> Compiled:
         )
         bits, vectors, masks = _registers(features)
         width = bits // (64 if double else 32)
-        module = _module(double, counting, width, vectors, masks)
+        module = _module(double, counting, adding, width, vectors, masks)
         module.triple = llvm.get_default_triple()
         parsed = llvm.parse_assembly(str(module))
         parsed.verify()
@@ -90,12 +95,15 @@ def _registers(features: Mapping[str, bool]) -> tuple[int, int, bool]:
     return 256 if features.get("avx2") else 128, 4, False
 
 
-def _module(double: bool, counting: bool, width: int, vectors: int, masks: bool) -> ir.Module:
+def _module(
+    double: bool, counting: bool, adding: bool, width: int, vectors: int, masks: bool
+) -> ir.Module:
     """One thread's share: groups of vectors, each through all steps; see `Job`.
 
     Args:
         double: values are float64.
         counting: counts spikes.
+        adding: adds two inputs first.
         width: values in a vector.
         vectors: how many vectors pass through the steps together.
         masks: one instruction adds where a mask is set.
@@ -122,12 +130,12 @@ def _module(double: bool, counting: bool, width: int, vectors: int, masks: bool)
         zeros = ir.Constant(ir.VectorType(small, width), [0] * width)
         return at.shuffle_vector(first, ir.Constant(many, ir.Undefined), zeros)
 
-    x, y, parameters, rest = (
+    x, addend, y, T_row, h_row, d_row, start, rest = (
         at.inttoptr(field(name), value.as_pointer())
-        for name in (Job.X, Job.Y, Job.PARAMETERS, Job.REST)
+        for name in (Job.X, Job.ADDEND, Job.Y, Job.T, Job.H, Job.D, Job.OFFSET, Job.REST)
     )
-    size, steps, table, threads, known = (
-        field(name) for name in (Job.SIZE, Job.STEPS, Job.K, Job.THREADS, Job.NUMBER)
+    size, steps, threads, known = (
+        field(name) for name in (Job.SIZE, Job.STEPS, Job.THREADS, Job.NUMBER)
     )
     at.cbranch(at.icmp_signed("<", known, const(0)), blocks["ask"], blocks["share"])
 
@@ -145,8 +153,6 @@ def _module(double: bool, counting: bool, width: int, vectors: int, masks: bool)
     total = at.udiv(at.add(size, const(width * vectors - 1)), group)
     begin = at.udiv(at.mul(total, number), threads)
     end = at.udiv(at.mul(total, at.add(number, const(1))), threads)
-    weights = at.add(table, table)
-    start = at.gep(parameters, [at.add(weights, table)])
     # -0.0 becomes 0.0, as in a sum that starts with 0.
     offset = spread(at.fadd(at.load(start), ir.Constant(value, 0.0)))
     at.branch(blocks["groups"])
@@ -162,20 +168,22 @@ def _module(double: bool, counting: bool, width: int, vectors: int, masks: bool)
     last = at.icmp_unsigned(">=", index, complete)
     source, target = (at.select(last, rest, at.gep(pointer, [place])) for pointer in (x, y))
     align = 8 if double else 4
-    given = [
-        at.load(at.bitcast(at.gep(source, [const(i * width)]), many.as_pointer()), align=align)
-        for i in range(vectors)
-    ]
+
+    def vector(pointer: Any, i: int) -> Any:
+        there = at.bitcast(at.gep(pointer, [const(i * width)]), many.as_pointer())
+        return at.load(there, align=align)
+
+    given = [vector(source, i) for i in range(vectors)]
+    if adding:
+        more = at.select(last, at.gep(rest, [group]), at.gep(addend, [place]))
+        given = [at.fadd(x_i, vector(more, i)) for i, x_i in enumerate(given)]
     at.branch(blocks["step"])
 
     at.position_at_end(blocks["step"])
     step = at.phi(whole)
     v, out = [at.phi(many) for _ in given], [at.phi(many) for _ in given]
     count = at.phi(counts)
-    T, h, d = (
-        spread(at.load(at.gep(parameters, [at.add(step, row) if row else step])))
-        for row in (None, table, weights)
-    )
+    T, h, d = (spread(at.load(at.gep(row, [step]))) for row in (T_row, h_row, d_row))
     new_v, new_out, new_count = [], [], count
     nothing = ir.Constant(many, [0.0] * width)
     for potential, read in zip(v, out, strict=True):

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, Node
 
+from .neuron import FewSpikesNeuron
+
 aten = torch.ops.aten
 
 # Operations whose result is memory of their own.
@@ -71,6 +73,7 @@ def frugal(graph: Graph, paths: Collection[str]) -> Program:
     copied.output(copied.graph_copy(graph, values))
     neurons = overwritable(graph, paths)
     place = {node: index for index, node in enumerate(graph.nodes)}
+    untouched = set()
     for node, new in values.items():
         in_place = _IN_PLACE.get(node.target)  # type: ignore[call-overload]
         if in_place is None:
@@ -78,11 +81,45 @@ def frugal(graph: Graph, paths: Collection[str]) -> Program:
         free = [_reusable(node, operand, neurons, place) for operand in node.args[:2]]
         if node.target is aten.sub.Tensor or node.kwargs:
             free[1] = False
-        if free[1] and not (free[0] and _dense(node.args[0])):
-            new.target, new.args = in_place, (new.args[1], new.args[0])
-        elif free[0]:
+        swaps = free[1] and not (free[0] and _dense(node.args[0]))
+        if swaps:
+            new.args = (new.args[1], new.args[0])
+        if _is_input_of_neuron(node, paths):
+            (reader,) = new.users
+            with copied.inserting_before(reader):
+                neuron = copied.get_attr(str(reader.target))
+                fused = copied.call_function(sum_into, (neuron, *new.args, any(free)))
+            reader.replace_all_uses_with(fused)
+            copied.erase_node(reader)
+            copied.erase_node(new)
+            untouched |= set() if any(free) else {str(reader.target)}
+        elif any(free):
             new.target = in_place
-    return Program(_function(copied), frozenset(neurons))
+    return Program(_function(copied), frozenset(neurons - untouched))
+
+
+def sum_into(neuron: Any, x: Tensor, addend: Tensor, free: bool) -> Any:
+    """What a module gives for a sum of two, which may take the memory of x if that is `free`."""
+    if type(neuron) is FewSpikesNeuron and neuron.step_mode == "s":
+        return neuron.decode(x, addend)
+    return neuron(x.add_(addend) if free else x + addend)
+
+
+def _is_input_of_neuron(node: Node, paths: Collection[str]) -> bool:
+    """Whether a node adds two values of one shape and type for a neuron alone."""
+    if node.target is not aten.add.Tensor or node.kwargs or len(node.users) != 1:
+        return False
+    (reader,) = node.users
+    values = [
+        operand.meta.get("val") if isinstance(operand, Node) else None
+        for operand in (node, *node.args)
+    ]
+    return (
+        reader.op == "call_module"
+        and str(reader.target) in paths
+        and all(isinstance(value, Tensor) for value in values)
+        and len({(str(value.shape), value.dtype) for value in values}) == 1  # type: ignore[union-attr]
+    )
 
 
 def in_two(graph: Graph, paths: Collection[str]) -> tuple[Callable[..., Any], Program]:

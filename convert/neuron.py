@@ -96,14 +96,18 @@ class FewSpikesNeuron(base.StepModule, torch.nn.Module):
         shape = (-1,) + (1,) * x.dim()
         return spikes.to(self.weights.dtype) * self.weights.view(shape)
 
-    def decode(self, x: Tensor) -> Tensor:
+    def decode(self, x: Tensor, addend: Tensor | None = None) -> Tensor:
         """Output for ``x [...]``, of x's shape and dtype, whatever the step mode.
+
+        With an `addend` like x, for ``x + addend``, in one pass over memory where that can be.
 
         Gradients pass each spike by a triangle around its threshold (see `surrogate`), and don't
         pass resets. With `readout_step` t < K only the first t steps count, plus the calibrated
         mean of what the others would have added if `readout_corrected`.
         """
         steps = self.steps if self.readout_step is None else min(self.readout_step, self.steps)
+        if addend is not None and not self._adds(x, addend):
+            x, addend = x + addend, None
         v = x.to(torch.promote_types(x.dtype, self.thresholds.dtype))
         offset = self.offset
         if self.readout_corrected and steps < self.steps:
@@ -121,6 +125,7 @@ class FewSpikesNeuron(base.StepModule, torch.nn.Module):
                 self.counting,
                 steps=steps,
                 in_place=self.in_place or v is not x,
+                addend=addend,
             )
             self.spike_count += count
             return y.to(x.dtype)
@@ -140,6 +145,21 @@ class FewSpikesNeuron(base.StepModule, torch.nn.Module):
         if fired is not None:
             self.spike_count += int(fired)
         return torch.where(v != v, v, y).to(x.dtype)
+
+    def _learns(self, x: Tensor) -> bool:
+        return torch.is_grad_enabled() and any(
+            t.requires_grad for t in (x, self.thresholds, self.resets, self.weights)
+        )
+
+    def _adds(self, x: Tensor, addend: Tensor) -> bool:
+        """Whether the fused pass takes the sum of these two as well."""
+        return (
+            x.dtype == addend.dtype == self.thresholds.dtype
+            and x.shape == addend.shape
+            and kernel.usable(x)
+            and kernel.usable(addend)
+            and not self._learns(x)
+        )
 
     def spikes(self, x: Tensor) -> Tensor:
         """Binary spike trains, bool ``[K, *x.shape]``."""

@@ -99,6 +99,46 @@ def test_equals_the_definition(
             _check(neuron, x, monkeypatch)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("worth", [0, 10**18], ids=["compiled", "blocks"])
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_sum_in_the_same_pass(
+    dtype: torch.dtype, worth: int, in_place: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernel, "WORTH_COMPILING", worth)
+    monkeypatch.setattr(kernel, "_ready", set())
+    neuron = _neuron(dtype=dtype)
+    neuron.counting, neuron.in_place = True, in_place
+    for x in _layouts(neuron):
+        like = torch.randn(x.shape, generator=torch.Generator().manual_seed(3), dtype=dtype)
+        for z in (torch.empty_like(x).copy_(like), like.clone(), torch.zeros_like(x), x):
+            (_, _), (plain, spikes) = _both(neuron, x + z, monkeypatch)
+            given, before = x.clone(), z.clone()
+            neuron.spike_count = 0
+            y = neuron.decode(given, given if z is x else z)
+            assert torch.equal(y.nan_to_num(7), plain.nan_to_num(7))
+            assert torch.equal(torch.signbit(y), torch.signbit(plain))
+            assert torch.equal(torch.isnan(y), torch.isnan(plain))
+            assert neuron.spike_count == spikes
+            assert z is x or torch.equal(z.nan_to_num(7), before.nan_to_num(7))
+            assert in_place or torch.equal(given.nan_to_num(7), x.nan_to_num(7))
+
+
+def test_parameters_elsewhere_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "WORTH_COMPILING", 0)
+    with pytest.raises(RuntimeError, match="parameters are on meta"):
+        _neuron().to("meta")(torch.randn(100))
+
+
+def test_parameters_that_are_views_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "WORTH_COMPILING", 0)
+    neuron = _neuron()
+    neuron.counting = True
+    for name in ("thresholds", "resets", "weights"):
+        setattr(neuron, name, getattr(neuron, name).repeat_interleave(2)[::2])
+    _check(neuron, torch.randn(1000), monkeypatch)
+
+
 @pytest.mark.parametrize("steps", [1, 2, 7, 9, 16, 40])
 def test_any_number_of_steps(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel, "WORTH_COMPILING", 0)

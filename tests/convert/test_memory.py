@@ -1,12 +1,14 @@
 """Neurons, sums and products reuse memory, and nobody notices."""
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import convert
+from convert.neuron import FewSpikesNeuron
 
 
 class Residual(nn.Module):
@@ -119,3 +121,51 @@ def test_repeated_inputs_share_what_comes_before_the_neurons(snn: convert.Spikin
                         with snn.readout(t):
                             assert torch.equal(snn(x), expected[t][i])
         assert torch.equal(snn(first), expected[None][0])
+
+
+class Block(nn.Module):
+    """Sums before neurons: of values that nobody else reads, of such that are read later."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.first(x) + x)
+        x = torch.relu(self.second(x) + x)
+        y, z = self.first(x), self.second(x)
+        x = torch.relu(y + z) - y + z
+        # A sum that is broadcast is none of its neuron's input.
+        return torch.sigmoid(y + x.mean((2, 3), keepdim=True)) + torch.relu(x + 1)
+
+
+@pytest.mark.parametrize("worth", [0, 10**18], ids=["compiled", "blocks"])
+def test_neurons_take_sums(worth: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convert.kernel, "WORTH_COMPILING", worth)
+    monkeypatch.setattr(convert.kernel, "_ready", set())
+    torch.manual_seed(0)
+    snn = convert.to_spiking(Block(), torch.randn(8, 4, 6, 6), steps=(4, 6), progress=False)
+    # As the network lays it out: convolutions round by layout.
+    x = torch.randn(5, 4, 6, 6).to(memory_format=torch.channels_last)
+    before = x.clone()
+    summed: list[int] = []
+    decode = FewSpikesNeuron.decode
+
+    def spy(self: FewSpikesNeuron, given: Tensor, addend: Tensor | None = None) -> Tensor:
+        summed.append(addend is not None)
+        return decode(self, given, addend)
+
+    for block in (nullcontext, lambda: snn.with_steps(6), lambda: snn.spiking_only(["relu_1"])):
+        with block(), torch.no_grad():
+            (expected,) = snn.network(x)
+            monkeypatch.setattr(FewSpikesNeuron, "decode", spy)
+            with snn.count_spikes() as counted:
+                found = snn(x)
+            monkeypatch.setattr(FewSpikesNeuron, "decode", decode)
+            with snn.repeated():
+                again = snn(x)
+        assert torch.equal(found, expected)
+        assert torch.equal(again, expected)
+        assert torch.equal(x, before)
+        assert sum(counted.values()) > 0
+    assert sum(summed) == 3 + 3 + 1

@@ -29,6 +29,9 @@ _VIEWS = frozenset({
 })  # fmt: skip
 
 
+# A sum of fewer values takes less time than what it takes to do without.
+_WORTH_ONE_PASS = 32768
+
 _IN_PLACE = {
     aten.add.Tensor: aten.add_.Tensor,
     aten.sub.Tensor: aten.sub_.Tensor,
@@ -100,7 +103,7 @@ def frugal(graph: Graph, paths: Collection[str]) -> Program:
 
 def sum_into(neuron: Any, x: Tensor, addend: Tensor, free: bool) -> Any:
     """What a module gives for a sum of two, which may take the memory of x if that is `free`."""
-    if type(neuron) is FewSpikesNeuron and neuron.step_mode == "s":
+    if x.numel() >= _WORTH_ONE_PASS and type(neuron) is FewSpikesNeuron and neuron.step_mode == "s":
         return neuron.decode(x, addend)
     return neuron(x.add_(addend) if free else x + addend)
 

@@ -105,61 +105,51 @@ class FewSpikesNeuron(base.StepModule, torch.nn.Module):
         pass resets. With `readout_step` t < K only the first t steps count, plus the calibrated
         mean of what the others would have added if `readout_corrected`.
         """
-        steps = self.steps if self.readout_step is None else min(self.readout_step, self.steps)
-        if addend is not None and not self._adds(x, addend):
-            x, addend = x + addend, None
-        v = x.to(torch.promote_types(x.dtype, self.thresholds.dtype))
-        offset = self.offset
-        if self.readout_corrected and steps < self.steps:
+        T, h, d, offset = self.thresholds, self.resets, self.weights, self.offset
+        steps = len(T) if self.readout_step is None else min(self.readout_step, len(T))
+        learns = torch.is_grad_enabled() and any(t.requires_grad for t in (x, T, h, d))
+        if addend is not None and not (
+            x.dtype == addend.dtype == T.dtype
+            and x.shape == addend.shape
+            and kernel.usable(addend)
+            and kernel.usable(x)
+            and not learns
+        ):
+            return self.decode(x + addend)
+        v = x.to(torch.promote_types(x.dtype, T.dtype))
+        if self.readout_corrected and steps < len(T):
             offset = offset + self.missing_mean[steps]
-        learns = torch.is_grad_enabled() and any(
-            t.requires_grad for t in (x, self.thresholds, self.resets, self.weights)
-        )
-        if not learns and v.dtype == self.thresholds.dtype and kernel.usable(v):
+        if not learns and v.dtype == T.dtype and kernel.usable(v):
             y, count = kernel.run(
                 v,
-                self.thresholds,
-                self.resets,
-                self.weights,
+                T,
+                h,
+                d,
                 offset,
                 self.counting,
                 steps=steps,
                 in_place=self.in_place or v is not x,
                 addend=addend,
             )
-            self.spike_count += count
+            if count:
+                self.spike_count += count
             return y.to(x.dtype)
         potential, y = v, torch.zeros_like(v) + offset
         fired: Tensor | None = None
-        widths = surrogate.widths(self.resets) if learns else None
+        widths = surrogate.widths(h) if learns else None
         for t in range(steps):
             if widths is None:
-                s = (potential > self.thresholds[t]).to(v.dtype)
+                s = (potential > T[t]).to(v.dtype)
             else:
-                s = surrogate.fire(potential, self.thresholds[t], widths[t])
-            y = y + self.weights[t] * s
-            potential = potential - self.resets[t] * s.detach()
+                s = surrogate.fire(potential, T[t], widths[t])
+            y = y + d[t] * s
+            potential = potential - h[t] * s.detach()
             if self.counting:
                 spikes = s.sum(dtype=torch.float64)
                 fired = spikes if fired is None else fired + spikes
         if fired is not None:
             self.spike_count += int(fired)
         return torch.where(v != v, v, y).to(x.dtype)
-
-    def _learns(self, x: Tensor) -> bool:
-        return torch.is_grad_enabled() and any(
-            t.requires_grad for t in (x, self.thresholds, self.resets, self.weights)
-        )
-
-    def _adds(self, x: Tensor, addend: Tensor) -> bool:
-        """Whether the fused pass takes the sum of these two as well."""
-        return (
-            x.dtype == addend.dtype == self.thresholds.dtype
-            and x.shape == addend.shape
-            and kernel.usable(x)
-            and kernel.usable(addend)
-            and not self._learns(x)
-        )
 
     def spikes(self, x: Tensor) -> Tensor:
         """Binary spike trains, bool ``[K, *x.shape]``."""

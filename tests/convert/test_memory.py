@@ -143,6 +143,7 @@ class Block(nn.Module):
 def test_neurons_take_sums(worth: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(convert.kernel, "WORTH_COMPILING", worth)
     monkeypatch.setattr(convert.kernel, "_ready", set())
+    monkeypatch.setattr(convert.memory, "_WORTH_ONE_PASS", 0)
     torch.manual_seed(0)
     snn = convert.to_spiking(Block(), torch.randn(8, 4, 6, 6), steps=(4, 6), progress=False)
     # As the network lays it out: convolutions round by layout.

@@ -9,6 +9,11 @@ import torch
 from hypothesis import settings
 from torch import Tensor, nn
 
+# The workers share the cores: one thread each, also in the commands that tests start.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+
 # The first call compiles the neuron, which is no matter of the property under test.
 settings.register_profile("project", deadline=None)
 settings.load_profile("project")

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from . import openmp
+from .errors import InputError
 from .machine import Compiled, Job, compiled
 
 _LOG = logging.getLogger(__name__)
@@ -115,8 +116,9 @@ def _flat(x: Tensor) -> Tensor:
 def _row(parameter: Tensor, x: Tensor) -> Tensor:
     """A parameter as machine code reads it."""
     if parameter.device != x.device:
-        raise RuntimeError(
-            f"a neuron's parameters are on {parameter.device}, its input on {x.device}"
+        raise InputError(
+            f"a neuron's parameters are on {parameter.device}, its input on {x.device}; move one "
+            "of them with .to(device)"
         )
     if parameter.dtype != x.dtype:
         parameter = parameter.to(x.dtype)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from convert import kernel, machine
+from convert.errors import InputError
 from convert.neuron import FewSpikesNeuron
 
 
@@ -126,7 +127,7 @@ def test_a_sum_in_the_same_pass(
 
 def test_parameters_elsewhere_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel, "WORTH_COMPILING", 0)
-    with pytest.raises(RuntimeError, match="parameters are on meta"):
+    with pytest.raises(InputError, match="parameters are on meta"):
         _neuron().to("meta")(torch.randn(100))
 
 

@@ -21,8 +21,8 @@ from tqdm import tqdm
 
 import models
 from convert import to_spiking
-from convert.files import atomic_path
-from convert.fit.methods import warm_up
+from convert.common.files import atomic_path
+from convert.fitting.methods import warm_up
 
 # Side of the images, how many, batch.
 NETWORKS = {

@@ -16,10 +16,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 from tqdm import tqdm
 
-from convert.files import atomic_path
-from convert.fit.measure import function_named, measure
-from convert.fit.methods import warm_up
-from convert.fit.problem import Array
+from convert.common.files import atomic_path
+from convert.fitting.measure import function_named, measure
+from convert.fitting.methods import warm_up
+from convert.fitting.problem import Array
 
 CASES: list[tuple[str, dict[str, object], str]] = [
     ("silu", {"low": -8.0, "high": 12.0}, "U[-8, 12]"),

@@ -25,8 +25,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import models
-from convert import SpikingModel, kernel, to_spiking
-from convert.files import atomic_path
+from convert import SpikingModel, to_spiking
+from convert.common.files import atomic_path
+from convert.neuron.few_spikes import fused as kernel
 from models.data import Loader
 
 STEPS = (4, 8, 16)

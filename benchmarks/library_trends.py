@@ -14,14 +14,14 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from convert.files import atomic_path
-from convert.fit import library, tbpi
-from convert.fit.activation import distribution, problem_of
-from convert.fit.build import WANTED, exact
-from convert.fit.problem import Array
-from convert.fit.refine import descend, scratch
-from convert.fit.search import errors_of
-from convert.fit.tbpi_exact import Scaled
+from convert.common.files import atomic_path
+from convert.fitting import library, tbpi
+from convert.fitting.activation import distribution, problem_of
+from convert.fitting.build_library import WANTED, exact
+from convert.fitting.grow import errors_of
+from convert.fitting.newton import descend, scratch
+from convert.fitting.problem import Array
+from convert.fitting.tbpi_exact import Scaled
 
 KINDS = (
     "paper's trends",

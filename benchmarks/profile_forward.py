@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile, record_function
 
 import models
-from convert import kernel, to_spiking
-from convert.text import table
+from convert import to_spiking
+from convert.common.tables import table
+from convert.neuron.few_spikes import fused as kernel
 
 NEURONS = "few-spikes neurons"
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from convert import ConversionError, RangeWarning, audit, evaluate, to_spiking
-from convert.files import atomic_path
+from convert.common.files import atomic_path
 
 IMAGES = 64
 STEPS = (12, 8)

@@ -16,18 +16,19 @@ from .errors import (
     SiteError,
     StorageError,
 )
-from .evaluate import evaluate
-from .evaluation import Evaluation
-from .features import features
-from .fit.activation import fit
-from .fit.methods import DEFAULT as DEFAULT_METHOD
-from .fit.methods import METHODS
-from .inspect import Audit, audit
-from .neuron import FewSpikesNeuron
-from .refit import refit
-from .report import Report
-from .spiking import SpikingModel
-from .storage import load
+from .evaluation.measure import evaluate
+from .evaluation.result import Evaluation
+from .fitting.activation import fit
+from .fitting.methods import DEFAULT as DEFAULT_METHOD
+from .fitting.methods import METHODS
+from .inspect import Audit
+from .inspect import auditing as audit
+from .network.layer_outputs import features
+from .network.model import SpikingModel
+from .network.report import Report
+from .neuron.few_spikes import FewSpikesNeuron
+from .refitting import refit
+from .storage.file import load
 
 __all__ = [
     "DEFAULT_METHOD",

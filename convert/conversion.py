@@ -8,18 +8,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from .batches import batches_of
-from .build import build, timed
-from .calibrate import calibrate
-from .capture import capture
-from .encode import check as check_encode
-from .encode import encode_operands
+from .assembly.build import build, timed
+from .assembly.settings import automatic, fixed_steps, wanted_steps
+from .calibration.observe import calibrate
+from .common.batches import batches_of
 from .errors import CalibrationError
-from .fit.methods import DEFAULT, check
-from .settings import automatic, fixed_steps, wanted_steps
-from .spiking import SpikingModel
-from .take_apart import check as check_apart
-from .take_apart import take_apart
+from .fitting.methods import DEFAULT, check
+from .graph.capture import capture
+from .network.model import SpikingModel
+from .rewrite.plan import check as check_apart
+from .rewrite.plan import take_apart
+from .sites.encode_operands import check as check_encode
+from .sites.encode_operands import encode_operands
 
 
 def to_spiking(
@@ -55,7 +55,7 @@ def to_spiking(
             calibration images (0.005 if None): the fewest steps in total that keep to it.
         budget: with ``"auto"``, the steps of all sites together instead.
         seed: of everything random; the same seed gives the same network.
-        method: a key of `convert.fit.methods.METHODS`.
+        method: a key of `convert.fitting.methods.METHODS`.
         per_site_steps: another K for sites by name or glob (``{"layer4.*": 12}``).
         effort: ``"normal"``, or ``"high"`` for about ten times the work of fitting.
         sequential: goes through the network in order once more and takes out of every layer's bias

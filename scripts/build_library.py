@@ -6,9 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from convert.fit.build import WANTED, build
-from convert.fit.library import FILE, Entry
-from convert.fit.methods import EFFORTS
+from convert.fitting.build_library import WANTED, build
+from convert.fitting.library import FILE, Entry
+from convert.fitting.methods import EFFORTS
 
 
 def parser() -> argparse.ArgumentParser:
@@ -20,7 +20,7 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("--effort", choices=EFFORTS, default="high")
     result.add_argument("--seed", type=int, default=0)
-    result.add_argument("--out", type=Path, default=Path("convert/fit/data") / FILE, metavar="FILE")
+    result.add_argument("--out", type=Path, default=Path("convert/fitting/data") / FILE, metavar="FILE")
     result.add_argument("--quiet", action="store_true")
     return result
 

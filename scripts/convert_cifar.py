@@ -11,7 +11,7 @@ from pathlib import Path
 
 import convert
 import models
-from convert.fit.methods import DEFAULT, EFFORTS, METHODS
+from convert.fitting.methods import DEFAULT, EFFORTS, METHODS
 from models.data import Loader
 from models.devices import device_named
 

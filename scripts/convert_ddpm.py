@@ -15,9 +15,9 @@ from typing import Any
 
 import convert
 import models
-from convert.files import atomic_path
-from convert.fit.methods import DEFAULT, EFFORTS, METHODS
-from convert.text import table
+from convert.common.files import atomic_path
+from convert.common.tables import table
+from convert.fitting.methods import DEFAULT, EFFORTS, METHODS
 from models.devices import device_named
 from models.diffusion import SAMPLERS
 from models.drawn_digits import CLASSIFIER, DrawnDigits

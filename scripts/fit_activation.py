@@ -6,11 +6,12 @@ import argparse
 import sys
 from pathlib import Path
 
+from convert.evaluation.result.plots import draw_fits
+
 import convert
-from convert.fit.measure import function_named, measure, rows_to_json
-from convert.fit.methods import DEFAULT, EFFORTS, METHODS, warm_up
-from convert.plots import draw_fits
-from convert.text import table
+from convert.common.tables import table
+from convert.fitting.measure import function_named, measure, rows_to_json
+from convert.fitting.methods import DEFAULT, EFFORTS, METHODS, warm_up
 
 
 def parser() -> argparse.ArgumentParser:

@@ -1,5 +1,5 @@
 """What a converted network really does: reads a SpikingModel, changes nothing."""
 
-from .audit import Audit, audit
+from .auditing import Audit, audit
 
 __all__ = ["Audit", "audit"]

@@ -10,7 +10,7 @@ import torchvision
 from torch import Tensor, nn
 
 from convert import SpikingModel, to_spiking
-from convert.inspect import audit
+from convert.inspect import auditing as audit
 
 _NORMS = {"layer_norm", "rms_norm", "group_norm", "instance_norm"}
 

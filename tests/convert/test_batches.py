@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from convert import openmp
-from convert.batches import ahead
+from convert.common import torch_threads as openmp
+from convert.common.batches import ahead
 
 
 def test_same_batches_in_order() -> None:

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from convert.sites.find.find import find_sites
 from torch import Tensor, nn
 
 from convert import to_spiking
-from convert.calibrate import calibrate
-from convert.capture import capture
+from convert.assembly.fit_targets import problem
+from convert.calibration.observe import calibrate
 from convert.errors import CalibrationError, ConversionError
-from convert.sites import find_sites
-from convert.targets import problem
+from convert.graph.capture import capture
 
 
 def _observe(model: nn.Module, example: Tensor, batches):

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convert import CalibrationError, ConversionError, load, refit, to_spiking
-from convert.choose import _hull, _path
+from convert.assembly.steps_per_site import _hull, _path
 
 
 class Uneven(nn.Module):

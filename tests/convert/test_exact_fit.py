@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 import convert
 from convert.errors import ConversionError
-from convert.fit import tbpi_exact
-from convert.fit.methods import fit_problems
-from convert.fit.pieces import loss, split
-from convert.fit.problem import Problem, Solution
-from convert.fit.refine import descend, newton, scratch
-from convert.fit.tbpi_exact import Scaled
+from convert.fitting import tbpi_exact
+from convert.fitting.exact_error import loss, split
+from convert.fitting.methods import fit_problems
+from convert.fitting.newton import descend, newton, scratch
+from convert.fitting.problem import Problem, Solution
+from convert.fitting.tbpi_exact import Scaled
 
 
 def _problem(function=F.silu, low=-8.0, high=12.0, steps=4, bins=2048, normal=None) -> Problem:

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 import convert
 from convert.errors import ConversionError, FitError
-from convert.fit import tbpi
-from convert.fit.measure import measure
-from convert.fit.methods import fit_problems
-from convert.fit.problem import Problem
+from convert.fitting import tbpi
+from convert.fitting.measure import measure
+from convert.fitting.methods import fit_problems
+from convert.fitting.problem import Problem
 
 
 def _problem(function=F.silu, low=-4.0, high=6.0, steps=4, bins=4096, gain=1.0) -> Problem:

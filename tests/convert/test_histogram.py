@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from convert.errors import CalibrationError
-from convert.histogram import (
+from convert.calibration.histogram import (
     Histogram,
     _dense,
     _dense_in_torch,
     _exact_sum,
     _exact_sum_in_torch,
 )
+from convert.errors import CalibrationError
 
 
 def _of(parts: list[torch.Tensor]) -> Histogram:

@@ -5,11 +5,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from convert.neuron.few_spikes.few_spikes import FewSpikesNeuron
 from torch import Tensor
 
-from convert import kernel, machine
 from convert.errors import InputError
-from convert.neuron import FewSpikesNeuron
+from convert.neuron.few_spikes import fused as kernel
+from convert.neuron.few_spikes import llvm_code as machine
 
 
 def _neuron(steps: int = 8, dtype: torch.dtype = torch.float32) -> FewSpikesNeuron:

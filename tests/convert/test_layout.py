@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 import convert
-from convert.layout import free_layout, linear_first, prefers_channels_last
+from convert.graph.memory_layout import free_layout, linear_first, prefers_channels_last
 
 aten = torch.ops.aten
 

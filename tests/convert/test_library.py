@@ -7,9 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from convert.fit import library, tbpi_exact
-from convert.fit.activation import distribution, problem_of
-from convert.fit.build import WANTED, build, exact
+from convert.fitting import library, tbpi_exact
+from convert.fitting.activation import distribution, problem_of
+from convert.fitting.build_library import WANTED, build, exact
 
 
 def of(function, steps, **given):
@@ -68,7 +68,7 @@ def test_a_library_that_fits_badly_does_no_harm():
 
 
 def test_a_build_keeps_the_other_entries(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys.modules["convert.fit.build"], "MOST_STEPS", 2)
+    monkeypatch.setattr(sys.modules["convert.fitting.build_library"], "MOST_STEPS", 2)
     path = tmp_path / "library.json"
     silu = [w for w in WANTED if w.function == "silu"][:1]
     gelu = [w for w in WANTED if w.function == "gelu"][:1]

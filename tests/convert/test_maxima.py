@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convert import InputError, audit, load, to_spiking
-from convert.tournament import plan
+from convert.rewrite.tournament import plan
 
 
 class Pooled(nn.Module):

@@ -5,10 +5,10 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from convert.neuron.few_spikes.few_spikes import FewSpikesNeuron
 from torch import Tensor, nn
 
 import convert
-from convert.neuron import FewSpikesNeuron
 
 
 class Residual(nn.Module):
@@ -141,9 +141,9 @@ class Block(nn.Module):
 
 @pytest.mark.parametrize("worth", [0, 10**18], ids=["compiled", "blocks"])
 def test_neurons_take_sums(worth: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(convert.kernel, "WORTH_COMPILING", worth)
-    monkeypatch.setattr(convert.kernel, "_ready", set())
-    monkeypatch.setattr(convert.memory, "_WORTH_ONE_PASS", 0)
+    monkeypatch.setattr(convert.neuron.fused, "WORTH_COMPILING", worth)
+    monkeypatch.setattr(convert.neuron.fused, "_ready", set())
+    monkeypatch.setattr(convert.network.buffer_reuse, "_WORTH_ONE_PASS", 0)
     torch.manual_seed(0)
     snn = convert.to_spiking(Block(), torch.randn(8, 4, 6, 6), steps=(4, 6), progress=False)
     # As the network lays it out: convolutions round by layout.

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from convert import FewSpikesNeuron, features, load, surrogate, to_spiking
-from convert.spiking import SpikingModel
+from convert import FewSpikesNeuron, features, load, to_spiking
+from convert.network.model import SpikingModel
+from convert.neuron.few_spikes import surrogate
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convert import CaptureError, to_spiking
-from convert.capture import capture
-from convert.inspect import audit
+from convert.graph.capture import capture
+from convert.inspect import auditing as audit
 
 
 def _checked(model: nn.Module, batch: object) -> dict:

@@ -5,11 +5,11 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+from convert.sites.find.find import Site, find_sites
 from torch import Tensor, nn
 
-from convert.capture import capture
 from convert.errors import SiteError
-from convert.sites import Site, find_sites
+from convert.graph.capture import capture
 
 
 class Between(nn.Module):

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from convert import ConversionError, to_spiking
 from convert.errors import InputError, SiteError
-from convert.spiking import SpikingModel
+from convert.network.model import SpikingModel
 
 
 @pytest.fixture

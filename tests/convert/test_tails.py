@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from convert.sites.find.find import find_sites
 from torch import nn
 
 from convert import evaluate, to_spiking
-from convert.calibrate import calibrate
-from convert.capture import capture
-from convert.histogram import Histogram
-from convert.sites import find_sites
-from convert.tails import beyond
-from convert.targets import problem
+from convert.assembly.fit_targets import problem
+from convert.calibration.histogram import Histogram
+from convert.calibration.observe import calibrate
+from convert.calibration.range_tails import beyond
+from convert.graph.capture import capture
 
 
 def _problem(function: nn.Module, x: torch.Tensor, steps: int):

@@ -1,0 +1,1 @@
+"""From what calibration saw to the network: fit, insert neurons, correct biases."""

@@ -1,0 +1,164 @@
+"""What the neuron of a site is fitted to: its function on what calibration saw, and beyond."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from ..calibration.histogram import Histogram
+from ..calibration.range_tails import beyond
+from ..fitting.binary import ramp_of
+from ..fitting.problem import Problem, Solution, scattered
+from ..sites.find import Site
+
+# This share of a fit's weight goes by how often values occur, the rest by what they do.
+_PLAIN = 0.01
+# Where f varies by less than this share of its spread, a tail carries nothing to fit.
+_FLAT = 1e-9
+# Wider gaps between values than this share of the range are bridged by several bins.
+_GAP_BINS = 256
+# What a value lends of its weight to a gap on one side.
+_LENT = 0.25
+# Saturation is noticed from this share of the error of equal levels.
+_NOTICED = 0.01
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+
+def problem(site: Site, histogram: Histogram, steps: int, *, offset: bool = True) -> Problem:
+    """What the neuron of a site is fitted to.
+
+    Cells become bins, and so do the gaps between them. Where f is flat at an end of the
+    range, the weight of that tail moves to its inner end: a neuron is flat there too.
+    A function with a value at -inf, as exp under a mask, keeps its zero: no `offset`.
+    """
+    offset = offset and not site.masks
+    cells, counts = histogram.cells, histogram.counts / histogram.total
+    if histogram.mass.sum() > 0:
+        counts = (1 - _PLAIN) * histogram.mass / histogram.mass.sum() + _PLAIN * counts
+    one = counts / histogram.counts
+    unmoved = counts.copy()
+    values = site.values(histogram.centres)
+    first, last = _varying_part(values)
+    if last > first:
+        counts[first] += counts[:first].sum()
+        counts[last] += counts[last + 1 :].sum()
+        part = slice(first, last + 1)
+        cells, counts, values, one = cells[part], counts[part], values[part], one[part]
+    last_edge = cells[-1] + 1
+    cells, counts, values = _bridged(site, histogram, cells, counts, values, one)
+    bins = histogram.bounds(np.append(cells, last_edge)), counts, values
+
+    def posed(edges: Floats, weights: Floats, values: Floats) -> Problem:
+        p = weights / weights.sum()
+        return Problem(edges, p, values, steps, site.label, site.name, offset)
+
+    found = posed(*bins)
+    # The error on a curve is larger than what saturation adds, and its fits begin with the range.
+    if histogram.relative or ramp_of(found) is None:
+        return found
+    for top in (False, True):
+        bins = _extended(site, steps, *bins, *beyond(histogram, unmoved, top=top))
+    return posed(*bins)
+
+
+def _extended(
+    site: Site,
+    steps: int,
+    edges: Floats,
+    weights: Floats,
+    values: Floats,
+    outer: Floats,
+    more: Floats,
+) -> tuple[Floats, Floats, Floats]:
+    """The bins and those of a tail beyond an end at which f varies.
+
+    A tail is followed for as long as f stays near what it is on the values seen, and saturation
+    beyond would cost a share of the error that 2^K equal levels make.
+    """
+    top = len(outer) > 1 and outer[1] > outer[0]
+    end = -1 if top else 0
+    # An end that was cut off, or a tail of nothing.
+    if outer[0] != edges[end] or not len(more):
+        return edges, weights, values
+    centres = 0.5 * (outer[:-1] + outer[1:])
+    found = site.values(centres)
+    spread = float(np.ptp(values[weights > 0]))
+    with np.errstate(invalid="ignore"):
+        moved = np.abs(found - values[end])
+        known = int(np.argmin(np.append(moved <= spread, False)))
+    before = np.append(values[end], found)[:known]
+    # What comes after bin i, seen from it: the squared error of a neuron that saturates there.
+    ahead = np.triu((found[:known] - before[:, None]) ** 2) @ more[:known]
+    worth = ahead > _NOTICED * weights.sum() * (spread / 2**steps) ** 2 / 12
+    known = int(worth.nonzero()[0][-1]) + 1 if worth.any() else 0
+    if not known:
+        return edges, weights, values
+    # The end's value was that of the outermost one seen, not of its bin's centre.
+    values = values.copy()
+    nearest = edges[-2:] if top else edges[:2]
+    values[end] = site.values(np.array([nearest.mean()]))[0]
+    outer, more, found = outer[1 : known + 1], more[:known], found[:known]
+    if top:
+        return np.append(edges, outer), np.append(weights, more), np.append(values, found)
+    outer, more, found = outer[::-1], more[::-1], found[::-1]
+    return np.append(outer, edges), np.append(more, weights), np.append(found, values)
+
+
+def _bridged(
+    site: Site, histogram: Histogram, cells: Ints, weights: Floats, values: Floats, one: Floats
+) -> tuple[Ints, Floats, Floats]:
+    """First cell, weight and f of bins without gaps, from those of the occupied cells ``[B]``.
+
+    Between two neighbours among N sorted values, a new value falls with an expected probability of
+    1 / (N + 1), however far apart they are. So a gap takes a share of the weight of the one value
+    (`one`) on either side, and a fit to few values stays near f between them; wide gaps become
+    several bins. Among many values a gap weighs nothing.
+    """
+    gaps = np.flatnonzero(np.diff(cells) > 1)
+    begins, ends = cells[gaps] + 1, cells[gaps + 1]
+    lent, most = (_LENT, _GAP_BINS) if histogram.sparse else (0.0, 1)
+    narrow = max(int(cells[-1] - cells[0]) // most, 1)
+    parts = -(-(ends - begins) // narrow)
+    places = np.repeat(gaps + 1, parts)
+    inside = np.arange(parts.sum()) - np.repeat(np.cumsum(parts) - parts, parts)
+    first = np.repeat(begins, parts) + inside * narrow
+    last = np.minimum(first + narrow, np.repeat(ends, parts))
+    low, high = histogram.bounds(first), histogram.bounds(last)
+    between = site.values(low + 0.5 * (high - low))
+    each = np.repeat(lent * (one[gaps] + one[gaps + 1]) / parts, parts)
+    # Where f leaves what it takes on the values seen, as at a pole, nothing is known.
+    spread = float(np.ptp(values))
+    with np.errstate(invalid="ignore"):
+        known = (between >= values.min() - spread) & (between <= values.max() + spread)
+    kept = weights.copy()
+    kept[gaps] -= lent * one[gaps]
+    kept[gaps + 1] -= lent * one[gaps + 1]
+    return (
+        np.insert(cells, places, first),
+        np.insert(kept, places, np.where(known, each, 0.0)),
+        np.insert(values, places, np.where(known, between, 0.0)),
+    )
+
+
+def error(site: Site, histogram: Histogram, solution: Solution) -> tuple[float, float]:
+    """Mean squared error of a fit by how often values occur, and the variance of f there."""
+    p = histogram.counts / histogram.total
+    ends = (histogram.bounds(cells) for cells in (histogram.cells, histogram.cells + 1))
+    x = scattered(*(np.clip(end, histogram.low, histogram.high) for end in ends))
+    exact = site.values(x)
+    gap = solution(x) - exact
+    return float(p @ gap**2), float(p @ (exact - p @ exact) ** 2)
+
+
+def _varying_part(values: Floats) -> tuple[int, int]:
+    """First and last bin between which f varies, with one flat bin kept on either side."""
+    if not np.isfinite(values).all():
+        return 0, len(values) - 1
+    spread = float(np.ptp(values))
+    left = np.flatnonzero(np.abs(values - values[0]) > _FLAT * spread)
+    right = np.flatnonzero(np.abs(values - values[-1]) > _FLAT * spread)
+    if not len(left) or not len(right):
+        return 0, len(values) - 1
+    return max(int(left[0]) - 1, 0), min(int(right[-1]) + 1, len(values) - 1)

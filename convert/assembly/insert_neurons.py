@@ -1,0 +1,73 @@
+"""Graph and fitted neurons in, a SpikingModel out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ..calibration.histogram import Histogram
+from ..fitting.problem import Solution
+from ..graph.capture import Captured
+from ..graph.memory_layout import free_layout, linear_first
+from ..network.model import SpikingModel
+from ..neuron.few_spikes import FewSpikesNeuron
+from ..sites.find import Site
+
+# Below every potential, and finite in float32 after a neuron's thresholds are stretched.
+_LOWEST = -(2.0**120)
+
+
+def neuron_of(
+    solution: Solution, seen: Histogram, *, dtype: torch.dtype = torch.float32
+) -> FewSpikesNeuron:
+    """The neuron of a solution, with the means that its anytime readout adds.
+
+    These are of the values as often as they occur: whatever a value does to the outputs, the bias
+    of the next layer could take a mean error out.
+    """
+    thresholds = _always(solution, seen)
+    neuron = FewSpikesNeuron(
+        thresholds, solution.resets, solution.weights, solution.offset, dtype=dtype
+    )
+    centres = torch.from_numpy(seen.centres).to(dtype)
+    neuron.set_missing_means(centres, torch.from_numpy(seen.counts / seen.total))
+    return neuron
+
+
+def _always(solution: Solution, seen: Histogram) -> npt.NDArray[np.float64]:
+    """The thresholds; those that every value seen exceeds, lowered to where every value does.
+
+    Else an input just below the calibrated range, where errors of the sites before may bring it,
+    would give 0 and not f of the range's end: an inverse root of nearly constant values would.
+    """
+    thresholds = np.array(solution.thresholds, np.float64)
+    v = np.concatenate([seen.centres, [seen.low, seen.high]])
+    for t, threshold in enumerate(thresholds):
+        fires = v > threshold
+        if fires.all():
+            thresholds[t] = _LOWEST
+        v = v - solution.resets[t] * fires
+    return thresholds
+
+
+def swap(
+    captured: Captured, sites: Sequence[Site], neurons: Mapping[str, FewSpikesNeuron]
+) -> SpikingModel:
+    """Puts every site's neuron where its exact function is called.
+
+    The captured graph becomes the spiking network's own; the exact functions travel beside it.
+    """
+    network = captured.graph_module
+    free_layout(network)
+    linear_first(network)
+    exact: dict[str, torch.nn.Module] = {}
+    device = next((t.device for t in network.state_dict().values()), torch.device("cpu"))
+    for site in sites:
+        exact[site.module] = site.function
+        parent, _, name = site.module.rpartition(".")
+        setattr(network.get_submodule(parent), name, neurons[site.name].to(device))
+    names = {site.name: site.module for site in sites}
+    return SpikingModel(network, exact, captured.signature, names).eval()

@@ -1,0 +1,184 @@
+"""A few calibration images, which run through a captured graph as exact and as spiking network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+from torch.fx.node import map_arg
+from torch.utils import _pytree as pytree
+
+from ..graph.call_signature import Signature, batch_size
+from ..graph.fold import read
+from ..neuron.few_spikes import FewSpikesNeuron
+
+# Pieces of a batch, as in calibration.
+_PIECES = 4
+# Both networks' values between two layers may take this share of what all layers put out on a
+# batch, and this many bytes at least.
+_SHARE, _FLOOR = 0.5, 64 * 2**20
+
+
+class Sample:
+    """The first calibration images, as many as memory allows.
+
+    Args:
+        network: graph that calls the sites as modules.
+        exact: their exact functions by path.
+        signature: how the network is called.
+        batches: calibration batches, as for `calibrate`.
+        device: where the network lives.
+
+    Attributes:
+        pieces: flat inputs of some images each.
+        sizes: how many images each has.
+        last: values that no node reads any more, by the node after which that is so.
+    """
+
+    def __init__(
+        self,
+        network: GraphModule,
+        exact: Mapping[str, torch.nn.Module],
+        signature: Signature,
+        batches: Iterable[Any],
+        device: torch.device | str | None = None,
+    ) -> None:
+        self.network, self.exact = network, exact
+        self.last = _last_readers(network)
+        self.sizes: list[int] = []
+        self.pieces = self._chosen(signature, batches, device)
+        self._outputs: list[list[Any]] | None = None
+
+    @property
+    def images(self) -> int:
+        """How many images."""
+        return sum(self.sizes)
+
+    def error(self, neurons: Mapping[str, FewSpikesNeuron]) -> float:
+        """Relative error of the outputs with these neurons, by path; see `relative_error`."""
+        with torch.no_grad():
+            if self._outputs is None:
+                self._outputs = self._run(self.exact)
+            return relative_error(self._outputs, self._run(neurons))
+
+    def _run(self, modules: Mapping[str, Any]) -> list[list[Any]]:
+        """The outputs of every piece."""
+        found: list[list[Any]] = []
+        for piece in self.pieces:
+            values: dict[Node, Any] = {}
+            inputs = iter(piece)
+            for node in self.network.graph.nodes:
+                if node.op == "output":
+                    found.append(leaves(node, values))
+                elif node.op == "placeholder":
+                    values[node] = next(inputs)
+                elif node.op == "get_attr":
+                    values[node] = read(self.network, node)
+                else:
+                    values[node] = call(node, values, modules)
+                for dead in self.last.get(node, ()):
+                    del values[dead]
+        return found
+
+    def _chosen(
+        self, signature: Signature, batches: Iterable[Any], device: torch.device | str | None
+    ) -> list[list[Any]]:
+        """Pieces of the first batches, as many images as memory allows."""
+        chosen: list[list[Any]] = []
+        images, most = 0, 0
+        for batch in batches:
+            inputs = signature.split(batch, device)
+            if not batch_size(inputs):
+                continue
+            for piece in signature.pieces(signature.flatten(*inputs), _PIECES):
+                if not chosen:
+                    most = self._affordable(piece, batch_size(inputs))
+                chosen.append(piece)
+                self.sizes.append(batch_size(piece))
+                images += self.sizes[-1]
+                if images >= most:
+                    return chosen
+        return chosen
+
+    def _affordable(self, piece: list[Any], size: int) -> int:
+        """How many images' values may be kept, both networks' together."""
+        values: dict[Node, Any] = {}
+        inputs = iter(piece)
+        total = peak = 0
+        with torch.no_grad():
+            for node in self.network.graph.nodes:
+                if node.op == "output":
+                    break
+                if node.op == "placeholder":
+                    values[node] = next(inputs)
+                elif node.op != "get_attr":
+                    values[node] = call(node, values, self.exact)
+                    seen = set(_storages(values[n] for n in node.all_input_nodes))
+                    made = _storages([values[node]])
+                    total += sum(n for place, n in made.items() if place not in seen)
+                    peak = max(peak, sum(_storages(values.values()).values()))
+                else:
+                    values[node] = read(self.network, node)
+                for dead in self.last.get(node, ()):
+                    del values[dead]
+        images = batch_size(piece)
+        allowed = max(_FLOOR, _SHARE * total * size / images)
+        return max(images, int(allowed * images / (2 * max(peak, 1))))
+
+
+def call(node: Node, known: Mapping[Node, Any], modules: Mapping[str, Any]) -> Any:
+    """The value of a call, given those of the nodes that it reads."""
+    given: Any = (node.args, node.kwargs)
+    args, kwargs = map_arg(given, known.__getitem__)
+    if node.op == "call_module":
+        module = modules[str(node.target)]
+        return module.decode(*args) if isinstance(module, FewSpikesNeuron) else module(*args)
+    assert callable(node.target)
+    return node.target(*args, **kwargs)
+
+
+def _last_readers(network: GraphModule) -> dict[Node, list[Node]]:
+    """Values that no node reads any more, by the node after which that is so."""
+    last: dict[Node, Node] = {}
+    for node in network.graph.nodes:
+        last[node] = node
+        last |= dict.fromkeys(node.all_input_nodes, node)
+    found: dict[Node, list[Node]] = {}
+    for value, node in last.items():
+        if node.op != "output" and value.op != "output":
+            found.setdefault(node, []).append(value)
+    return found
+
+
+def leaves(output: Node, values: Mapping[Node, Any]) -> list[Any]:
+    """The values that the output node returns."""
+    given: Any = output.args[0]
+    return list(map_arg(given, values.__getitem__))
+
+
+def _storages(values: Iterable[Any]) -> dict[int, int]:
+    """Bytes by address of what some values lie in."""
+    tensors = [t for t in pytree.tree_leaves(list(values)) if isinstance(t, Tensor)]
+    return {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
+
+
+def relative_error(exact: Sequence[Sequence[Any]], spiking: Sequence[Sequence[Any]]) -> float:
+    """Root mean square of the error over that of the outputs, on average over the outputs."""
+    found = []
+    for pairs in zip(
+        *(zip(a, b, strict=True) for a, b in zip(exact, spiking, strict=True)), strict=True
+    ):
+        if not isinstance(pairs[0][0], Tensor) or not pairs[0][0].is_floating_point():
+            continue
+        error = size = 0.0
+        for a, b in pairs:
+            seen = a.isfinite() & b.isfinite()
+            error += float(torch.where(seen, b.double() - a.double(), 0.0).square().sum())
+            size += float(torch.where(seen, a.double(), 0.0).square().sum())
+        if size > 0:
+            found.append(math.sqrt(error / size))
+    return sum(found) / len(found) if found else 0.0

@@ -1,0 +1,1 @@
+"""What the sites see on calibration data, and what an error there does to the outputs."""

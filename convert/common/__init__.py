@@ -1,0 +1,1 @@
+"""What every room uses: files, batches, tables, threads. It knows nothing of networks."""

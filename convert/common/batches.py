@@ -1,0 +1,105 @@
+"""Calibration data in every form that a user has it in, as batches that can be read twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from queue import Full, Queue
+from threading import Event, Thread
+from typing import Any
+
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from ..errors import CalibrationError, InputError
+from .torch_threads import use_one_thread
+
+# A one-shot iterator is kept in memory up to this size.
+KEPT_BYTES = 2 * 1024**3
+# A single tensor is calibrated on in batches of this many images.
+_BATCH = 128
+_END = object()
+
+
+def batches_of(calibration: Any) -> Iterable[Any]:
+    """Calibration batches that can be read twice; CalibrationError for what is none."""
+    if isinstance(calibration, Tensor):
+        if calibration.dim() == 0 or not len(calibration):
+            raise CalibrationError(
+                f"the calibration tensor has shape {tuple(calibration.shape)}; give [images, ...]"
+            )
+        return calibration.split(_BATCH)
+    if isinstance(calibration, Mapping):
+        return [calibration]
+    if not isinstance(calibration, Iterable):
+        raise CalibrationError(
+            f"the calibration data is a {type(calibration).__name__}; give a DataLoader, an "
+            "iterable of batches, or one tensor of images"
+        )
+    if not isinstance(calibration, Iterator):
+        return calibration
+    kept, held = [], 0
+    for batch in calibration:
+        leaves = pytree.tree_leaves(batch)
+        held += sum(t.numel() * t.element_size() for t in leaves if isinstance(t, Tensor))
+        if held > KEPT_BYTES:
+            raise CalibrationError(
+                f"the calibration iterator holds more than {KEPT_BYTES / 1024**3:.0f} GiB and can "
+                "be read only once; give a DataLoader or a list of batches instead"
+            )
+        kept.append(batch)
+    return kept
+
+
+def batches_once(data: Any) -> Iterable[Any]:
+    """Batches to be read once; InputError for what is none. One tensor or dict is one set."""
+    if isinstance(data, Tensor | Mapping):
+        return batches_of(data)
+    if not isinstance(data, Iterable):
+        raise InputError(
+            f"the test data is a {type(data).__name__}; give a DataLoader, an iterable of "
+            "batches, or one tensor of images"
+        )
+    return data
+
+
+def ahead(data: Iterable[Any]) -> Iterator[Any]:
+    """The same batches, each read in another thread while the one before is worked on.
+
+    An error of the data is raised where the batch would have come.
+    """
+    read: Queue[tuple[Any, BaseException | None]] = Queue(maxsize=1)
+    stopped = Event()
+
+    def give(item: Any, error: BaseException | None = None) -> bool:
+        while not stopped.is_set():
+            try:
+                read.put((item, error), timeout=0.1)
+                return True
+            except Full:
+                continue
+        return False
+
+    def work() -> None:
+        use_one_thread()
+        try:
+            for batch in data:
+                if not give(batch):
+                    return
+        except BaseException as error:
+            give(_END, error)
+        else:
+            give(_END)
+
+    thread = Thread(target=work, name="batches", daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error = read.get()
+            if error is not None:
+                raise error
+            if item is _END:
+                return
+            yield item
+    finally:
+        stopped.set()
+        thread.join()

@@ -1,0 +1,1 @@
+"""The spiking network against its original: accuracy, agreement, steps, spikes."""

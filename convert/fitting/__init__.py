@@ -1,0 +1,1 @@
+"""A function and the distribution of its inputs in, the table of a neuron out."""

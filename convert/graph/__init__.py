@@ -1,0 +1,1 @@
+"""A model as a graph of ATen operations: capture, and what each operation is."""

@@ -1,0 +1,269 @@
+"""How a captured network is called: its inputs, their shapes, and the form of its outputs."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from ..errors import InputError
+
+
+@dataclass(frozen=True)
+class TensorInput:
+    """One tensor that the network takes; `shape` has None where the batch size goes."""
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: torch.dtype
+
+    def __str__(self) -> str:
+        return f"{self.name} [{', '.join('batch' if n is None else str(n) for n in self.shape)}]"
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Names, tensors and trees of a call.
+
+    Args:
+        names: parameter names in the order in which their values are flattened.
+        inputs: one entry a leaf; None for a leaf that isn't a tensor.
+        constants: the values of those leaves.
+        in_spec: tree of the values, one a name.
+        out_spec: tree of the outputs.
+        channels_last: lays images ``[N, C, H, W]`` on the CPU out so; see `layout`.
+        positional: how many of the inputs were given by position at conversion.
+    """
+
+    names: tuple[str, ...]
+    inputs: tuple[TensorInput | None, ...]
+    constants: tuple[Any, ...]
+    in_spec: pytree.TreeSpec
+    out_spec: pytree.TreeSpec
+    channels_last: bool = False
+    positional: int = 1
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        out_spec: pytree.TreeSpec,
+        size: int,
+    ) -> Signature:
+        """Reads the signature off an example call whose batch size is `size`."""
+        positional: list[str] = []
+        for parameter in inspect.signature(model.forward).parameters.values():
+            if parameter.kind is parameter.VAR_POSITIONAL:
+                break
+            positional.append(parameter.name)
+        positional += [f"input{i}" for i in range(len(positional), len(args))]
+        names = (*positional[: len(args)], *kwargs)
+        values = [*args, *kwargs.values()]
+        leaves, in_spec = pytree.tree_flatten(values)
+        # With one name per leaf a message can name the input; nested ones are numbered.
+        owners = [
+            name if count == 1 else f"{name}[{i}]"
+            for name, value in zip(names, values, strict=True)
+            for count in [len(pytree.tree_leaves(value))]
+            for i in range(count)
+        ]
+        inputs = tuple(
+            TensorInput(
+                owner,
+                tuple(
+                    None if axis == 0 and length == size else length
+                    for axis, length in enumerate(leaf.shape)
+                ),
+                leaf.dtype,
+            )
+            if isinstance(leaf, Tensor)
+            else None
+            for owner, leaf in zip(owners, leaves, strict=True)
+        )
+        constants = tuple(None if isinstance(leaf, Tensor) else leaf for leaf in leaves)
+        return cls(names, inputs, constants, in_spec, out_spec, positional=len(args))
+
+    def split(
+        self, batch: Any, device: torch.device | str | None = None
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Inputs of a batch of this network; see `split_batch`."""
+        return split_batch(batch, device, takes=self.positional)
+
+    def label(self, batch: Any) -> Any:
+        """What follows the inputs in a batch of this network; None if nothing does."""
+        if not isinstance(batch, tuple | list):
+            return None
+        rest = batch[_leading(batch, self.positional) :]
+        return rest[0] if rest else None
+
+    def flatten(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+        """The flat inputs of a call, checked.
+
+        Raises:
+            InputError: for a missing or unknown input, another tree, shape, or kind of number.
+        """
+        takes = ", ".join(str(tensor) for tensor in self.inputs if tensor is not None)
+        if len(args) > len(self.names):
+            raise InputError(f"{len(args)} inputs given; the network takes {takes}")
+        values = dict(zip(self.names, args, strict=False))
+        unknown = [n for n in kwargs if n not in self.names or n in values]
+        values.update(kwargs)
+        missing = [name for name in self.names if name not in values]
+        if unknown or missing:
+            raise InputError(
+                f"missing inputs {missing}, unexpected inputs {unknown}; the network takes {takes}"
+            )
+        leaves, spec = pytree.tree_flatten([values[name] for name in self.names])
+        if spec != self.in_spec:
+            raise InputError(f"the inputs have another structure; the network takes {takes}")
+        sizes: dict[int, str] = {}
+        for leaf, expected, constant in zip(leaves, self.inputs, self.constants, strict=True):
+            if expected is None:
+                if leaf != constant:
+                    raise InputError(
+                        f"an input that was {constant!r} at conversion is {leaf!r}; it is part of "
+                        "the network now, convert again for another value"
+                    )
+            else:
+                sizes.setdefault(self._check(leaf, expected), expected.name)
+        sizes.pop(-1, None)
+        if len(sizes) > 1:
+            listed = ", ".join(f"{name}: {size}" for size, name in sizes.items())
+            raise InputError(f"the inputs have different batch sizes: {listed}")
+        return [self._laid_out(leaf, torch.channels_last) for leaf in leaves]
+
+    def _check(self, leaf: Any, expected: TensorInput) -> int:
+        """The leaf's batch size, -1 if it has none."""
+        if not isinstance(leaf, Tensor):
+            raise InputError(f"{expected.name} is a {type(leaf).__name__}; give a tensor")
+        fits = leaf.dim() == len(expected.shape) and all(
+            length is None or length == found
+            for length, found in zip(expected.shape, leaf.shape, strict=True)
+        )
+        if not fits:
+            raise InputError(
+                f"{expected.name} has shape {tuple(leaf.shape)}; the network was converted for "
+                f"{expected}: resize the input or convert again with inputs of this size"
+            )
+        if leaf.is_floating_point() != expected.dtype.is_floating_point:
+            raise InputError(
+                f"{expected.name} is {leaf.dtype}; the network was converted for {expected.dtype}"
+            )
+        return leaf.shape[0] if expected.shape and expected.shape[0] is None else -1
+
+    def pieces(self, leaves: Sequence[Any], count: int) -> list[list[Any]]:
+        """Flat inputs cut along the batch into at most `count` pieces; none is empty."""
+        batched = [t is not None and t.shape[:1] == (None,) for t in self.inputs]
+        sizes = [len(leaf) for leaf, cut in zip(leaves, batched, strict=True) if cut]
+        count = min([count, *sizes])
+        if count < 2:
+            return [list(leaves)]
+        parts = [
+            leaf.tensor_split(count) if cut else [leaf] * count
+            for leaf, cut in zip(leaves, batched, strict=True)
+        ]
+        return [list(piece) for piece in zip(*parts, strict=True)]
+
+    def unflatten(self, outputs: Sequence[Any]) -> Any:
+        """The outputs in the form in which the model returned them."""
+        leaves = [self._laid_out(leaf, torch.contiguous_format) for leaf in outputs]
+        return pytree.tree_unflatten(leaves, self.out_spec)
+
+    def _laid_out(self, leaf: Any, layout: torch.memory_format) -> Any:
+        image = isinstance(leaf, Tensor) and leaf.dim() == 4 and leaf.is_floating_point()
+        traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        if not self.channels_last or not image or traced or leaf.device.type != "cpu":
+            return leaf
+        return leaf.contiguous(memory_format=layout)
+
+
+def inputs_needed(model: nn.Module) -> int:
+    """How many inputs `model.forward` can't be called without, at least 1."""
+    by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = inspect.signature(model.forward).parameters.values()
+    return max(1, sum(p.kind in by_position and p.default is p.empty for p in parameters))
+
+
+def _leading(batch: Sequence[Any], takes: int) -> int:
+    """How many of a batch's elements hold inputs."""
+    return takes if takes > 1 and isinstance(batch[0], Tensor) else 1
+
+
+def split_batch(
+    batch: Any, device: torch.device | str | None = None, *, takes: int = 1
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword inputs of a batch, on `device`.
+
+    A batch is a tensor, a dict of keyword inputs, or a tuple or list. If that begins with a tensor,
+    its first `takes` elements are the inputs: ``(x, label)`` for a network of one input, ``(x, t)``
+    or ``(x, t, label)`` for one of two. Else its first element holds all inputs, a tuple or a
+    dict: ``((x, t), label)``. What follows the inputs is a label.
+
+    Raises:
+        InputError: for anything else.
+    """
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    inputs = batch
+    if isinstance(batch, tuple | list):
+        if not batch:
+            raise InputError("a batch is an empty tuple; give (inputs, label) or a tensor")
+        count = _leading(batch, takes)
+        if len(batch) < count:
+            raise InputError(
+                f"a batch has {len(batch)} elements, but the network takes {takes} inputs; give "
+                "all of them, then the label, if any"
+            )
+        inputs = batch[0] if count == 1 else batch[:count]
+    if isinstance(inputs, Tensor):
+        if takes > 1:
+            raise InputError(
+                f"a batch is one tensor, but the network takes {takes} inputs; give a list of "
+                "batches (x, t), ((x, t), label), or dicts of keyword inputs"
+            )
+        args, kwargs = (inputs,), {}
+    elif isinstance(inputs, tuple | list) and inputs:
+        args, kwargs = tuple(inputs), {}
+    elif isinstance(inputs, Mapping) and inputs:
+        args, kwargs = (), dict(inputs)
+    else:
+        raise InputError(
+            f"a batch holds a {type(inputs).__name__}; give a tensor, (inputs, label), or a dict "
+            "of keyword inputs"
+        )
+    leaves = pytree.tree_leaves((args, kwargs))
+    if not any(isinstance(leaf, Tensor) and leaf.dim() for leaf in leaves):
+        raise InputError("a batch holds no tensor with a batch dimension")
+    return pytree.tree_map(
+        lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) and device else leaf,
+        (args, kwargs),
+    )
+
+
+def batch_size(inputs: Any) -> int:
+    """Length of the first dimension of the first tensor in a tree of inputs."""
+    for leaf in pytree.tree_leaves(inputs):
+        if isinstance(leaf, Tensor) and leaf.dim():
+            return int(leaf.shape[0])
+    raise InputError("no tensor with a batch dimension among the inputs")
+
+
+def rows(inputs: Any, count: int) -> Any:
+    """The inputs with exactly `count` rows, repeated in order if there are fewer."""
+    size = batch_size(inputs)
+    if size == 0:
+        raise InputError("a calibration batch has no rows; give at least one image")
+
+    def take(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor) or leaf.dim() == 0 or leaf.shape[0] != size:
+            return leaf
+        return leaf[torch.arange(count, device=leaf.device) % size]
+
+    return pytree.tree_map(take, inputs)

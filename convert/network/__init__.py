@@ -1,0 +1,1 @@
+"""The converted network: how it is called and run, and the report of what was done."""

@@ -1,0 +1,226 @@
+"""What became of every operation of a converted network, and what its neurons cost."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from torch.fx import Graph
+
+from ..common.tables import table
+from ..graph.roles import Operation
+
+
+@dataclass(frozen=True)
+class SiteRow:
+    """One site of the report.
+
+    Args:
+        name, function: the site and what it computes.
+        steps: K of its neuron.
+        low, high: smallest and largest input on the calibration data.
+        mse: mean squared error of the fit under the calibration histogram.
+        relative_mse: the same over the variance of f there.
+        start: what the fit started from: ``tbpi``, ``random``, ``binary``, ``library`` or
+            ``grown``.
+        neurons: neurons of the site for one image.
+    """
+
+    name: str
+    function: str
+    steps: int
+    low: float
+    high: float
+    mse: float
+    relative_mse: float
+    start: str
+    neurons: int
+
+
+@dataclass(frozen=True)
+class Correction:
+    """Mean errors that were taken out of the layers' biases, for one K.
+
+    Args:
+        steps: K.
+        layers: how many layers.
+        images: calibration images on which they were measured.
+        before, after: relative root-mean-square error of the outputs on these images.
+        kept: whether the corrections are in use: only if the error is less.
+    """
+
+    steps: int
+    layers: int
+    images: int
+    before: float
+    after: float
+    kept: bool
+
+    def __str__(self) -> str:
+        error = f"relative output error on {self.images} calibration images"
+        if not self.kept:
+            return (
+                f"K = {self.steps}: biases stay as trained; without the layers' mean errors the "
+                f"{error} would be {self.after:.3g}, not {self.before:.3g}"
+            )
+        return (
+            f"K = {self.steps}: the mean errors of {self.layers} layers are taken out of their "
+            f"biases; {error} {self.before:.3g} -> {self.after:.3g}"
+        )
+
+
+@dataclass
+class Report:
+    """What `to_spiking` did; prints as a table.
+
+    Args:
+        sites: one row a site, in graph order.
+        operations: every operation on a varying tensor, in graph order.
+        latency_steps: K times the longest chain of sites.
+        method, seed: how the neurons were fitted.
+        calibration_images: images that the histograms hold.
+        seconds: time of each stage.
+        notes: what the user should know.
+        input_ranges: lowest and highest calibrated value of each of the network's inputs; None
+            for one of whole numbers or that isn't a tensor.
+        corrections: what was done about mean errors, for every K; empty for plain calibration.
+    """
+
+    sites: list[SiteRow]
+    operations: list[Operation]
+    latency_steps: int
+    method: str
+    seed: int
+    calibration_images: int
+    seconds: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    input_ranges: list[tuple[float, float] | None] = field(default_factory=list)
+    corrections: list[Correction] = field(default_factory=list)
+
+    @property
+    def steps(self) -> int:
+        """The largest K of a site."""
+        return max(site.steps for site in self.sites)
+
+    @property
+    def neurons(self) -> int:
+        """Neurons of one image."""
+        return sum(site.neurons for site in self.sites)
+
+    @property
+    def multiply_accumulates(self) -> int:
+        """Multiply-accumulates of the original on one image: synaptic operations and products."""
+        return sum(operation.multiply_accumulates for operation in self.operations)
+
+    @property
+    def spike_driven(self) -> float:
+        """Share of the multiply-accumulates whose inputs are all spike-coded."""
+        driven = sum(o.multiply_accumulates for o in self.operations if o.signal == "spikes")
+        return driven / max(self.multiply_accumulates, 1)
+
+    def of_graph(self, graph: Graph) -> Report:
+        """The same report for a copy of the graph."""
+        nodes = {node.name: node for node in graph.nodes}
+        moved = [replace(o, node=nodes[o.node.name]) for o in self.operations]
+        return replace(self, operations=moved)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The keys of report.json that the conversion decides.
+
+        The operations of a product are its multiply-accumulates on one image, of all its places
+        together.
+        """
+        return {
+            "steps": self.steps,
+            "method": self.method,
+            "seed": self.seed,
+            "calibration_images": self.calibration_images,
+            "latency_steps": self.latency_steps,
+            "neurons": self.neurons,
+            "multiply_accumulates": self.multiply_accumulates,
+            "spike_driven": self.spike_driven,
+            "sites": [asdict(site) for site in self.sites],
+            "synaptic": self._synaptic(),
+            "products": self._listed("product"),
+            "remaining": self._listed("remaining"),
+            "given": self._listed("given"),
+            "corrections": [asdict(correction) for correction in self.corrections],
+            "notes": list(self.notes),
+        }
+
+    def _synaptic(self) -> list[dict[str, Any]]:
+        chosen = [o for o in self.operations if o.kind == "synaptic"]
+        counts = Counter((o.op, o.signal) for o in chosen)
+        return [{"op": op, "input": signal, "count": n} for (op, signal), n in counts.items()]
+
+    def _listed(self, kind: str) -> list[dict[str, Any]]:
+        """Operations of a kind that are alike, with their places."""
+        groups: dict[tuple[Any, ...], list[Operation]] = {}
+        for operation in self.operations:
+            if operation.kind == kind:
+                alike = (operation.inputs, operation.shapes) if kind == "product" else ((), ())
+                groups.setdefault((operation.op, *alike), []).append(operation)
+        rows = []
+        for (op, inputs, shapes), members in groups.items():
+            row: dict[str, Any] = {"op": op, "count": len(members)}
+            if kind == "product":
+                row["operands"] = list(inputs)
+                row["shapes"] = [list(shape) for shape in shapes]
+                row["operations"] = sum(member.multiply_accumulates for member in members)
+            row["where"] = list(dict.fromkeys(member.where for member in members))
+            rows.append(row)
+        return rows
+
+    def __str__(self) -> str:
+        report = self.to_dict()
+        columns = ("site", "function", "K", "low", "high", "relative MSE", "start", "neurons")
+        rows = [
+            (s.name, s.function, s.steps, s.low, s.high, s.relative_mse, s.start, s.neurons)
+            for s in self.sites
+        ]
+        parts = [
+            table(columns, rows),
+            table(
+                ("synaptic", "input", "count"),
+                [(r["op"], r["input"], r["count"]) for r in report["synaptic"]],
+            ),
+            table(
+                ("product", "operands", "shapes", "count", "operations", "where"),
+                [
+                    (
+                        r["op"],
+                        ", ".join(r["operands"]),
+                        " x ".join(str(tuple(shape)).replace("'", "") for shape in r["shapes"]),
+                        r["count"],
+                        r["operations"],
+                        places(r["where"]),
+                    )
+                    for r in report["products"]
+                ],
+            ),
+            table(
+                ("remaining", "count", "where"),
+                [(r["op"], r["count"], places(r["where"])) for r in report["remaining"]],
+            )
+            or "remaining: none, every nonlinearity spikes",
+            table(
+                ("on masks and indices given with the input", "count", "where"),
+                [(r["op"], r["count"], places(r["where"])) for r in report["given"]],
+            ),
+            f"{len(self.sites)} sites, {self.neurons:,} neurons, latency {self.latency_steps} "
+            f"steps (K x longest chain); {self.spike_driven:.1%} of "
+            f"{self.multiply_accumulates:,} multiply-accumulates are driven by spikes; "
+            f"method {self.method}, seed {self.seed}, "
+            f"{self.calibration_images} calibration images",
+            "\n".join(str(correction) for correction in self.corrections),
+            *(f"note: {note}" for note in self.notes),
+        ]
+        return "\n\n".join(part for part in parts if part)
+
+
+def places(names: Sequence[str], most: int = 3) -> str:
+    """The first few places, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

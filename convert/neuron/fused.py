@@ -1,0 +1,269 @@
+"""The neuron's time steps fused into one pass over memory.
+
+On the CPU machine code (see `machine`) takes each value through all steps in registers; where there
+is none, a loop over blocks does the same in torch. On CUDA `torch.compile` fuses the steps. All
+give what the plain loop in `neuron` gives, bit for bit.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from threading import Lock
+from typing import Any
+
+import numba
+import torch
+from torch import Tensor
+
+from ..common import torch_threads as openmp
+from ..errors import InputError
+from .llvm_code import Compiled, Job, compiled
+
+_LOG = logging.getLogger(__name__)
+# Elements for each thread in a block of the loop in torch: its buffers stay in the cache.
+_TORCH_BLOCK = 131072
+# Below this many elements a second thread costs more than it saves.
+_WORTH_A_THREAD = 32768
+# Machine code is made once the loop in torch has done this many steps of single values, some
+# twenty milliseconds, which is what it takes to make it.
+WORTH_COMPILING = 50_000_000
+# Compilation for a GPU takes longer, but there this many are done in no time.
+_WORTH_COMPILING_CUDA = 40_000_000_000
+
+# Steps done without a compiled function so far, by what the function depends on.
+_waiting: dict[tuple[Any, ...], int] = {}
+_ready: set[tuple[Any, ...]] = set()
+_lock = Lock()
+
+
+def usable(x: Tensor) -> bool:
+    """Whether a fused pass can stand in: a plain tensor that needs no gradient."""
+    return (
+        type(x) in (Tensor, torch.nn.Parameter)
+        and x.device.type in ("cpu", "cuda")
+        and x.dtype in (torch.float32, torch.float64)
+        and not (torch.is_grad_enabled() and x.requires_grad)
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+    )
+
+
+def run(
+    x: Tensor,
+    thresholds: Tensor,
+    resets: Tensor,
+    weights: Tensor,
+    offset: Tensor,
+    counting: bool,
+    *,
+    steps: int | None = None,
+    in_place: bool = False,
+    addend: Tensor | None = None,
+) -> tuple[Tensor, int]:
+    """Output of a neuron and, if asked for, its spikes; bit for bit what the steps give in torch.
+
+    Args:
+        x: input, float32 or float64 ``[...]``, see `usable`.
+        thresholds, resets, weights: T, h, d ``[K]``.
+        offset: y0.
+        counting: counts spikes.
+        steps: runs only the first so many steps; the compiled function is that of K all the same.
+        in_place: the output may take the memory of x.
+        addend: added to x first, of the same shape and dtype; both must be `usable`.
+    """
+    steps = len(thresholds) if steps is None else steps
+    x, function = x.detach(), None
+    if addend is not None:
+        if _dense(x) and addend.stride() == x.stride():
+            function = _compiled(x, counting, True, steps)
+        if function is None:
+            x, addend = x.add_(addend) if in_place else x + addend, None
+            in_place = True
+    in_place = in_place or not _dense(x)
+    x = x if _dense(x) else x.contiguous()
+    y = x if in_place else torch.empty_like(x)
+    if not x.numel():
+        return y, 0
+    function = function or _compiled(x, counting, False, steps)
+    # In the order of memory, whatever the layout.
+    flat_x, flat_y = _flat(x), _flat(y)
+    if function is not None:
+        flat_z = None if addend is None else _flat(addend.detach())
+        rows = [_row(t, x) for t in (thresholds, resets, weights, offset)]
+        return y, _on_cpu(flat_x, flat_z, flat_y, rows, steps, function)
+    parameters = torch.cat((thresholds, resets, weights, offset.view(1))).detach().to(x.dtype)
+    if x.device.type == "cuda":
+        return y, _on_cuda(flat_x, flat_y, parameters, steps, counting)
+    return y, in_blocks(flat_x, flat_y, parameters, steps, counting)
+
+
+def _dense(x: Tensor) -> bool:
+    """Whether the values lie in memory one after the other, in the usual order of axes or NHWC."""
+    return x.is_contiguous() or (
+        x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    )
+
+
+def _flat(x: Tensor) -> Tensor:
+    return x.as_strided((x.numel(),), (1,))
+
+
+def _row(parameter: Tensor, x: Tensor) -> Tensor:
+    """A parameter as machine code reads it."""
+    if parameter.device != x.device:
+        raise InputError(
+            f"a neuron's parameters are on {parameter.device}, its input on {x.device}; move one "
+            "of them with .to(device)"
+        )
+    if parameter.dtype != x.dtype:
+        parameter = parameter.to(x.dtype)
+    return parameter if parameter.is_contiguous() else parameter.contiguous()
+
+
+def _worth(key: tuple[Any, ...], work: int, enough: int) -> bool:
+    """Whether a compiled function is there, or is worth its compilation by now."""
+    if key in _ready:
+        return True
+    with _lock:
+        _waiting[key] = _waiting.get(key, 0) + work
+        if _waiting[key] >= enough:
+            _ready.add(key)
+    return key in _ready
+
+
+def _compiled(x: Tensor, counting: bool, adding: bool, steps: int) -> Compiled | None:
+    """The machine code for such values; None where there is none, or it isn't worth it yet."""
+    if x.device.type != "cpu" or not x.numel() or getattr(numba.config, "DISABLE_JIT", False):
+        return None
+    if not _worth((x.dtype, counting, adding), x.numel() * steps, WORTH_COMPILING):
+        return None
+    try:
+        return compiled(x.dtype == torch.float64, counting, adding)
+    except (RuntimeError, OSError) as error:
+        _warn_once(str(error).partition("\n")[0])
+        return None
+
+
+def _parts(parameters: Tensor) -> tuple[Tensor, Tensor]:
+    """T, h, d ``[3, K]`` and y0."""
+    return parameters[:-1].view(3, -1), parameters[-1]
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count() or 1, "few-spikes")
+
+
+# Threads don't survive a fork: a worker process makes a pool of its own.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)
+
+
+def _on_cpu(
+    x: Tensor, addend: Tensor | None, y: Tensor, rows: list[Tensor], steps: int, function: Compiled
+) -> int:
+    """Machine code over parts of memory, on as many threads as torch may use."""
+    size = x.numel()
+    threads = max(1, min(torch.get_num_threads(), size // _WORTH_A_THREAD))
+    whole = size - size % function.group
+    rest = x
+    if whole < size:
+        rest = x.new_full((2, function.group), torch.nan)
+        rest[0, : size - whole] = x[whole:]
+        if addend is not None:
+            rest[1, : size - whole] = addend[whole:]
+    z = x if addend is None else addend
+    addresses = [a.data_ptr() for a in (x, z, y, *rows, rest)]
+    fields = [*addresses, size, steps, threads]
+    job = ctypes.c_int64 * (Job.COUNTS + threads)
+    if openmp.loaded() is not None:
+        jobs = [job(*fields, -1, openmp.asked())]
+        openmp.run(function.address, ctypes.addressof(jobs[0]), threads)
+    else:
+        call = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(function.address)
+        jobs = [job(*fields, number, 0) for number in range(threads)]
+        others = [_pool().submit(call, ctypes.addressof(one)) for one in jobs[1:]]
+        call(ctypes.addressof(jobs[0]))
+        for other in others:
+            other.result()
+    if whole < size:
+        y[whole:] = rest[0, : size - whole]
+    return sum(sum(one[Job.COUNTS :]) for one in jobs)
+
+
+def in_blocks(x: Tensor, y: Tensor, parameters: Tensor, steps: int, counting: bool) -> int:
+    """The steps in torch over blocks of ``x [n]`` into ``y [n]``; returns the spikes if counted."""
+    table, y0 = _parts(parameters)
+    T, h, d = table[:, :steps].tolist()
+    size = x.numel()
+    if x.device.type == "cpu":
+        size = min(size, _TORCH_BLOCK * torch.get_num_threads())
+    buffers = [torch.empty(size, dtype=x.dtype, device=x.device) for _ in range(2)]
+    start = torch.full((), 0.0 + float(y0), dtype=x.dtype, device=x.device)
+    count = torch.zeros((), dtype=torch.float64, device=x.device)
+    for first in range(0, x.numel(), size):
+        given, out = (a[first : first + size] for a in (x, y))
+        v, s = (buffer[: given.numel()] for buffer in buffers)
+        # A sum is cheaper than a search for NaN; infinities of both signs make one as well.
+        kept = given.clone() if given.sum().isnan() else None
+        for t in range(len(T)):
+            # The first step reads x alone, which y may overwrite from then on.
+            potential = v if t else given
+            torch.gt(potential, T[t], out=s)
+            if counting:
+                # A sum of zeros and ones is exact in float32 up to 2^24 of them, and their product
+                # with themselves is the quickest sum.
+                count += s.sum(dtype=torch.float64) if size > 2**24 else s.dot(s)
+            if t + 1 < len(T):
+                torch.sub(potential, s, alpha=h[t], out=v)
+            torch.add(out if t else start, s, alpha=d[t], out=out)
+        if kept is not None:
+            torch.where(kept != kept, kept, out, out=out)
+    return int(count)
+
+
+def fused(
+    x: Tensor, thresholds: Sequence[Tensor], resets: Sequence[Tensor], weights: Sequence[Tensor],
+    offset: Tensor, counting: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The steps on ``x [n]`` for `torch.compile`, which makes one kernel of them."""
+    v, out = x, torch.zeros_like(x) + offset
+    fired = torch.zeros_like(x, dtype=torch.int32)
+    for T, h, d in zip(thresholds, resets, weights, strict=True):
+        s = (v > T).to(x.dtype)
+        out = out + d * s
+        v = v - h * s
+        if counting:
+            fired = fired + s.to(torch.int32)
+    return torch.where(x != x, x, out), fired.sum(dtype=torch.int64)
+
+
+@cache
+def _fused_compiled() -> Any:
+    return torch.compile(fused, dynamic=True, fullgraph=True)
+
+
+@cache
+def _warn_once(error: str) -> None:
+    _LOG.warning("no compiled neuron, time steps run one by one: %s", error)
+
+
+def _on_cuda(x: Tensor, y: Tensor, parameters: Tensor, steps: int, counting: bool) -> int:
+    table, offset = _parts(parameters)
+    # A step that never fires is none: one function for all readouts.
+    table[0, steps:] = torch.inf
+    rows = [list(row.unbind()) for row in table]
+    key = (table.shape[1], x.dtype, counting, "cuda")
+    if _worth(key, x.numel() * table.shape[1], _WORTH_COMPILING_CUDA):
+        try:
+            out, fired = _fused_compiled()(x, *rows, offset, counting)
+            y.copy_(out)
+            return int(fired) if counting else 0
+        except Exception as error:  # whatever a missing or broken compiler raises
+            _warn_once(str(error).splitlines()[0])
+    return in_blocks(x, y, parameters, steps, counting)

@@ -1,0 +1,1 @@
+"""Norms and maxima as simpler operations, before sites are found."""

@@ -1,0 +1,132 @@
+"""Neurons on analog operands, so that every multiplication is driven by spikes.
+
+A product of two signals, a norm or a pooled maximum gives an analog value. Where one enters a
+weight layer or another product, an identity neuron (f(x) = x, both signs) passes it on as spikes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from torch.fx import Graph, GraphModule, Node
+
+from ..errors import InputError
+from ..graph import fold
+from ..graph.origins import OUTPUT_OF
+from ..graph.region_function import ExactFunction
+from ..graph.regions import Regions, is_float, packet
+from ..graph.roles import WEIGHTED, Operation, is_layout, operands, operations
+from .find import Site
+
+# What such a site computes, in the report.
+IDENTITY = "identity"
+# Pointwise scalings count as multiplications, but follow what their own input became.
+_SCALINGS = ("mul", "div")
+
+
+def check(encode: bool | str) -> None:
+    """Refuses another setting than False, True or "all".
+
+    Raises:
+        InputError: naming what was found.
+    """
+    if encode not in (False, True, "all"):
+        raise InputError(f"encode must be False, True or 'all', found {encode!r}")
+
+
+def encode_operands(
+    graph_module: GraphModule, sites: Sequence[Site], encode: bool | str
+) -> list[Site]:
+    """All sites in graph order, identity sites on analog operands among them.
+
+    Args:
+        graph_module: a captured graph whose sites are called as modules; changed in place.
+        sites: those sites.
+        encode: False leaves the graph as it is. True encodes the analog operands of products and
+            weight layers but for the image, ``"all"`` the image (every floating-point input) too.
+    """
+    found = list(sites)
+    if not encode:
+        return found
+    taken = {site.name for site in sites}
+    if encode == "all":
+        for node in [n for n in graph_module.graph.nodes if n.op == "placeholder" and is_float(n)]:
+            found.append(_insert(graph_module, node, f"{node.name}.encode", taken, whole=True))
+    # What is analog without any of these neurons gets one: q, k and v although the norm before
+    # them has one too. Then what is still left.
+    for scalings in (False, True):
+        for operation, side, value in _analog(graph_module, found, scalings):
+            if encode == "all" or not _is_image(value, Regions(graph_module)):
+                found.append(_insert(graph_module, value, f"{operation.where}.{side}", taken))
+    fold.tidy(graph_module)
+    order = {node: i for i, node in enumerate(graph_module.graph.nodes)}
+    return sorted(found, key=lambda site: order[site.node])
+
+
+def _analog(
+    graph_module: GraphModule, sites: Sequence[Site], scalings: bool
+) -> list[tuple[Operation, str, Node]]:
+    """Analog operands of multiplications: the operation, which operand, and its value."""
+    regions = Regions(graph_module)
+    result: dict[Node, tuple[Operation, str, Node]] = {}
+    for operation in operations(graph_module, {site.module for site in sites}):
+        scaling = operation.kind == "synaptic" and packet(operation.node) in _SCALINGS
+        if not operation.multiply_accumulates or (scaling and not scalings):
+            continue
+        values = operands(operation.node, regions)
+        sides = ("input",) if len(values) == 1 else ("left", "right")
+        for value, side, signal in zip(values, sides, operation.inputs, strict=False):
+            while packet(value) == "expand" and isinstance(value.args[0], Node):
+                value = value.args[0]  # before it is copied: fewer neurons
+            if signal == "analog":
+                result.setdefault(value, (operation, side, value))
+    return list(result.values())
+
+
+def _is_image(value: Node, regions: Regions) -> bool:
+    """Whether a value is an input of the network, moved or rescaled."""
+    while value.op != "placeholder":
+        inputs = [i for i in value.all_input_nodes if i in regions.varying]
+        affine = regions.root[value] is not value and not regions.form[value].atoms
+        scaled = packet(value) in ("add", "sub", *_SCALINGS) and is_float(value)
+        if len(inputs) != 1 or not (affine or scaled or is_layout(value)):
+            return False
+        value = inputs[0]
+    return True
+
+
+def _insert(
+    graph_module: GraphModule, value: Node, wanted: str, taken: set[str], *, whole: bool = False
+) -> Site:
+    """An identity site behind a value, read by the multiplications that read the value."""
+    name, count = wanted, 0
+    mangled = {other.replace(".", "_") for other in taken}
+    while name.replace(".", "_") in mangled:
+        count += 1
+        name = f"{wanted}_{count}"
+    taken.add(name)
+    module = f"sites.{name.replace('.', '_').replace(':', '_')}"
+    function = _identity(value.meta["val"])
+    graph_module.add_submodule(module, function)
+    with graph_module.graph.inserting_after(value):
+        call = graph_module.graph.call_module(module, (value,))
+    # The value itself stays what its layer returns.
+    call.meta = {key: entry for key, entry in value.meta.items() if key != OUTPUT_OF}
+    value.replace_all_uses_with(
+        call, lambda user: user is not call and (whole or _multiplies(user))
+    )
+    return Site(name, function, IDENTITY, module, call)
+
+
+def _multiplies(user: Node) -> bool:
+    """Whether a reader multiplies; a skip beside the layer keeps the value itself."""
+    if packet(user) == "expand":
+        return any(_multiplies(reader) for reader in user.users)
+    return packet(user) in _SCALINGS or packet(user) in WEIGHTED
+
+
+def _identity(like: Tensor) -> ExactFunction:
+    graph = Graph()
+    graph.output(graph.placeholder("x"))
+    return ExactFunction(GraphModule({}, graph, class_name="Region"), like.dtype)

@@ -1,0 +1,358 @@
+"""A spiking network as a JSON document and named tensors, and back, without running anything."""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import StorageError
+from ..graph.call_signature import Signature
+from ..graph.region_function import ExactFunction
+from ..graph.roles import captured_batch
+from ..network.bias_shifts import Corrections, Shifts
+from ..network.model import SpikingModel
+from ..neuron.few_spikes import FewSpikesNeuron
+from .graph_json import check_name, infer, read_graph, write_graph
+from .record_json import (
+    dtype_name,
+    dtype_of,
+    plain,
+    read_histogram,
+    read_report,
+    read_signature,
+    take,
+    unplain,
+    write_histogram,
+    write_report,
+    write_signature,
+)
+
+_NEURON = ("thresholds", "resets", "weights", "offset", "missing_mean")
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in ("fewspikes", "torch", "spikingjelly", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def write_network(
+    snn: SpikingModel, metadata: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Everything about a network as JSON, and its tensors by name.
+
+    Raises:
+        StorageError: naming what can't be saved.
+    """
+    if type(snn) is not SpikingModel:
+        raise StorageError(f"only a SpikingModel can be saved, found a {type(snn).__name__}")
+    called = set(snn.names.values())
+    for path in called:
+        if not isinstance(snn.network.get_submodule(path), FewSpikesNeuron):
+            raise StorageError(
+                f"{path} is no few-spikes neuron just now; save outside of `spiking_only`"
+            )
+    nodes = list(snn.network.graph.nodes)
+    tensors: dict[str, Tensor] = {}
+    table: dict[str, Any] = {}
+    known: dict[tuple[Any, ...], str] = {}
+    parameters = {name for name, _ in snn.named_parameters(remove_duplicate=False)}
+    for name, tensor in snn.state_dict(keep_vars=True).items():
+        table[check_name(name)] = _describe(name, tensor, name in parameters, known, tensors)
+    histograms = {}
+    for site, histogram in snn.histograms.items():
+        numbers, parts = write_histogram(histogram)
+        histograms[site] = numbers
+        for key, part in parts.items():
+            tensors[f"histograms/{site}/{key}"] = part
+    document: dict[str, Any] = {
+        "versions": _versions(),
+        "metadata": plain(metadata, "the metadata"),
+        "signature": write_signature(snn.signature),
+        "batch": _batch(snn),
+        "network": write_graph(snn.network, called),
+        "values": [],
+        "sites": [[name, check_name(path)] for name, path in snn.names.items()],
+        "step_mode": {path: snn.network.get_submodule(path).step_mode for path in sorted(called)},
+        "exact": {key: _function(key, module) for key, module in snn.exact.items()},
+        "refitted": {k: list(neurons) for k, neurons in snn.refitted.items()},  # type: ignore[call-overload]
+        "corrections": {
+            "upstream": {path: sorted(names) for path, names in snn.corrections.upstream.items()},
+            "held": dict(snn.corrections.held),
+            "shifts": list(snn.corrections.shifts),
+        },
+        "tensors": table,
+        "histograms": histograms,
+        "report": write_report(snn.report, {node: i for i, node in enumerate(nodes)}),
+    }
+    built, _ = _network(document, dict(tensors), torch.device("cpu"))
+    for dtype in _input_types(snn):
+        try:
+            document["values"] = _infer(built, snn.signature, document["batch"], called, dtype)
+        except StorageError as error:
+            failure = error
+        else:
+            document["input_type"] = dtype and dtype_name(dtype)
+            return document, tensors
+    raise failure
+
+
+def _input_types(snn: SpikingModel) -> list[torch.dtype | None]:
+    """What floating-point inputs may be: as at conversion (None), or what the weights are now."""
+    network = snn.network.state_dict(keep_vars=True).items()
+    weights = {
+        tensor.dtype
+        for name, tensor in network
+        if tensor.is_floating_point() and not name.startswith(tuple(snn.names.values()))
+    }
+    return [None, *sorted(weights, key=str)]
+
+
+def _batch(snn: SpikingModel) -> int:
+    """A batch size of which every shape of the graph is known to make sense."""
+    nodes = [node for node in snn.network.graph.nodes if node.op == "placeholder"]
+    return captured_batch(nodes[0]) if nodes else 1
+
+
+def _describe(
+    name: str,
+    tensor: Tensor,
+    parameter: bool,
+    known: dict[tuple[Any, ...], str],
+    tensors: dict[str, Tensor],
+) -> dict[str, Any]:
+    """How a tensor is stored: as it lies in memory, shared ones once."""
+    if tensor.layout is not torch.strided or tensor.is_quantized or type(tensor.data) is not Tensor:
+        raise StorageError(f"{name} is no plain tensor and can't be saved")
+    row = {"dtype": dtype_name(tensor.dtype), "shape": list(tensor.shape), "parameter": parameter}
+    key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, str(tensor.device))
+    if tensor.numel() and key in known:
+        return row | {"same": known[key]}
+    known[key] = name
+    shape, strides = tensor.shape, list(tensor.stride())
+    plainly = list(torch.empty(shape, device="meta").stride())
+    if strides == plainly or not _dense(shape, strides):
+        tensors[name] = tensor.detach().to("cpu").contiguous().clone()
+        return row
+    memory = tensor.detach().as_strided((tensor.numel(),), (1,))
+    tensors[name] = memory.to("cpu").clone()
+    return row | {"strides": strides}
+
+
+def _dense(shape: Sequence[int], strides: Sequence[int]) -> bool:
+    """Whether a tensor is a whole block of memory, its axes in any order."""
+    last = sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
+    return math.prod(shape) > 0 and last == math.prod(shape) - 1
+
+
+def _function(key: str, module: nn.Module) -> dict[str, Any]:
+    if not isinstance(module, ExactFunction):
+        raise StorageError(f"the exact function {key} can't be saved: {type(module).__name__}")
+    return {"dtype": dtype_name(module.dtype), "graph": write_graph(module.region)}
+
+
+def read_network(document: Any, tensors: dict[str, Tensor], device: torch.device) -> SpikingModel:
+    """The network that a document describes; takes what it uses out of `tensors`.
+
+    Raises:
+        StorageError: naming what `write_network` wouldn't have written.
+    """
+    signature = read_signature(take(document, "signature", dict))
+    batch = take(document, "batch", int)
+    if not 1 <= batch <= 4096:
+        raise StorageError(f"the batch size {batch} is damaged")
+    network, state = _network(document, tensors, device)
+    names = _names(document)
+    called = set(names.values())
+    kind = take(document, "input_type", str, type(None))
+    found = _infer(network, signature, batch, called, kind and dtype_of(kind))
+    if found != take(document, "values", list):
+        raise StorageError("the shapes inside the graph aren't those that were saved")
+    exact = {}
+    for key, entry in take(document, "exact", dict).items():
+        region = read_graph(take(entry, "graph", list), nn.Module(), (), device)
+        dtype = dtype_of(take(entry, "dtype", str))
+        if not dtype.is_floating_point:
+            raise StorageError(f"the exact function {key} gives {dtype}")
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        if infer(region, [((batch, 3), wide)], batch, ())[-1] != [dtype_name(wide), batch, 3]:
+            raise StorageError(f"the exact function {key} isn't elementwise")
+        exact[key] = ExactFunction(region, dtype)
+    keys = {path.rpartition(".")[2] for path in called}
+    if set(exact) != keys or len(keys) != len(called):
+        raise StorageError("the exact functions aren't those of the sites")
+    model = SpikingModel(network, dict(exact), signature, names)
+    for k, members in take(document, "refitted", dict).items():
+        if not k.isdecimal() or len(k) > 6 or not isinstance(members, list) or set(members) != keys:
+            raise StorageError(f"the neurons for K = {k[:20]!r} aren't those of the sites")
+        model.refitted[k] = nn.ModuleDict(
+            {member: _neuron(f"refitted.{k}.{member}", state, "s") for member in members}
+        )
+    if "corrections" in document:
+        model.corrections = _corrections(take(document, "corrections", dict), model, state)
+    if state:
+        raise StorageError(f"the tensor {next(iter(state))} belongs to nothing")
+    for name, entry in take(document, "histograms", dict).items():
+        kinds = ("cells", "counts", "mass")
+        parts = {p: tensors.pop(f"histograms/{name}/{p}", None) for p in kinds}
+        if name not in names or any(parts[p] is None for p in kinds[:2]):
+            raise StorageError(f"the histogram of {name!r} has no site or no data")
+        model.histograms[name] = read_histogram(name, entry, parts)  # type: ignore[arg-type]
+    if tensors:
+        raise StorageError(f"the tensor {next(iter(tensors))!r} isn't described")
+    model.report = read_report(document.get("report"), list(network.graph.nodes))
+    model.metadata = unplain(take(document, "metadata", dict))
+    return model.requires_grad_(False).eval()
+
+
+def _names(document: Any) -> dict[str, str]:
+    """Path of each neuron by the name of its site."""
+    pairs = take(document, "sites", list)
+    if not pairs or not all(
+        isinstance(pair, list) and [type(p) for p in pair] == [str, str] for pair in pairs
+    ):
+        raise StorageError("the list of sites is damaged")
+    names = {name: check_name(path) for name, path in pairs}
+    if len(names) < len(pairs) or len(set(names.values())) < len(pairs):
+        raise StorageError("a site occurs twice")
+    return names
+
+
+def _network(
+    document: Any, tensors: dict[str, Tensor], device: torch.device
+) -> tuple[Any, dict[str, tuple[Tensor, bool]]]:
+    """The graph with its tensors and neurons, and the tensors that it doesn't take."""
+    state = dict(_state(take(document, "tensors", dict), tensors))
+    paths = list(_names(document).values())
+    modes = take(document, "step_mode", dict)
+    root = nn.Module()
+    for path in paths:
+        neuron = _neuron(f"network.{path}", state, modes.get(path))
+        parent, _, name = path.rpartition(".")
+        _module(root, parent).add_module(name, neuron)
+    parameters: dict[int, nn.Parameter] = {}
+    for full in [name for name in state if name.startswith("network.")]:
+        tensor, parameter = state.pop(full)
+        parent, _, name = full.removeprefix("network.").rpartition(".")
+        owner = _module(root, parent)
+        if parameter:
+            made = nn.Parameter(tensor, requires_grad=False)
+            # Weights that were shared are one parameter again.
+            owner.register_parameter(name, parameters.setdefault(id(tensor), made))
+        else:
+            owner.register_buffer(name, tensor)
+    return read_graph(take(document, "network", list), root, paths, device), state
+
+
+def _state(table: Any, tensors: dict[str, Tensor]) -> Iterator[tuple[str, tuple[Tensor, bool]]]:
+    made: dict[str, Tensor] = {}
+    for name, row in table.items():
+        shape, dtype = take(row, "shape", list), dtype_of(take(row, "dtype", str))
+        same = row.get("same")
+        tensor = made.get(same) if isinstance(same, str) else tensors.pop(check_name(name), None)
+        if tensor is None:
+            raise StorageError(f"the tensor {name} is missing")
+        strides = row.get("strides")
+        if strides is not None and same is None:
+            whole = [type(n) is int and 0 <= n < 2**48 for n in [*shape, *strides]]
+            if tensor.dim() != 1 or len(strides) != len(shape) or not all(whole):
+                raise StorageError(f"the tensor {name} is described wrongly")
+            if math.prod(shape) != tensor.numel() or not _dense(shape, strides):
+                raise StorageError(f"the tensor {name} is described wrongly")
+            tensor = tensor.as_strided(shape, strides)
+        if list(tensor.shape) != shape or tensor.dtype != dtype:
+            raise StorageError(
+                f"the tensor {name} is {tensor.dtype} {list(tensor.shape)}, not {dtype} {shape}"
+            )
+        made[name] = tensor
+        yield name, (tensor, take(row, "parameter", bool))
+
+
+def _module(root: nn.Module, path: str) -> nn.Module:
+    """The container at a path, made where it is missing."""
+    for name in path.split(".") if path else ():
+        if name not in root._modules:
+            root.add_module(name, nn.Module())
+        child = root._modules[name]
+        assert child is not None
+        root = child
+    return root
+
+
+def _neuron(path: str, state: dict[str, tuple[Tensor, bool]], mode: Any) -> FewSpikesNeuron:
+    found = {}
+    for name in _NEURON:
+        if f"{path}.{name}" not in state:
+            raise StorageError(f"the neuron {path} has no {name}")
+        found[name], _ = state.pop(f"{path}.{name}")
+    dtype = found["thresholds"].dtype
+    same = {tensor.dtype for tensor in found.values()} == {dtype}
+    if dtype not in (torch.float32, torch.float64) or not same or mode not in ("s", "m"):
+        raise StorageError(f"the neuron {path} has a data type or step mode that isn't a neuron's")
+    *table, offset, missing = found.values()
+    if offset.dim() or missing.shape != table[0].shape or not bool(missing.isfinite().all()):
+        raise StorageError(f"the neuron {path} has readouts of the wrong shape")
+    T, h, d = table
+    neuron = FewSpikesNeuron(T, h, d, offset, dtype=dtype, step_mode=mode)  # type: ignore[arg-type]
+    neuron.missing_mean.copy_(missing)
+    return neuron
+
+
+def _corrections(
+    data: Any, model: SpikingModel, state: dict[str, tuple[Tensor, bool]]
+) -> Corrections:
+    upstream, held = take(data, "upstream", dict), take(data, "held", dict)
+    for path, names in upstream.items():
+        bias = dict(model.network.state_dict()).get(check_name(path))
+        if bias is None or not bias.is_floating_point() or not set(names) <= set(model.names):
+            raise StorageError(f"the correction of {path!r} belongs to no bias of the network")
+        upstream[path] = [name for name in names if isinstance(name, str)]
+
+    def tensors(prefix: str) -> dict[str, Tensor]:
+        found = {}
+        for index, path in enumerate(upstream):
+            bias = model.network.state_dict()[path]
+            value, _ = state.pop(f"corrections.{prefix}.{index}", (None, False))
+            if value is None or value.shape != bias.shape or value.dtype != bias.dtype:
+                raise StorageError(f"the correction of {path} doesn't fit its bias")
+            found[path] = value
+        return found
+
+    result = Corrections(upstream, tensors("trained"))
+    fitted = {str(k) for k in take(data, "shifts", list)}
+    for k in fitted:
+        if not k.isdecimal() or len(k) > 6:
+            raise StorageError(f"there are corrections for K = {k[:20]!r}")
+    for k in take(data, "shifts", list):
+        result.shifts[k] = Shifts(tensors(f"shifts.{k}"))
+    if not set(held) <= set(upstream) or not set(held.values()) <= fitted:
+        raise StorageError("the corrections in use are damaged")
+    result.held = held
+    return result
+
+
+def _infer(
+    network: Any, signature: Signature, batch: int, called: set[str], dtype: torch.dtype | None
+) -> list[Any]:
+    """Dtype and shape of every value; floating-point inputs are `dtype` unless that is None."""
+    inputs: list[tuple[tuple[int, ...], torch.dtype] | None] = []
+    for tensor in signature.inputs:
+        if tensor is None:
+            inputs.append(None)
+            continue
+        cast = dtype if dtype is not None and tensor.dtype.is_floating_point else tensor.dtype
+        inputs.append((tuple(batch if n is None else n for n in tensor.shape), cast))
+    outputs = next(iter(reversed(network.graph.nodes))).args[0]
+    if not isinstance(outputs, tuple) or len(outputs) != signature.out_spec.num_leaves:
+        raise StorageError("the graph doesn't return what the network returns")
+    return infer(network, inputs, batch, called)

@@ -1,0 +1,115 @@
+"""A spiking network as an ONNX file: every neuron its K steps in ordinary operators."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..common.files import atomic_path
+from ..errors import ExportError
+from ..graph.roles import captured_batch
+from ..network.model import SpikingModel
+
+# Larger networks don't fit one protobuf message.
+_LARGEST = 2_000_000_000
+
+
+class _Flat(torch.nn.Module):
+    """The tensors that a network takes in, the tensors that it returns out."""
+
+    def __init__(self, snn: SpikingModel) -> None:
+        super().__init__()
+        self.network, self.signature = snn.network, snn.signature
+
+    def forward(self, *tensors: Tensor) -> tuple[Any, ...]:
+        given = iter(tensors)
+        leaves = [
+            constant if tensor is None else next(given)
+            for tensor, constant in zip(
+                self.signature.inputs, self.signature.constants, strict=True
+            )
+        ]
+        return tuple(leaf for leaf in self.network(*leaves) if isinstance(leaf, Tensor))
+
+
+def export(snn: SpikingModel, path: str | os.PathLike[str], *, opset: int = 18) -> None:
+    """Writes the network as one ONNX file with a batch size that is free.
+
+    Inputs carry their names at conversion, outputs are ``output0``, ``output1`` ... in the order
+    in which the tree of outputs holds them.
+
+    Args:
+        snn: the network; the readout that is set is the one that is exported.
+        path: by convention ``*.onnx``; written whole or not at all.
+        opset: version of the ONNX operator set.
+
+    Raises:
+        ExportError: if the exporter isn't installed, the network is too large for one file, or
+            has an operator that ONNX lacks.
+        InputError: if the folder can't be written to.
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise ExportError(
+            f"export to ONNX needs {error.name}; run: pip install onnx onnxscript"
+        ) from error
+    size = sum(t.numel() * t.element_size() for t in snn.network.state_dict().values())
+    if size > _LARGEST:
+        raise ExportError(f"the network has {size:,} bytes; one ONNX file holds {_LARGEST:,}")
+    examples, shapes, names = _inputs(snn)
+    outputs = [f"output{i}" for i in range(snn.signature.out_spec.num_leaves)]
+    training = snn.training
+    try:
+        with warnings.catch_warnings(), torch.no_grad(), atomic_path(path) as temporary:
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                _Flat(snn).eval(),
+                tuple(examples),
+                dynamo=True,
+                dynamic_shapes=(tuple(shapes),),
+                input_names=names,
+                output_names=outputs,
+                opset_version=opset,
+                external_data=False,
+                verbose=False,
+            )
+            assert program is not None
+            program.save(str(temporary), external_data=False)
+    except torch.onnx.OnnxExporterError as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise ExportError(f"the network can't be written as ONNX: {lines[0][:300]}") from error
+    finally:
+        snn.train(training)
+
+
+def _inputs(snn: SpikingModel) -> tuple[list[Tensor], list[dict[int, Any]], list[str]]:
+    """Example tensors, which of their axes are free, and their names."""
+    device = next((t.device for t in snn.state_dict().values()), torch.device("cpu"))
+    floats = _float_types(snn)
+    size = max(2, *(captured_batch(node) for node in list(snn.network.graph.nodes)[:1]))
+    batch = torch.export.Dim("batch", min=1)
+    examples, shapes, names = [], [], []
+    for described in snn.signature.inputs:
+        if described is None:
+            continue
+        dtype = described.dtype
+        if dtype.is_floating_point and floats and dtype not in floats:
+            dtype = next(iter(floats))
+        shape = [size if n is None else n for n in described.shape]
+        examples.append(torch.zeros(shape, dtype=dtype, device=device))
+        shapes.append({axis: batch for axis, n in enumerate(described.shape) if n is None})
+        names.append(described.name.replace("[", "_").replace("]", ""))
+    return examples, shapes, names
+
+
+def _float_types(snn: SpikingModel) -> set[torch.dtype]:
+    """Of the weights, not of the neurons, which are never cast."""
+    paths = tuple(snn.names.values())
+    tensors = snn.network.state_dict().items()
+    return {t.dtype for n, t in tensors if t.is_floating_point() and not n.startswith(paths)}

@@ -20,7 +20,8 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("--effort", choices=EFFORTS, default="high")
     result.add_argument("--seed", type=int, default=0)
-    result.add_argument("--out", type=Path, default=Path("convert/fitting/data") / FILE, metavar="FILE")
+    folder = Path("convert/fitting/data")
+    result.add_argument("--out", type=Path, default=folder / FILE, metavar="FILE")
     result.add_argument("--quiet", action="store_true")
     return result
 

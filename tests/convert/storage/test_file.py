@@ -25,7 +25,7 @@ import models
 from convert import ConversionError, StorageError, load, to_spiking
 from convert.network.model import SpikingModel
 
-_ROOT = Path(__file__).resolve().parents[2]
+_ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ from tqdm import tqdm
 import models
 from convert import SpikingModel, to_spiking
 from convert.common.files import atomic_path
-from convert.neuron.few_spikes import fused as kernel
+from convert.neuron import fused as kernel
 from models.data import Loader
 
 STEPS = (4, 8, 16)

@@ -17,7 +17,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 import models
 from convert import to_spiking
 from convert.common.tables import table
-from convert.neuron.few_spikes import fused as kernel
+from convert.neuron import fused as kernel
 
 NEURONS = "few-spikes neurons"
 

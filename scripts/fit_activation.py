@@ -6,10 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from convert.evaluation.result.plots import draw_fits
-
 import convert
 from convert.common.tables import table
+from convert.evaluation.plots import draw_fits
 from convert.fitting.measure import function_named, measure, rows_to_json
 from convert.fitting.methods import DEFAULT, EFFORTS, METHODS, warm_up
 

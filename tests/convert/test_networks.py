@@ -6,12 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from convert.sites.find.find import find_sites
 from torch import Tensor, nn
 
 from convert import to_spiking
 from convert.graph.capture import capture
 from convert.graph.roles import operations
+from convert.sites.find import find_sites
 
 
 class Mixed(nn.Module):

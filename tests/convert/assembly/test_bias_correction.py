@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from convert.neuron.few_spikes.few_spikes import FewSpikesNeuron
-from convert.sites.find.find import find_sites
 from torch import Tensor, nn
 
 from convert import load, refit, to_spiking
 from convert.assembly.bias_correction import _means, _shrunk, stretched
 from convert.assembly.biased_layers import find_layers
 from convert.graph.capture import capture
+from convert.neuron.few_spikes import FewSpikesNeuron
+from convert.sites.find import find_sites
 
 
 class Residual(nn.Module):

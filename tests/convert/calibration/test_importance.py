@@ -3,13 +3,13 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from convert.sites.find.find import find_sites
 from torch import Tensor, nn
 
 import convert
 from convert.calibration.importance import Observer
 from convert.calibration.observe import calibrate
 from convert.graph.capture import capture
+from convert.sites.find import find_sites
 
 
 def observe(model: nn.Module, batches: list[Tensor], seed: int = 0) -> list[tuple[Tensor, Tensor]]:

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from convert.sites.find.find import find_sites
 from torch import Tensor, nn
 
 from convert import to_spiking
@@ -11,6 +10,7 @@ from convert.assembly.fit_targets import problem
 from convert.calibration.observe import calibrate
 from convert.errors import CalibrationError, ConversionError
 from convert.graph.capture import capture
+from convert.sites.find import find_sites
 
 
 def _observe(model: nn.Module, example: Tensor, batches):

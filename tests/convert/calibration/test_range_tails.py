@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from convert.sites.find.find import find_sites
 from torch import nn
 
 from convert import evaluate, to_spiking
@@ -12,6 +11,7 @@ from convert.calibration.histogram import Histogram
 from convert.calibration.observe import calibrate
 from convert.calibration.range_tails import beyond
 from convert.graph.capture import capture
+from convert.sites.find import find_sites
 
 
 def _problem(function: nn.Module, x: torch.Tensor, steps: int):

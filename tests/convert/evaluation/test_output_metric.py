@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from convert.evaluation.result.metrics import OutputError
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from convert import InputError, audit, evaluate, load, to_spiking
+from convert.evaluation.metrics import OutputError
 
 
 class Timed(nn.Module):

@@ -5,12 +5,12 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
-from convert.sites.find.find import find_sites
 from torch import Tensor, nn
 
 from convert import ConversionError, to_spiking
 from convert.errors import CaptureError, InputError
 from convert.graph.capture import capture
+from convert.sites.find import find_sites
 
 
 def _trained_norms(model: nn.Module, x: Tensor) -> nn.Module:

@@ -6,12 +6,12 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from convert.sites.find.find import find_sites
 from torch import Tensor, nn
 
 from convert import to_spiking
 from convert.graph.capture import capture
 from convert.graph.roles import operations
+from convert.sites.find import find_sites
 
 _N = 6
 Norm = Callable[[Tensor, Tensor, Tensor], Tensor]

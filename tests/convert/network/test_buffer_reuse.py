@@ -5,10 +5,10 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from convert.neuron.few_spikes.few_spikes import FewSpikesNeuron
 from torch import Tensor, nn
 
 import convert
+from convert.neuron.few_spikes import FewSpikesNeuron
 
 
 class Residual(nn.Module):

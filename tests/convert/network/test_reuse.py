@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from convert import FewSpikesNeuron, features, load, to_spiking
 from convert.network.model import SpikingModel
-from convert.neuron.few_spikes import surrogate
+from convert.neuron import surrogate
 
 
 @pytest.fixture(scope="module")

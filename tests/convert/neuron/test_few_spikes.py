@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from convert.neuron.few_spikes.few_spikes import FewSpikesNeuron
 from hypothesis import given
 from hypothesis import strategies as st
 from spikingjelly.activation_based import functional
 from spikingjelly.activation_based import neuron as sj_neuron
 
 from convert.errors import InputError
+from convert.neuron.few_spikes import FewSpikesNeuron
 
 _finite = st.floats(-8, 8, width=32)
 

@@ -5,12 +5,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from convert.neuron.few_spikes.few_spikes import FewSpikesNeuron
 from torch import Tensor
 
 from convert.errors import InputError
-from convert.neuron.few_spikes import fused as kernel
-from convert.neuron.few_spikes import llvm_code as machine
+from convert.neuron import fused as kernel
+from convert.neuron import llvm_code as machine
+from convert.neuron.few_spikes import FewSpikesNeuron
 
 
 def _neuron(steps: int = 8, dtype: torch.dtype = torch.float32) -> FewSpikesNeuron:

@@ -5,11 +5,11 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from convert.sites.find.find import Site, find_sites
 from torch import Tensor, nn
 
 from convert.errors import SiteError
 from convert.graph.capture import capture
+from convert.sites.find import Site, find_sites
 
 
 class Between(nn.Module):

@@ -17,13 +17,13 @@ import pytest
 import safetensors.torch
 import torch
 import torchvision
-from convert.storage.file.file import _HEADER, _digest
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import models
 from convert import ConversionError, StorageError, load, to_spiking
 from convert.network.model import SpikingModel
+from convert.storage.file import _HEADER, _digest
 
 _ROOT = Path(__file__).resolve().parents[3]
 

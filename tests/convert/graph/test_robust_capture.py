@@ -7,9 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convert import CaptureError, to_spiking
+from convert import CaptureError, audit, to_spiking
 from convert.graph.capture import capture
-from convert.inspect import auditing as audit
 
 
 def _checked(model: nn.Module, batch: object) -> dict:

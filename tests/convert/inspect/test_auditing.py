@@ -9,8 +9,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from convert import SpikingModel, to_spiking
-from convert.inspect import auditing as audit
+from convert import SpikingModel, audit, to_spiking
 
 _NORMS = {"layer_norm", "rms_norm", "group_norm", "instance_norm"}
 

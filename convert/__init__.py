@@ -21,8 +21,7 @@ from .evaluation.result import Evaluation
 from .fitting.activation import fit
 from .fitting.methods import DEFAULT as DEFAULT_METHOD
 from .fitting.methods import METHODS
-
-
+from .inspect import Audit, audit
 from .network.layer_outputs import features
 from .network.model import SpikingModel
 from .network.report import Report

@@ -20,6 +20,7 @@ from .rewrite.plan import check as check_apart
 from .rewrite.plan import take_apart
 from .sites.encode_operands import check as check_encode
 from .sites.encode_operands import encode_operands
+from .sites.find import find_sites
 
 
 def to_spiking(
@@ -87,7 +88,7 @@ def to_spiking(
     seconds: dict[str, float] = {}
     with timed(seconds, "capture"):
         captured = capture(model, first, device=device)
-        sites = take_apart(
+        take_apart(
             captured,
             batches,
             normalisation=normalisation,
@@ -95,6 +96,7 @@ def to_spiking(
             device=device,
             progress=progress,
         )
+        sites = find_sites(captured.graph_module)
         sites = encode_operands(captured.graph_module, sites, encode)
         fixed = fixed_steps(sites, per_site_steps or {})
     target = next((t.device for t in captured.graph_module.state_dict().values()), device)

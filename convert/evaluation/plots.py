@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..common.files import atomic_path
+from ..fitting.measure import Fit
+from ..network.report import Report
 from .metrics import metric_named
 
-if TYPE_CHECKING:
-    from ..fitting.measure import Fit
-    from .result import Evaluation
+
+class Drawn(Protocol):
+    """What is drawn of an `Evaluation`, which imports this module."""
+
+    report: Report
+    metric: str
+    images: int
+    original: dict[str, Any]
+    by_step: list[dict[str, Any]]
+    by_K: list[dict[str, Any]]
 
 
-def draw_evaluation(result: Evaluation, path: str | os.PathLike[str]) -> None:
+def draw_evaluation(result: Drawn, path: str | os.PathLike[str]) -> None:
     """Accuracy and agreement, or the relative error, over the steps; beside it the spikes.
 
     Args:

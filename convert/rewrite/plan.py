@@ -14,7 +14,6 @@ from ..graph.capture import Captured
 from ..graph.edit import device_of
 from ..graph.regions import packet
 from ..graph.run import Seen, watch
-from ..sites.find import Site, find_sites
 from .maxima import Maximum, find_maxima, pool_first, take_maxima_apart
 from .norm_statistics import Scales, Spread
 from .norms import Norm, find_norms, fold_running, normalise
@@ -40,8 +39,8 @@ def take_apart(
     max_pool: bool | str = False,
     device: torch.device | str | None = None,
     progress: bool = False,
-) -> list[Site]:
-    """The sites of a captured network, norms and maxima taken apart first where that is asked for.
+) -> None:
+    """Takes norms and maxima of a captured network apart where that is asked for.
 
     Args:
         captured: the network, changed in place; notes on what was done are added.
@@ -82,7 +81,6 @@ def take_apart(
         # The maxima first: a norm that is taken apart is no source of theirs any more.
         _maxima(captured, maxima)
         _norms(captured, norms, {n: s.scales(images) for n, s in spreads.items() if s.rows})
-    return find_sites(graph_module)
 
 
 def _norms(captured: Captured, norms: dict[Node, Norm], scales: dict[Node, Scales]) -> None:

@@ -18,13 +18,13 @@ from torch import Tensor
 from torch.fx import Node
 from tqdm import tqdm
 
-from ..graph.fold import read
+from ..graph.run import compute
 from ..network.bias_shifts import Corrections
 from ..network.model import SpikingModel
 from ..network.report import Correction
 from ..neuron.few_spikes import FewSpikesNeuron
 from .biased_layers import Layer, find_layers, value_at
-from .side_by_side import Sample, call, leaves, relative_error
+from .side_by_side import Sample, decoding, leaves, relative_error
 
 # A neuron's input is never stretched or shrunk by more than this.
 _STRETCH = 2.0
@@ -162,10 +162,12 @@ class Corrector:
         self, node: Node, known: Mapping[Node, list[Any]], modules: Mapping[str, torch.nn.Module]
     ) -> list[Any]:
         """A node's value for every piece."""
+        network = self.sample.network
         if node.op == "get_attr":
-            return [read(self.sample.network, node)] * len(self.sample.pieces)
+            return [compute(network, node, {})] * len(self.sample.pieces)
+        called = {path: decoding(module) for path, module in modules.items()}
         return [
-            call(node, {n: known[n][piece] for n in node.all_input_nodes}, modules)
+            compute(network, node, {n: known[n][piece] for n in node.all_input_nodes}, called)
             for piece in range(len(self.sample.pieces))
         ]
 

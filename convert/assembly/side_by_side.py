@@ -13,7 +13,7 @@ from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
 from ..graph.call_signature import Signature, batch_size
-from ..graph.fold import read
+from ..graph.run import last_read, walk
 from ..neuron.few_spikes import FewSpikesNeuron
 
 # Pieces of a batch, as in calibration.
@@ -48,7 +48,7 @@ class Sample:
         device: torch.device | str | None = None,
     ) -> None:
         self.network, self.exact = network, exact
-        self.last = _last_readers(network)
+        self.last = last_read(network.graph)
         self.sizes: list[int] = []
         self.pieces = self._chosen(signature, batches, device)
         self._outputs: list[list[Any]] | None = None
@@ -67,22 +67,8 @@ class Sample:
 
     def _run(self, modules: Mapping[str, Any]) -> list[list[Any]]:
         """The outputs of every piece."""
-        found: list[list[Any]] = []
-        for piece in self.pieces:
-            values: dict[Node, Any] = {}
-            inputs = iter(piece)
-            for node in self.network.graph.nodes:
-                if node.op == "output":
-                    found.append(leaves(node, values))
-                elif node.op == "placeholder":
-                    values[node] = next(inputs)
-                elif node.op == "get_attr":
-                    values[node] = read(self.network, node)
-                else:
-                    values[node] = call(node, values, modules)
-                for dead in self.last.get(node, ()):
-                    del values[dead]
-        return found
+        called = {path: decoding(module) for path, module in modules.items()}
+        return [list(walk(self.network, piece, modules=called)) for piece in self.pieces]
 
     def _chosen(
         self, signature: Signature, batches: Iterable[Any], device: torch.device | str | None
@@ -106,52 +92,26 @@ class Sample:
 
     def _affordable(self, piece: list[Any], size: int) -> int:
         """How many images' values may be kept, both networks' together."""
-        values: dict[Node, Any] = {}
-        inputs = iter(piece)
         total = peak = 0
+
+        def measure(node: Node, value: Any, values: Mapping[Node, Any]) -> Any:
+            nonlocal total, peak
+            if node.op not in ("placeholder", "get_attr"):
+                seen = set(_storages(values[n] for n in node.all_input_nodes))
+                total += sum(n for at, n in _storages([value]).items() if at not in seen)
+                peak = max(peak, sum(_storages(values.values()).values()))
+            return value
+
         with torch.no_grad():
-            for node in self.network.graph.nodes:
-                if node.op == "output":
-                    break
-                if node.op == "placeholder":
-                    values[node] = next(inputs)
-                elif node.op != "get_attr":
-                    values[node] = call(node, values, self.exact)
-                    seen = set(_storages(values[n] for n in node.all_input_nodes))
-                    made = _storages([values[node]])
-                    total += sum(n for place, n in made.items() if place not in seen)
-                    peak = max(peak, sum(_storages(values.values()).values()))
-                else:
-                    values[node] = read(self.network, node)
-                for dead in self.last.get(node, ()):
-                    del values[dead]
+            walk(self.network, piece, modules=self.exact, after=measure)
         images = batch_size(piece)
         allowed = max(_FLOOR, _SHARE * total * size / images)
         return max(images, int(allowed * images / (2 * max(peak, 1))))
 
 
-def call(node: Node, known: Mapping[Node, Any], modules: Mapping[str, Any]) -> Any:
-    """The value of a call, given those of the nodes that it reads."""
-    given: Any = (node.args, node.kwargs)
-    args, kwargs = map_arg(given, known.__getitem__)
-    if node.op == "call_module":
-        module = modules[str(node.target)]
-        return module.decode(*args) if isinstance(module, FewSpikesNeuron) else module(*args)
-    assert callable(node.target)
-    return node.target(*args, **kwargs)
-
-
-def _last_readers(network: GraphModule) -> dict[Node, list[Node]]:
-    """Values that no node reads any more, by the node after which that is so."""
-    last: dict[Node, Node] = {}
-    for node in network.graph.nodes:
-        last[node] = node
-        last |= dict.fromkeys(node.all_input_nodes, node)
-    found: dict[Node, list[Node]] = {}
-    for value, node in last.items():
-        if node.op != "output" and value.op != "output":
-            found.setdefault(node, []).append(value)
-    return found
+def decoding(module: Any) -> Any:
+    """What to call for a site: a neuron decodes whatever its step mode is."""
+    return module.decode if isinstance(module, FewSpikesNeuron) else module
 
 
 def leaves(output: Node, values: Mapping[Node, Any]) -> list[Any]:

@@ -9,19 +9,21 @@ each output (Hutchinson 1990).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Interpreter, Node
+from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
+
+from ..graph.run import walk
 
 Told = Callable[[Node, Tensor, Tensor], None]
 
 
-class Observer(Interpreter):
+class Observer:
     """Runs a captured graph and tells every site's input and how much each output matters.
 
     Where no gradient reaches a site (integer outputs, an operation without derivative), every
@@ -38,7 +40,7 @@ class Observer(Interpreter):
     def __init__(
         self, graph_module: GraphModule, sites: Sequence[Node], told: Told, seed: int = 0
     ) -> None:
-        super().__init__(graph_module)
+        self.graph_module = graph_module
         self.sites, self.told, self._seed = set(sites), told, seed
         # Why a backward pass failed, if one did.
         self.failed: str | None = None
@@ -46,10 +48,10 @@ class Observer(Interpreter):
         self._sizes: list[float] = []
         self._seen: dict[Node, tuple[Tensor, Tensor]] = {}
 
-    def run(self, *args: Any, **kwargs: Any) -> Any:
+    def run(self, *inputs: Any) -> Any:
         """Computes the outputs of one batch and tells what it saw of every site."""
         with torch.enable_grad():
-            outputs = super().run(*args, **kwargs)
+            outputs = walk(self.graph_module, inputs, after=self._followed)
             found = self._gradients(pytree.tree_leaves(outputs))
         outputs = pytree.tree_map_only(Tensor, Tensor.detach, outputs)
         for node in list(self._seen):
@@ -62,13 +64,12 @@ class Observer(Interpreter):
             self.told(node, x.detach(), square)
         return outputs
 
-    def run_node(self, n: Node) -> Any:
-        """Computes a node; the weights take no gradient."""
-        result = super().run_node(n)
+    def _followed(self, n: Node, result: Any, known: Mapping[Node, Any]) -> Any:
+        """What goes on in place of a node's value; the weights take no gradient."""
         if n.op == "get_attr":
             return pytree.tree_map_only(Tensor, Tensor.detach, result)
         if n in self.sites:
-            (x,) = self.fetch_args_kwargs_from_env(n)[0]
+            x = known[n.all_input_nodes[0]]
             if not result.requires_grad:
                 result = result.detach().requires_grad_()
             # What one masked position has of an infinite gradient must not spoil the others'.

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Interpreter, Node
+from torch.fx import GraphModule, Node
 
 aten = torch.ops.aten
 
@@ -51,7 +51,6 @@ def constants(graph_module: GraphModule) -> None:
     Values made in forward have their device and dtype baked in; as buffers they follow `.to()`.
     """
     graph = graph_module.graph
-    interpreter = Interpreter(graph_module)
     known: dict[Node, Any] = {}
     for node in graph.nodes:
         if node.op == "get_attr":
@@ -60,7 +59,7 @@ def constants(graph_module: GraphModule) -> None:
             if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
                 continue
             args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), known.__getitem__)
-            known[node] = getattr(interpreter, node.op)(node.target, args, kwargs)
+            known[node] = node.target(*args, **kwargs)
     for node in list(graph.nodes):
         if node.op != "call_function" or node not in known:
             continue

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import Interpreter, Node
+from torch.fx import Node
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
@@ -18,6 +18,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from ..common.tables import table
 from ..graph.regions import packet
 from ..graph.roles import where
+from ..graph.run import walk
 from ..network.model import SpikingModel
 from ..network.report import places
 from ..neuron.few_spikes import FewSpikesNeuron
@@ -139,7 +140,7 @@ def audit(snn: SpikingModel, example: Any) -> Audit:
     with torch.no_grad(), _outside(snn) as recorder:
         recorder.start(leaves)
         with recorder:
-            _ByNode(snn.network, recorder).run(*leaves)
+            walk(snn.network, leaves, before=recorder.at)
     ran = recorder.ran()
     result = Audit(ran, recorder.neurons, recorder.linear, recorder.given)
     result.differences += _unplaced(plain, recorder)
@@ -166,6 +167,10 @@ class _Recorder(TorchDispatchMode):
         for leaf in inputs:
             if isinstance(leaf, Tensor):
                 (self._varying if leaf.is_floating_point() else self._given)[leaf] = True
+
+    def at(self, node: Node) -> None:
+        """Takes what runs from now on as a node's."""
+        self.node = node
 
     def varies(self, tensor: Tensor) -> bool:
         """Whether a tensor depends on the network's input."""
@@ -233,18 +238,6 @@ class _Recorder(TorchDispatchMode):
             # The products inside a norm are part of it.
             if kind == NONLINEAR or node not in nodes
         ]
-
-
-class _ByNode(Interpreter):
-    """Runs a graph node by node and tells the recorder which one."""
-
-    def __init__(self, module: torch.nn.Module, recorder: _Recorder) -> None:
-        super().__init__(module)  # type: ignore[arg-type]
-        self.recorder = recorder
-
-    def run_node(self, n: Node) -> Any:
-        self.recorder.node = n
-        return super().run_node(n)
 
 
 @contextmanager

@@ -89,10 +89,7 @@ def refit(
 def _exact(snn: SpikingModel) -> tuple[Captured, list[Site]]:
     """A copy of the network with its exact functions, and its sites."""
     copied = copy.deepcopy(snn)
-    network = copied.network
-    for path in copied.names.values():
-        copied._swapped(path, copied.exact[path.rpartition(".")[2]])
-    copied.corrections.put(network, None)
+    network = copied.with_exact_functions()
     notes = list(snn.report.notes) if snn.report is not None else []
     labels = {row.name: row.function for row in snn.report.sites} if snn.report else {}
     calls = {str(node.target): node for node in network.graph.nodes if node.op == "call_module"}

@@ -120,6 +120,7 @@ def _assemble(
         fitted.append(neurons)
     model = swap(captured, sites, fitted[0])
     model.report = report
+    model.fitted_as = wanted[0]
     device = next((t.device for t in model.state_dict().values()), torch.device("cpu"))
     for k, neurons in zip(wanted[1:], fitted[1:], strict=True):
         model.add_refit(k, {name: neuron.to(device) for name, neuron in neurons.items()})

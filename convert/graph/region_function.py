@@ -65,6 +65,22 @@ class ExactFunction(torch.nn.Module):
         return self.region(wide).to(x.dtype)
 
 
+def may_alias(function: torch.nn.Module) -> bool:
+    """Whether what a site's exact function returns may lie in the memory of its argument.
+
+    The result of a pointwise operation whose schema tells of no alias is memory of its own.
+    """
+    if not isinstance(function, ExactFunction):
+        return True
+    result = next(n for n in reversed(function.region.graph.nodes) if n.op == "output").args[0]
+    target = result.target if isinstance(result, Node) else None
+    return not (
+        isinstance(target, torch._ops.OpOverload)
+        and torch.Tag.pointwise in target.tags
+        and all(returned.alias_info is None for returned in target._schema.returns)
+    )
+
+
 def extract(regions: Regions, head: Node, value: Node) -> ExactFunction:
     """The function from `head` to `value`; without value's affine part where it has atoms beside.
 

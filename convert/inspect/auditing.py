@@ -131,12 +131,8 @@ def audit(snn: SpikingModel, example: Any) -> Audit:
     with torch.no_grad(), _outside(snn) as plain:
         plain.start(pytree.tree_leaves((args, kwargs)))
         # The check of the input's range belongs to the call, not to the network.
-        checked, snn.check_inputs = snn.check_inputs, False
-        try:
-            with plain:
-                snn(*args, **kwargs)
-        finally:
-            snn.check_inputs = checked
+        with snn.running(check_inputs=False), plain:
+            snn(*args, **kwargs)
     with torch.no_grad(), _outside(snn) as recorder:
         recorder.start(leaves)
         with recorder:

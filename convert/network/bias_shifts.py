@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -29,8 +28,9 @@ class Shifts(nn.Module):
 class Corrections(nn.Module):
     """The mean errors of layers, taken out of their biases.
 
-    The network's biases hold what training left plus the shift for the K in use; `using` changes
-    that for a while. A bias that was trained since keeps its training: the shift alone moves.
+    The network's biases hold what training left plus the shift for the network's own K; a run for
+    another K takes other biases along (`replaced`). A bias that was trained since keeps its
+    training: the shift alone differs.
 
     Args:
         upstream: names of the sites that a layer's output depends on, by the path of its bias.
@@ -75,46 +75,31 @@ class Corrections(nn.Module):
                 self.held[path] = key
             _tensor(network, path).data = value
 
-    def take_out(self, network: nn.Module, copied: nn.Module) -> None:
-        """Gives a copy of the network, which shares its tensors, biases without any shift."""
-        for path in self.upstream:
+    def replaced(
+        self, network: nn.Module, steps: int, spiking: Collection[str] | None
+    ) -> dict[str, Tensor]:
+        """The biases of a run that doesn't read what the network holds, by path.
+
+        A layer is shifted for the K of the run, and only if all sites before it spike.
+
+        Args:
+            network: the network; it is left as it is.
+            steps: K of the run.
+            spiking: names of the sites that spike; None for all.
+        """
+        key = str(steps)
+        found: dict[str, Tensor] = {}
+        for path, needed in self.upstream.items():
+            shifted = key in self.shifts and (spiking is None or needed <= frozenset(spiking))
+            if self.held.get(path) == (key if shifted else None):
+                continue
             value = self.original(network, path)
-            owner, _, name = path.rpartition(".")
-            module = copied.get_submodule(owner)
-            if name in module._parameters:
-                learns = _tensor(network, path).requires_grad
-                module._parameters[name] = nn.Parameter(value, requires_grad=learns)
-            else:
-                module._buffers[name] = value
-
-    @contextmanager
-    def using(self, network: nn.Module, steps: int) -> Iterator[None]:
-        """Lets the biases hold the shifts for another K inside the block."""
-        with self._restored(network):
-            self.put(network, steps)
-            yield
-
-    @contextmanager
-    def only(self, network: nn.Module, sites: Collection[str]) -> Iterator[None]:
-        """Inside the block a layer is shifted only if all sites before it are among these."""
-        with self._restored(network):
-            for path, needed in self.upstream.items():
-                if path in self.held and not needed <= set(sites):
-                    value = self.original(network, path)
-                    del self.held[path]
-                    _tensor(network, path).data = value
-            yield
-
-    @contextmanager
-    def _restored(self, network: nn.Module) -> Iterator[None]:
-        held = dict(self.held)
-        before = {path: _tensor(network, path).data for path in self.upstream}
-        try:
-            yield
-        finally:
-            self.held = held
-            for path, value in before.items():
-                _tensor(network, path).data = value
+            if shifted:
+                value = value + self._shift(key, path)
+            now = _tensor(network, path)
+            # Bit for bit that value, with the gradient of the bias.
+            found[path] = value + (now - now.detach()) if now.requires_grad else value
+        return found
 
     def _shift(self, key: str, path: str) -> Tensor:
         shifts = self.shifts[key]

@@ -1,4 +1,16 @@
-"""Which neurons, sums and products may write their output over their input."""
+"""A graph as a program that reuses memory: sums, products and neurons write over dead values.
+
+Three questions decide, each answered where it can be answered:
+
+- Whose memory may a value lie in? The operators' schemas and the table of operators say what is
+  memory of its own; whatever may be a view counts as lying in all of its operands' memory.
+- Who reads that memory later? Positions are those of the program as it runs, after sums have moved
+  to the neurons that take them.
+- Would writing in place give the same tensor? Types, shapes and strides are compared when they are
+  there, at every call: `.half()` and autocast change them.
+
+Whatever is in doubt computes as the graph says.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +22,11 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, Node
 
-from ..neuron.few_spikes import FewSpikesNeuron
+from .run_plan import Calls, SiteCall, Tensors
 
 aten = torch.ops.aten
 
-# Operations whose result is memory of their own.
+# Operations whose result is memory of their own, where their schema doesn't say otherwise.
 _FRESH = frozenset({
     aten.linear, aten.conv1d, aten.conv2d, aten.conv3d, aten.convolution, aten.addmm, aten.mm,
     aten.bmm, aten.baddbmm, aten.matmul, aten.add, aten.sub, aten.mul, aten.div, aten.neg,
@@ -22,119 +34,69 @@ _FRESH = frozenset({
     aten.max_pool2d, aten.layer_norm, aten.native_layer_norm, aten.native_group_norm,
     aten._native_batch_norm_legit_no_training, aten.amax, aten.amin,
 })  # fmt: skip
-# Operations whose result may be the memory of their first argument.
-_VIEWS = frozenset({
-    aten.view, aten._unsafe_view, aten.reshape, aten.flatten, aten.permute, aten.transpose,
-    aten.unsqueeze, aten.squeeze,
-})  # fmt: skip
-
-
 # A sum of fewer values takes less time than what it takes to do without.
 _WORTH_ONE_PASS = 32768
-
-_IN_PLACE = {
-    aten.add.Tensor: aten.add_.Tensor,
-    aten.sub.Tensor: aten.sub_.Tensor,
-    aten.mul.Tensor: aten.mul_.Tensor,
-}
-
-
-def overwritable(graph: Graph, paths: Collection[str]) -> set[str]:
-    """Paths of the neurons whose input is freshly computed and read by nobody else.
-
-    Args:
-        graph: of the spiking network.
-        paths: of its neurons.
-    """
-    return {
-        str(node.target)
-        for node in graph.nodes
-        if node.op == "call_module" and str(node.target) in paths and _own(node.args[0], ())
-    }
 
 
 @dataclass(frozen=True)
 class Program:
-    """A graph as a function of its module and inputs, and which neurons may work in place."""
-
-    run: Callable[..., Any]
-    overwritable: frozenset[str]
-
-
-def frugal(graph: Graph, paths: Collection[str]) -> Program:
-    """The graph as a program whose sums and products reuse memory.
-
-    It computes the same bits, without gradients. Nobody may keep what passes by: with a hook on a
-    neuron, run the module itself.
+    """A graph as a function of its module, the calls of its sites, its tensors, and its inputs.
 
     Args:
-        graph: of the spiking network.
-        paths: of its neurons.
+        function: ``function(module, calls, tensors, *inputs)``; `calls` holds one `SiteCall` for
+            each site of its `Places`, and `tensors` what is read in place of a tensor, by its path
+            (None for nothing).
+        overwriting: how many operations may write over an operand.
     """
+
+    function: Callable[..., Any]
+    overwriting: int
+
+    def __call__(
+        self, module: torch.nn.Module, calls: Calls, tensors: Tensors | None, *inputs: Any
+    ) -> Any:
+        """What the graph returns; without gradients, and no hook may listen."""
+        return self.function(module, calls, tensors, *inputs)
+
+
+@dataclass(frozen=True)
+class Places:
+    """What a run brings along for a graph.
+
+    Args:
+        sites: paths of the modules that are called by `SiteCall`, in the order of the calls.
+        aliasing: those of them whose result may lie in the memory of their argument.
+        replaceable: paths of tensors that a run may replace.
+    """
+
+    sites: tuple[str, ...]
+    aliasing: frozenset[str] = frozenset()
+    replaceable: frozenset[str] = frozenset()
+
+
+def frugal(graph: Graph, places: Places) -> Program:
+    """The graph as a program that computes the same bits in less memory."""
     copied = Graph()
-    values: dict[Node, Node] = {}
-    copied.output(copied.graph_copy(graph, values))
-    neurons = overwritable(graph, paths)
-    place = {node: index for index, node in enumerate(graph.nodes)}
-    untouched = set()
-    for node, new in values.items():
-        in_place = _IN_PLACE.get(node.target)  # type: ignore[call-overload]
-        if in_place is None:
-            continue
-        free = [_reusable(node, operand, neurons, place) for operand in node.args[:2]]
-        if node.target is aten.sub.Tensor or node.kwargs:
-            free[1] = False
-        swaps = free[1] and not (free[0] and _dense(node.args[0]))
-        if swaps:
-            new.args = (new.args[1], new.args[0])
-        if _is_input_of_neuron(node, paths):
-            (reader,) = new.users
-            with copied.inserting_before(reader):
-                neuron = copied.get_attr(str(reader.target))
-                fused = copied.call_function(sum_into, (neuron, *new.args, any(free)))
-            reader.replace_all_uses_with(fused)
-            copied.erase_node(reader)
-            copied.erase_node(new)
-            untouched |= set() if any(free) else {str(reader.target)}
-        elif any(free):
-            new.target = in_place
-    return Program(_function(copied), frozenset(neurons - untouched))
+    made: dict[Node, Node] = {}
+    copied.output(copied.graph_copy(graph, made))
+    _call_sites(copied, places)
+    _sums_into_neurons(copied)
+    aliasing = {index for index, path in enumerate(places.sites) if path in places.aliasing}
+    overwriting = _overwrite(copied, aliasing)
+    return Program(_function(copied), overwriting)
 
 
-def sum_into(neuron: Any, x: Tensor, addend: Tensor, free: bool) -> Any:
-    """What a module gives for a sum of two, which may take the memory of x if that is `free`."""
-    if x.numel() >= _WORTH_ONE_PASS and type(neuron) is FewSpikesNeuron and neuron.step_mode == "s":
-        return neuron.decode(x, addend)
-    return neuron(x.add_(addend) if free else x + addend)
-
-
-def _is_input_of_neuron(node: Node, paths: Collection[str]) -> bool:
-    """Whether a node adds two values of one shape and type for a neuron alone."""
-    if node.target is not aten.add.Tensor or node.kwargs or len(node.users) != 1:
-        return False
-    (reader,) = node.users
-    values = [
-        operand.meta.get("val") if isinstance(operand, Node) else None
-        for operand in (node, *node.args)
-    ]
-    return (
-        reader.op == "call_module"
-        and str(reader.target) in paths
-        and all(isinstance(value, Tensor) for value in values)
-        and len({(str(value.shape), value.dtype) for value in values}) == 1  # type: ignore[union-attr]
-    )
-
-
-def in_two(graph: Graph, paths: Collection[str]) -> tuple[Callable[..., Any], Program]:
+def in_two(graph: Graph, places: Places) -> tuple[Callable[..., tuple[Any, ...]], Program]:
     """What comes before every neuron, and the program of the rest.
 
-    The first gives a tuple, which the second takes after the network's inputs: for inputs that
-    are run many times with other neurons.
+    The first, a function of the module and the inputs, gives a tuple, which the second takes after
+    the network's inputs: for inputs that are run many times with other neurons.
     """
     late: set[Node] = set()
     for node in graph.nodes:
-        neuron = node.op == "call_module" and str(node.target) in paths
-        if node.op == "output" or neuron or not late.isdisjoint(node.all_input_nodes):
+        neuron = node.op == "call_module" and str(node.target) in places.sites
+        moved = node.op == "get_attr" and str(node.target) in places.replaceable
+        if node.op == "output" or neuron or moved or not late.isdisjoint(node.all_input_nodes):
             late.add(node)
     given = ("placeholder", "get_attr")
     border = [
@@ -157,7 +119,142 @@ def in_two(graph: Graph, paths: Collection[str]) -> tuple[Callable[..., Any], Pr
     for node in graph.nodes:
         if node in late or (node.op == "get_attr" and not late.isdisjoint(node.users)):
             rest[node] = tail.node_copy(node, rest.__getitem__)
-    return _function(head), frugal(tail, paths)
+    return _function(head), frugal(tail, places)
+
+
+def _call_sites(graph: Graph, places: Places) -> None:
+    """Sites and replaceable tensors are taken from what the run brings along."""
+    first = next(iter(graph.nodes))
+    with graph.inserting_before(first):
+        calls, tensors = graph.placeholder("site_calls"), graph.placeholder("run_tensors")
+    place = {path: index for index, path in enumerate(places.sites)}
+    for node in list(graph.nodes):
+        with graph.inserting_after(node):
+            if node.op == "call_module" and str(node.target) in place:
+                index = place[str(node.target)]
+                new = graph.call_function(run_site, (calls, index, node.args[0], False))
+            elif node.op == "get_attr" and str(node.target) in places.replaceable:
+                new = graph.call_function(choose, (tensors, str(node.target), node))
+            else:
+                continue
+        new.meta = dict(node.meta)
+        node.replace_all_uses_with(new, lambda user, new=new: user is not new)  # type: ignore[misc]
+        if node.op == "call_module":
+            graph.erase_node(node)
+
+
+def _sums_into_neurons(graph: Graph) -> None:
+    """A sum of two values of one shape that a neuron alone reads is made by the neuron."""
+    for node in list(graph.nodes):
+        if node.target is not run_site:
+            continue
+        calls, index, total, _ = node.args
+        if not isinstance(total, Node) or not _is_plain_sum(total):
+            continue
+        a, b = total.args
+        node.target, node.args = run_site_sum, (calls, index, a, b, False, False)
+        graph.erase_node(total)
+
+
+def _is_plain_sum(node: Node) -> bool:
+    if node.target is not aten.add.Tensor or node.kwargs or len(node.users) != 1:
+        return False
+    values = [n.meta.get("val") if isinstance(n, Node) else None for n in (node, *node.args)]
+    return len({_kind(value) for value in values}) == 1 and isinstance(values[0], Tensor)
+
+
+def _kind(value: Any) -> tuple[str, str]:
+    """Type and shape of a value in the graph; two values that are alike in both add one to one."""
+    if not isinstance(value, Tensor):
+        return "", ""
+    return str(value.dtype), str(tuple(value.shape))
+
+
+def _overwrite(graph: Graph, aliasing: Collection[int]) -> int:
+    """Lets operations write over operands that nobody reads later; returns how many may.
+
+    Args:
+        graph: as it runs.
+        aliasing: numbers of the sites whose result may lie in their argument's memory.
+    """
+    nodes = list(graph.nodes)
+    place = {node: index for index, node in enumerate(nodes)}
+    last = {node: max((place[user] for user in node.users), default=-1) for node in nodes}
+    # Where each value may lie: the nodes that made memory, None for memory that isn't ours.
+    memory: dict[Node, frozenset[Node | None]] = {}
+    # Values by what they may lie in.
+    lying: dict[Node | None, list[Node]] = {}
+    count = 0
+
+    def free(operand: Any, node: Node) -> bool:
+        """Whether nobody reads an operand's memory after a node."""
+        if not isinstance(operand, Node) or None in memory[operand]:
+            return False
+        return not any(
+            last[value] > place[node] or (value is not operand and value in node.all_input_nodes)
+            for maker in memory[operand]
+            for value in lying[maker]
+        )
+
+    for node in nodes:
+        if node.op == "output":
+            break
+        writes = _written(node, free)
+        count += writes is not None
+        places = _memory(node, memory, aliasing)
+        memory[node] = places if writes is None else places | memory[writes]
+        for maker in memory[node]:
+            lying.setdefault(maker, []).append(node)
+    return count
+
+
+def _written(node: Node, free: Callable[[Any, Node], bool]) -> Node | None:
+    """Makes a node write over an operand where that may be; returns the operand."""
+    if node.target is run_site:
+        calls, index, x, _ = node.args
+        if free(x, node):
+            node.args = (calls, index, x, True)
+            return x  # type: ignore[return-value]
+    elif node.target is run_site_sum:
+        calls, index, x, addend, *_ = node.args
+        for first, second, swapped in ((x, addend, False), (addend, x, True)):
+            if free(first, node):
+                node.args = (calls, index, first, second, True, swapped)
+                return first  # type: ignore[return-value]
+    elif node.target in _INTO and not node.kwargs and len(node.args) == 2:
+        first, second = node.args
+        into, commutes = _INTO[node.target]  # type: ignore[index]
+        if free(first, node):
+            node.target, node.args = into, (first, second, False)
+            return first  # type: ignore[return-value]
+        if commutes and free(second, node):
+            node.target, node.args = into, (second, first, True)
+            return second  # type: ignore[return-value]
+    return None
+
+
+def _memory(
+    node: Node, memory: Mapping[Node, frozenset[Node | None]], aliasing: Collection[int]
+) -> frozenset[Node | None]:
+    """What a value may lie in, if the node writes over nothing."""
+    if node.op in ("placeholder", "get_attr"):
+        return frozenset([None])
+    own: frozenset[Node | None] = frozenset([node])
+    site = node.target in (run_site, run_site_sum)
+    if _is_fresh(node.target) or (site and node.args[1] not in aliasing):
+        return own
+    read = node.args[2:] if site else node.all_input_nodes
+    # A view, a function that returns its argument, or what nobody knows.
+    return own.union(*(memory[value] for value in read if isinstance(value, Node)))
+
+
+def _is_fresh(target: Any) -> bool:
+    """Whether an operation's result never shares memory with an operand."""
+    return (
+        isinstance(target, torch._ops.OpOverload)
+        and target.overloadpacket in _FRESH
+        and all(result.alias_info is None for result in target._schema.returns)
+    )
 
 
 def _function(graph: Graph) -> Callable[..., Any]:
@@ -167,52 +264,102 @@ def _function(graph: Graph) -> Callable[..., Any]:
     return names["forward"]  # type: ignore[no-any-return]
 
 
-def _dense(node: Any) -> bool:
-    return bool(node.meta["val"].is_contiguous())
+# What a program calls.
 
 
-def _reusable(node: Node, operand: Any, neurons: Collection[str], place: dict[Node, int]) -> bool:
-    """Whether the result of a node fits into the memory of an operand that nobody reads later."""
-    if not _own(operand, neurons, node, place):
+def choose(tensors: Tensors | None, path: str, own: Tensor) -> Tensor:
+    """The tensor that a run reads at a path: another one, or the network's own."""
+    return own if tensors is None else tensors.get(path, own)
+
+
+def run_site(calls: Calls, index: int, x: Tensor, in_place: bool) -> Tensor:
+    """What the run calls for a site."""
+    return calls[index].fast(x, in_place)
+
+
+def run_site_sum(
+    calls: Calls, index: int, x: Tensor, addend: Tensor, in_place: bool, swapped: bool
+) -> Tensor:
+    """What the run calls for a site whose input is a sum of two; the memory of x may be taken."""
+    call: SiteCall = calls[index]
+    if x.numel() >= _WORTH_ONE_PASS and _usual(x) and _alike(x, addend):
+        found = call.fast_sum(x, addend, in_place)
+        if found is not None:
+            return found
+    total = add_into(x, addend, swapped) if in_place else x + addend
+    # Its own memory, or memory that may be taken.
+    return call.fast(total, True)
+
+
+def add_into(target: Tensor, other: Any, swapped: bool) -> Any:
+    """``target + other``, in the memory of target where that is the same tensor."""
+    if _same_result(target, other, swapped):
+        return target.add_(other)
+    return other + target if swapped else target + other
+
+
+def sub_into(target: Tensor, other: Any, swapped: bool) -> Any:
+    """``target - other``, in the memory of target where that is the same tensor."""
+    return target.sub_(other) if _same_result(target, other, swapped) else target - other
+
+
+def mul_into(target: Tensor, other: Any, swapped: bool) -> Any:
+    """``target * other``, in the memory of target where that is the same tensor."""
+    if _same_result(target, other, swapped):
+        return target.mul_(other)
+    return other * target if swapped else target * other
+
+
+# By operation: what may take its place, and whether its operands may change places.
+_INTO: dict[Any, tuple[Callable[..., Any], bool]] = {
+    aten.add.Tensor: (add_into, True),
+    aten.sub.Tensor: (sub_into, False),
+    aten.mul.Tensor: (mul_into, True),
+}
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def _alike(x: Tensor, y: Tensor) -> bool:
+    """Whether two tensors agree in type, shape and the order of their values in memory."""
+    return x.dtype == y.dtype and x.shape == y.shape and x.stride() == y.stride()
+
+
+def _same_result(target: Tensor, other: Any, swapped: bool) -> bool:
+    """Whether writing the result into target gives what a new tensor would be."""
+    if type(target) not in _PLAIN or not _usual(target):
         return False
-    result, given = node.meta.get("val"), operand.meta.get("val")
-    return (
-        isinstance(result, Tensor)
-        and isinstance(given, Tensor)
-        and result.dtype == given.dtype
-        and str(result.shape) == str(given.shape)
+    if not isinstance(other, Tensor):
+        return torch.result_type(target, other) == target.dtype
+    if type(other) not in _PLAIN or other.device != target.device:
+        return False
+    if other.shape == target.shape:
+        return _alike(target, other)
+    # Spread over target: a new tensor would lie as its first operand does.
+    spread = other.dim() <= target.dim() and all(
+        n in (1, length)
+        for n, length in zip(reversed(other.shape), reversed(target.shape), strict=False)
     )
+    # With axes of length 1 the order of memory would be anybody's guess.
+    plain = spread and not swapped and 1 not in target.shape
+    return plain and torch.result_type(target, other) == target.dtype
 
 
-def _own(
-    node: Any,
-    neurons: Collection[str],
-    reader: Node | None = None,
-    place: Mapping[Node, int] | None = None,
-) -> bool:
-    """Whether a value lies in memory of its own that nobody reads after `reader`."""
-    while isinstance(node, Node) and _read_by_one(node, neurons, reader, place):
-        if node.op == "call_module":
-            return str(node.target) in neurons
-        packet = getattr(node.target, "overloadpacket", None)
-        if packet in _FRESH:
-            return True
-        if packet not in _VIEWS:
-            return False
-        reader, node = node, node.args[0]
-    return False
+def _usual(x: Tensor) -> bool:
+    """Whether x lies in memory as a new result would: dense, in the usual order of axes or NHWC.
 
-
-def _read_by_one(
-    node: Node, neurons: Collection[str], reader: Node | None, place: Mapping[Node, int] | None
-) -> bool:
-    """Whether there is one reader, or the others are done before it and keep nothing."""
-    if len(node.users) == 1:
+    The strides of axes of length 1 count too, since convolutions choose their layout by them.
+    """
+    if x.is_contiguous():
+        order = range(x.dim() - 1, -1, -1)
+    elif x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
+        order = (1, 3, 2, 0)  # type: ignore[assignment]
+    else:
+        return False
+    if 1 not in x.shape:
         return True
-    if reader is None or place is None:
-        return False
-    others = [user for user in node.users if user is not reader]
-    return all(
-        place[user] < place[reader] and getattr(user.target, "overloadpacket", None) in _FRESH
-        for user in others
-    )
+    stride = 1
+    for axis in order:
+        if x.stride(axis) != stride:
+            return False
+        stride *= x.shape[axis]
+    return True

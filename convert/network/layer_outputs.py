@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -27,11 +29,33 @@ class Features(torch.nn.Module):
     def __init__(self, network: GraphModule, layers: list[str], snn: SpikingModel) -> None:
         super().__init__()
         self.network, self.layers, self.signature = network, layers, snn.signature
+        # In a list: no module of this one.
+        self._whole = [snn]
+        self._runner = snn.runner(network)
 
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        """The layers' outputs by name, for the inputs that the network takes."""
-        outputs = self.network(*self.signature.flatten(args, kwargs))
+        """The layers' outputs by name, for the inputs that the network takes.
+
+        Blocks of the network, such as `readout`, hold here too.
+        """
+        (snn,) = self._whole
+        leaves, plan = self.signature.flatten(args, kwargs), snn.plan
+        if torch.compiler.is_compiling() and plan.plain:
+            outputs = self.network(*leaves)
+        else:
+            # Another graph keeps other values.
+            plan = replace(plan, kept=None)
+            outputs = snn.run_by(self._runner, self.network, leaves, plan)
         return dict(zip(self.layers, outputs, strict=True))
+
+    def __reduce__(self) -> Any:
+        return features, (self._whole[0], self.layers)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Features:
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        copied.__dict__.update({k: copy.deepcopy(v, memo) for k, v in self.__dict__.items()})
+        return copied
 
 
 def features(snn: SpikingModel, names: Iterable[str]) -> Features:

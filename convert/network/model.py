@@ -4,23 +4,37 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import operator
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from difflib import get_close_matches
+from threading import Lock
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch.fx import GraphModule
+from torch.utils import _pytree as pytree
 
 from ..calibration.histogram import Histogram
 from ..errors import InputError, SiteError
 from ..graph.call_signature import Signature
 from ..graph.memory_layout import prefers_channels_last
-from ..neuron.few_spikes import FewSpikesNeuron
+from ..neuron.few_spikes import WHOLE, FewSpikesNeuron, NeuronPlan, around
 from .bias_shifts import Corrections
-from .buffer_reuse import Program, frugal, in_two
-from .range_check import Outside, counting_outside, inputs_outside, warn
+from .range_check import Outside, OutsideCounter, inputs_outside, warn
+from .report import Report
+from .run_plan import Calls, CutNeuron, Kept, RunPlan, SiteCall
+from .runner import Runner
+
+_DEFAULT = RunPlan()
+# The plans of this thread's runs, by network.
+_plans: ContextVar[Mapping[torch.nn.Module, RunPlan]] = ContextVar(
+    "plans", default=MappingProxyType({})
+)
+_lock = Lock()
 
 
 class SiteMap(Mapping[str, FewSpikesNeuron]):
@@ -48,12 +62,17 @@ class SiteMap(Mapping[str, FewSpikesNeuron]):
 class SpikingModel(torch.nn.Module):
     """A network whose nonlinear functions are few-spikes neurons.
 
+    What its calls do is changed by blocks (`readout`, `with_steps`, `spiking_only`,
+    `count_spikes`, ...). They nest in any order, hold for the thread that entered them, and leave
+    the network as it is.
+
     Args:
         network: graph that calls the neurons as modules; flat inputs and outputs.
         exact: exact functions by the path of the neuron that replaced each.
         signature: how it is called.
         names: path of each neuron by the name of its site.
         report: what became of every operation.
+        fitted_as: K that the network's own neurons were fitted as; the largest of a site if None.
     """
 
     def __init__(
@@ -62,20 +81,21 @@ class SpikingModel(torch.nn.Module):
         exact: dict[str, torch.nn.Module],
         signature: Signature,
         names: dict[str, str],
-        report: Any = None,
+        report: Report | None = None,
+        fitted_as: int | None = None,
     ) -> None:
         super().__init__()
         self.network = network
-        self.exact = torch.nn.ModuleDict({k.rpartition(".")[2]: m for k, m in exact.items()})
+        self.exact = torch.nn.ModuleDict({_key(k): m for k, m in exact.items()})
         last = prefers_channels_last([network, *exact.values()])
         self.signature = dataclasses.replace(signature, channels_last=last)
         self.names = names
-        self.report = report
+        # Absent only while a network is put together.
+        self.report: Any = report
         self.check_inputs = True
-        self._program: Program | None = None
-        self._parts: tuple[Callable[..., Any], Program] | None = None
-        # Inside `repeated`: the flat inputs, and what comes of them before every neuron.
-        self._kept: dict[str, Any] | None = None
+        self._runner: Runner | None = None
+        # How many blocks, of any thread, change what calls do just now.
+        self._blocks = 0
         # Neurons of the same sites fitted with other K, by str(K) and by neuron path as in `exact`.
         self.refitted = torch.nn.ModuleDict()
         # What the layers' biases hold beside the trained values, for every K.
@@ -84,6 +104,7 @@ class SpikingModel(torch.nn.Module):
         self.histograms: dict[str, Histogram] = {}
         # The user's own notes; they are saved with the network.
         self.metadata: dict[str, Any] = {}
+        self.fitted_as = self._longest(None) if fitted_as is None else fitted_as
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Outputs in the form in which the original model returned them.
@@ -92,185 +113,60 @@ class SpikingModel(torch.nn.Module):
         fell outside, site by site; `check_inputs = False` turns that off.
 
         Raises:
-            InputError: for inputs of another number, shape or kind than at conversion.
+            InputError: for inputs of another number, shape or kind than at conversion, or a
+                readout beyond the steps of the neurons that run.
         """
-        leaves = self._leaves(args, kwargs)
-        if not self._to_be_checked() or not inputs_outside(leaves, self.report.input_ranges):
-            return self.signature.unflatten(self._run(leaves))
-        with self.count_outside() as found:
-            outputs = self._run(leaves)
-        warn(found, stacklevel=5)
+        plan = self.plan
+        leaves = self._leaves(plan, args, kwargs)
+        if not self._to_be_checked(plan) or not inputs_outside(leaves, self.report.input_ranges):
+            return self.signature.unflatten(self._run(leaves, plan))
+        outside = OutsideCounter(self._ranges())
+        watched = dataclasses.replace(plan, watchers=(*plan.watchers, outside))
+        outputs = self._run(leaves, watched)
+        warn(outside.found, stacklevel=5)
         return self.signature.unflatten(outputs)
 
-    def _run(self, leaves: list[Any]) -> Any:
-        """The network on flat inputs, in as little memory as gradients and hooks allow.
-
-        With gradients an operation may have kept what it gave; a hook may keep what it sees. A
-        neuron that is called alone never writes over its input.
-        """
-        modules = [self.network.get_submodule(path) for path in self.names.values()]
-        if _watched([self.network, *modules]):
-            return self.network(*leaves)
-        program, inputs = self._prepared(leaves)
-        neurons = [
-            module
-            for path, module in zip(self.names.values(), modules, strict=True)
-            if path in program.overwritable and isinstance(module, FewSpikesNeuron)
-        ]
-        for neuron in neurons:
-            neuron.in_place = True
-        try:
-            return program.run(self.network, *inputs)
-        finally:
-            for neuron in neurons:
-                neuron.in_place = False
-
-    def _leaves(self, args: Any, kwargs: Any) -> list[Any]:
-        if self._kept is None:
+    def _leaves(self, plan: RunPlan, args: Any, kwargs: Any) -> list[Any]:
+        if plan.kept is None:
             return self.signature.flatten(args, kwargs)
-        if "leaves" not in self._kept:
-            self._kept["leaves"] = self.signature.flatten(args, kwargs)
-        return list(self._kept["leaves"])
+        given = pytree.tree_leaves((args, kwargs))
+        return plan.kept.leaves(given, lambda: self.signature.flatten(args, kwargs))
 
-    def _prepared(self, leaves: list[Any]) -> tuple[Program, list[Any]]:
-        """What to run, and on what: the whole network, or what `repeated` didn't keep."""
-        graph, paths = self.network.graph, self.names.values()
-        if self._kept is None:
-            if self._program is None:
-                self._program = frugal(graph, paths)
-            return self._program, leaves
-        if self._parts is None:
-            self._parts = in_two(graph, paths)
-        head, rest = self._parts
-        if "values" not in self._kept:
-            self._kept["values"] = head(self.network, *leaves)
-        return rest, [*leaves, *self._kept["values"]]
-
-    @contextmanager
-    def repeated(self) -> Iterator[None]:
-        """Says that every call inside the block has the same inputs, whatever the neurons do.
-
-        What comes before the first neurons is computed once.
-        """
-        self._kept = {}
-        try:
-            yield
-        finally:
-            self._kept = None
-
-    def _to_be_checked(self) -> bool:
+    def _to_be_checked(self, plan: RunPlan) -> bool:
         """A cut readout repeats a call that was checked; a compiler can't follow the check."""
         traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-        return self.check_inputs and self.report is not None and not traced
+        wanted = self.check_inputs and plan.check_inputs and self.report is not None
+        return wanted and not traced and plan.readout in (None, self._longest(plan.fit))
 
-    @contextmanager
-    def count_outside(self) -> Iterator[dict[str, Outside]]:
-        """Counts, inside the block, the values of every site outside its calibrated range.
+    def _ranges(self) -> dict[str, tuple[float, float]]:
+        """Lowest and highest calibrated input of every site."""
+        return {row.name: (row.low, row.high) for row in self.report.sites}
 
-        The yielded dict is filled by site name as the network runs; see `Outside`.
-        """
-        ranges = {row.name: (row.low, row.high) for row in self.report.sites}
-        with counting_outside(self.sites, ranges) as found:
-            yield found
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> SpikingModel:
-        # The report names nodes of the graph: they become those of the copy.
-        copied = type(self).__new__(type(self))
-        memo[id(self)] = copied
-        memo |= {id(shared): shared for shared in (self.report, self.signature)}
-        copied.__dict__.update({k: copy.deepcopy(v, memo) for k, v in self.__dict__.items()})
-        if self.report is not None:
-            copied.report = self.report.of_graph(copied.network.graph)
-        return copied
+    # What a call does.
 
     @property
-    def sites(self) -> SiteMap:
-        """The neuron of every site."""
-        return SiteMap({n: self.network.get_submodule(p) for n, p in self.names.items()})  # type: ignore[misc]
-
-    @property
-    def steps(self) -> int:
-        """The largest K of a neuron."""
-        return max(neuron.steps for neuron in self.sites.values())
-
-    def _swapped(self, path: str, module: torch.nn.Module) -> torch.nn.Module:
-        """Puts another module where a neuron is; returns what was there."""
-        parent, _, name = path.rpartition(".")
-        owner = self.network.get_submodule(parent)
-        before = getattr(owner, name)
-        setattr(owner, name, module)
-        return before
-
-    def add_refit(self, steps: int, neurons: Mapping[str, FewSpikesNeuron]) -> None:
-        """Keeps neurons of another K beside the network's own.
-
-        Args:
-            steps: that K.
-            neurons: by the name of their site, one for every site.
-        """
-        keyed = {self.names[site].rpartition(".")[2]: neuron for site, neuron in neurons.items()}
-        self.refitted[str(steps)] = torch.nn.ModuleDict(keyed)
+    def plan(self) -> RunPlan:
+        """What a call does just now, in this thread: what the blocks around it say."""
+        return _plan_of(self) if self._blocks else _DEFAULT
 
     @contextmanager
-    def with_steps(self, steps: int) -> Iterator[None]:
-        """Uses the neurons that were fitted for another K inside the block, or its own.
+    def running(self, **changes: Any) -> Iterator[RunPlan]:
+        """Changes the plan of the calls inside the block, in this thread; see `RunPlan`.
 
-        Raises:
-            InputError: if the network wasn't fitted for it.
+        A neuron of the network that is called by itself follows it too.
         """
-        if str(steps) not in self.refitted:
-            if steps == self.steps:
-                yield
-                return
-            fitted = ", ".join([str(self.steps), *self.refitted])
-            raise InputError(
-                f"the network was fitted for K = {fitted}, not for {steps!r}; name every K in "
-                "steps= at conversion"
-            )
-        neurons = self.refitted[str(steps)]
-        replaced = {
-            path: self._swapped(path, neurons[path.rpartition(".")[2]])  # type: ignore[index]
-            for path in self.names.values()
-        }
+        plan = dataclasses.replace(self.plan, **changes)
+        token = _plans.set(MappingProxyType({**_plans.get(), self: plan}))
+        bare = around.set(_plan_of_neuron)
+        with _lock:
+            self._blocks += 1
         try:
-            with self.corrections.using(self.network, steps):
-                yield
+            yield plan
         finally:
-            for path, neuron in replaced.items():
-                self._swapped(path, neuron)
-
-    @contextmanager
-    def spiking_only(self, sites: Collection[str]) -> Iterator[None]:
-        """Lets only these sites spike inside the block; all others compute exactly.
-
-        Raises:
-            SiteError: for a site that doesn't exist.
-        """
-        for name in sites:
-            self.sites[name]
-        replaced = {
-            path: self._swapped(path, self.exact[path.rpartition(".")[2]])
-            for name, path in self.names.items()
-            if name not in sites
-        }
-        try:
-            with self.corrections.only(self.network, sites):
-                yield
-        finally:
-            for path, neuron in replaced.items():
-                self._swapped(path, neuron)
-
-    def original(self) -> torch.nn.Module:
-        """The captured network with its exact functions; shares the weights."""
-        modules = dict(self.network.named_modules())
-        memo = {id(tensor): tensor for tensor in self.network.state_dict(keep_vars=True).values()}
-        memo |= {id(modules[path]): torch.nn.Identity() for path in self.names.values()}
-        network = copy.deepcopy(self.network, memo)
-        for path in self.names.values():
-            parent, _, name = path.rpartition(".")
-            setattr(network.get_submodule(parent), name, self.exact[name])
-        self.corrections.take_out(self.network, network)
-        return OriginalModel(network, self.signature)
+            with _lock:
+                self._blocks -= 1
+            around.reset(bare)
+            _plans.reset(token)
 
     @contextmanager
     def readout(self, step: int | None, *, corrected: bool = True) -> Iterator[None]:
@@ -281,24 +177,213 @@ class SpikingModel(torch.nn.Module):
             corrected: adds the calibrated mean of what the missing steps would have added.
 
         Raises:
-            InputError: if step isn't a whole number in 1..K.
+            InputError: if step isn't a whole number in 1..K, the largest that was fitted.
         """
-        if step is not None and (isinstance(step, bool) or step != int(step) or step < 1):
-            raise InputError(f"step must be a whole number from 1 to {self.steps}, found {step!r}")
-        neurons = list(self.sites.values())
-        before = [(n.readout_step, n.readout_corrected) for n in neurons]
-        checked, self.check_inputs = (
-            self.check_inputs,
-            self.check_inputs and step in (None, self.steps),
-        )
-        try:
-            for neuron in neurons:
-                neuron.readout_step, neuron.readout_corrected = step, corrected
+        if step is not None:
+            longest = max(self._longest(fit) for fit in (None, *map(int, self.refitted)))
+            number = _whole(step)
+            if number is None or not 1 <= number <= longest:
+                raise InputError(f"step must be a whole number from 1 to {longest}, found {step!r}")
+            step = number
+        with self.running(readout=step, corrected=corrected):
             yield
+
+    @contextmanager
+    def with_steps(self, steps: int) -> Iterator[None]:
+        """Uses the neurons that were fitted as another K inside the block, or its own.
+
+        Raises:
+            InputError: if the network wasn't fitted for it.
+        """
+        fit = _whole(steps)
+        if fit is None or (fit != self.fitted_as and str(fit) not in self.refitted):
+            fitted = ", ".join([str(self.fitted_as), *self.refitted])
+            raise InputError(
+                f"the network was fitted for K = {fitted}, not for {steps!r}; name every K in "
+                "steps= at conversion"
+            )
+        with self.running(fit=None if fit == self.fitted_as else fit):
+            yield
+
+    @contextmanager
+    def spiking_only(self, sites: Collection[str]) -> Iterator[None]:
+        """Lets only these sites spike inside the block; all others compute exactly.
+
+        Inside another such block, only those sites spike that both name.
+
+        Raises:
+            SiteError: for a site that doesn't exist.
+        """
+        for name in sites:
+            self.sites[name]
+        around = self.plan.spiking
+        chosen = frozenset(sites) if around is None else around.intersection(sites)
+        with self.running(spiking=chosen):
+            yield
+
+    @contextmanager
+    def count_spikes(self) -> Iterator[dict[str, int]]:
+        """Counts spikes inside the block; the yielded dict is filled by site when it ends."""
+        counts: dict[str, int] = {}
+        tally = dict.fromkeys(self.names, 0)
+
+        def count(site: str, spikes: int) -> None:
+            tally[site] += spikes
+
+        try:
+            with self.running(counters=(*self.plan.counters, count)):
+                yield counts
         finally:
-            self.check_inputs = checked
-            for neuron, (old, flag) in zip(neurons, before, strict=True):
-                neuron.readout_step, neuron.readout_corrected = old, flag
+            counts.update(tally)
+
+    @contextmanager
+    def count_outside(self) -> Iterator[dict[str, Outside]]:
+        """Counts, inside the block, the values of every site outside its calibrated range.
+
+        The yielded dict is filled by site name as the network runs; see `Outside`.
+        """
+        counter = OutsideCounter(self._ranges())
+        with self.running(watchers=(*self.plan.watchers, counter)):
+            yield counter.found
+
+    @contextmanager
+    def repeated(self) -> Iterator[None]:
+        """Computes what comes before the first neurons once for calls with the same inputs.
+
+        Inside the block, calls with the same tensors share it, whatever their neurons do; for
+        other tensors it is computed anew. The weights must stay as they are.
+        """
+        with self.running(kept=Kept()):
+            yield
+
+    def _run(self, leaves: list[Any], plan: RunPlan) -> Any:
+        """The network's flat outputs for its flat inputs, as a plan says."""
+        if torch.compiler.is_compiling() and plan.plain:
+            return self.network(*leaves)
+        runner = self._runner
+        if runner is None or not runner.fits(self.network, self.corrections.upstream):
+            runner = self._runner = self.runner(self.network)
+        return self.run_by(runner, self.network, leaves, plan)
+
+    def runner(self, network: GraphModule) -> Runner:
+        """What runs a graph of this network's sites.
+
+        Args:
+            network: the network, or a part of it.
+        """
+        exact = {name: self.exact[_key(path)] for name, path in self.names.items()}
+        return Runner(network, self.names, exact, self.corrections.upstream)
+
+    def run_by(self, runner: Runner, network: GraphModule, leaves: list[Any], plan: RunPlan) -> Any:
+        """A graph's flat outputs for its flat inputs, as a plan says.
+
+        Args:
+            runner: from `runner`, for this graph.
+            network: the graph.
+            leaves: its inputs.
+            plan: what is done.
+
+        Raises:
+            InputError: for a readout beyond the steps of the neurons that run.
+        """
+        if plan.readout is not None and plan.readout > (longest := self._longest(plan.fit)):
+            raise InputError(
+                f"the readout is after step {plan.readout}, but the neurons that run have "
+                f"{longest} at most; choose an earlier step, or other neurons by with_steps"
+            )
+        calls: Calls = tuple(
+            SiteCall(site, self._called(site, plan), plan) for site in runner.sites
+        )
+        tensors = self._replaced(plan) or None
+        plain = plan.plain and all(call.decodes for call in calls)
+        return runner.run(network, leaves, calls, tensors, plain=plain, kept=plan.kept)
+
+    def _called(self, site: str, plan: RunPlan) -> torch.nn.Module:
+        """What runs at a site: its neuron of the plan's K, or its exact function."""
+        path = self.names[site]
+        if not plan.spikes(site):
+            return self.exact[_key(path)]
+        if plan.fit is None:
+            return self.network.get_submodule(path)
+        return self.refitted[str(plan.fit)].get_submodule(_key(path))
+
+    # Neurons.
+
+    @property
+    def sites(self) -> SiteMap:
+        """The neuron of every site; inside `with_steps`, of that K."""
+        plan = RunPlan(fit=self.plan.fit)
+        return SiteMap({name: self._called(name, plan) for name in self.names})  # type: ignore[misc]
+
+    @property
+    def steps(self) -> int:
+        """K that the neurons were fitted as; inside `with_steps`, that K."""
+        fit = self.plan.fit
+        return self.fitted_as if fit is None else fit
+
+    @property
+    def longest(self) -> int:
+        """The largest number of steps of a site: more than `steps` if a site has a K of its own."""
+        return self._longest(self.plan.fit)
+
+    def _longest(self, fit: int | None) -> int:
+        modules = (self._called(name, RunPlan(fit=fit)) for name in self.names)
+        return max((m.steps for m in modules if isinstance(m, FewSpikesNeuron)), default=0)
+
+    def add_refit(self, steps: int, neurons: Mapping[str, FewSpikesNeuron]) -> None:
+        """Keeps neurons of another K beside the network's own.
+
+        Args:
+            steps: that K.
+            neurons: by the name of their site, one for every site.
+        """
+        keyed = {_key(self.names[site]): neuron for site, neuron in neurons.items()}
+        self.refitted[str(steps)] = torch.nn.ModuleDict(keyed)
+
+    def as_planned(self, plan: RunPlan) -> GraphModule:
+        """A copy of the network that by itself does what a plan says; it shares the weights.
+
+        Args:
+            plan: what is done; nobody counts or watches.
+        """
+        modules = dict(self.network.named_modules())
+        memo = {id(tensor): tensor for tensor in self.network.state_dict(keep_vars=True).values()}
+        memo |= {id(modules[path]): torch.nn.Identity() for path in self.names.values()}
+        network = copy.deepcopy(self.network, memo)
+        plan = dataclasses.replace(plan, counters=(), watchers=(), kept=None)
+        for site, path in self.names.items():
+            module = self._called(site, plan)
+            if isinstance(module, FewSpikesNeuron) and plan.readout is not None:
+                module = CutNeuron(module, plan.readout, plan.corrected)
+            parent, _, name = path.rpartition(".")
+            setattr(network.get_submodule(parent), name, module)
+        for path, value in self._replaced(plan).items():
+            parent, _, name = path.rpartition(".")
+            owner = network.get_submodule(parent)
+            if name in owner._parameters:
+                learns = self.network.get_parameter(path).requires_grad
+                owner._parameters[name] = torch.nn.Parameter(value.detach(), learns)
+            else:
+                owner._buffers[name] = value
+        return network
+
+    def with_exact_functions(self) -> GraphModule:
+        """A copy of the network with its exact functions and the biases that training left.
+
+        It shares the weights.
+        """
+        return self.as_planned(RunPlan(spiking=frozenset()))
+
+    def _replaced(self, plan: RunPlan) -> dict[str, torch.Tensor]:
+        """The biases of a run that are not those that the network holds, by path."""
+        if plan.fit is None and plan.spiking is None:
+            return {}
+        fit = self.fitted_as if plan.fit is None else plan.fit
+        return self.corrections.replaced(self.network, fit, plan.spiking)
+
+    def original(self) -> torch.nn.Module:
+        """The captured network with its exact functions; shares the weights."""
+        return OriginalModel(self.with_exact_functions(), self.signature)
 
     def unfreeze(self, *, weights: bool = True, neurons: bool = False) -> SpikingModel:
         """Makes the network trainable; freeze it again by ``requires_grad_(False)``.
@@ -315,10 +400,14 @@ class SpikingModel(torch.nn.Module):
             neuron.unfreeze()
         return self
 
+    # Files and copies.
+
     def save(
         self, path: str | os.PathLike[str], *, metadata: Mapping[str, Any] | None = None
     ) -> None:
         """Writes the network to one file that `convert.load` reads without the model's code.
+
+        Blocks around the call change nothing of it.
 
         Args:
             path: by convention ``*.fsnn``; written whole or not at all.
@@ -334,6 +423,8 @@ class SpikingModel(torch.nn.Module):
     def export(self, path: str | os.PathLike[str]) -> None:
         """Writes the network as one ONNX file with a free batch size; needs onnx and onnxscript.
 
+        Inside a block such as `readout`, what a call does there is exported.
+
         Raises:
             ExportError: if a package is missing, or the network has an operator that ONNX lacks.
         """
@@ -341,31 +432,60 @@ class SpikingModel(torch.nn.Module):
 
         export(self, path)
 
-    @contextmanager
-    def count_spikes(self) -> Iterator[dict[str, int]]:
-        """Counts spikes inside the block; the yielded dict is filled by site when it ends."""
-        counts: dict[str, int] = {}
-        for neuron in self.sites.values():
-            neuron.counting, neuron.spike_count = True, 0
-        try:
-            yield counts
-        finally:
-            for name, neuron in self.sites.items():
-                neuron.counting = False
-                counts[name] = neuron.spike_count
+    def __reduce__(self) -> Any:
+        """For pickle, `torch.save` and processes that are spawned: the network's own safe format.
+
+        What may be trained and the mode travel along, hooks don't.
+        """
+        from ..storage.file import pickled
+
+        return pickled(self)
+
+    def __copy__(self) -> SpikingModel:
+        copied = type(self).__new__(type(self))
+        copied.__dict__.update(self.__dict__, _blocks=0)
+        return copied
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SpikingModel:
+        # The report names nodes of the graph: they become those of the copy.
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        memo |= {id(shared): shared for shared in (self.report, self.signature)}
+        given = {**self.__dict__, "_runner": None, "_blocks": 0}
+        copied.__dict__.update({k: copy.deepcopy(v, memo) for k, v in given.items()})
+        if self.report is not None:
+            copied.report = self.report.of_graph(copied.network.graph)
+        return copied
 
 
-def _watched(modules: Iterable[torch.nn.Module]) -> bool:
-    """Whether somebody follows the run: autograd, a compiler, a dispatch mode, a hook."""
-    return (
-        torch.is_grad_enabled()
-        or torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
-        or torch._C._len_torch_dispatch_stack() > 0
-        or any(m._forward_hooks or m._forward_pre_hooks for m in modules)
-        or bool(torch.nn.modules.module._global_forward_hooks)
-        or bool(torch.nn.modules.module._global_forward_pre_hooks)
-    )
+def _key(path: str) -> str:
+    """A neuron's name without the path of its owner."""
+    return path.rpartition(".")[2]
+
+
+def _whole(value: Any) -> int | None:
+    """A whole number; None for anything else."""
+    try:
+        return None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return None
+
+
+@torch.compiler.disable
+def _plan_of(network: SpikingModel) -> RunPlan:
+    """The plan of a network in this thread."""
+    return _plans.get().get(network, _DEFAULT)
+
+
+def _plan_of_neuron(neuron: FewSpikesNeuron) -> NeuronPlan:
+    """What a neuron that is called by itself does, by the blocks of its network in this thread."""
+    for network, plan in _plans.get().items():
+        assert isinstance(network, SpikingModel)
+        for site, path in network.names.items():
+            fits = (fit.get_submodule(_key(path)) for fit in network.refitted.values())
+            if network.network.get_submodule(path) is neuron or any(n is neuron for n in fits):
+                return plan.of_neuron(site)
+    return WHOLE
 
 
 class OriginalModel(torch.nn.Module):
@@ -379,3 +499,15 @@ class OriginalModel(torch.nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Outputs in the form in which the model returned them."""
         return self.signature.unflatten(self.network(*self.signature.flatten(args, kwargs)))
+
+    def __reduce__(self) -> Any:
+        raise InputError(
+            "the original of a network can't be pickled; pickle or save the network, and call "
+            ".original() where it is loaded"
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> OriginalModel:
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        copied.__dict__.update({k: copy.deepcopy(v, memo) for k, v in self.__dict__.items()})
+        return copied

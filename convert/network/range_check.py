@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +11,6 @@ import torch
 from torch import Tensor
 
 from ..errors import RangeWarning
-from ..neuron.few_spikes import FewSpikesNeuron
 
 # An input may exceed its range on either side by this share of its width without a word.
 _MARGIN = 0.25
@@ -54,37 +52,31 @@ def inputs_outside(leaves: Iterable[Any], ranges: Iterable[tuple[float, float] |
     return False
 
 
-@contextmanager
-def counting_outside(
-    neurons: Mapping[str, torch.nn.Module], ranges: Mapping[str, tuple[float, float]]
-) -> Iterator[dict[str, Outside]]:
-    """Counts values outside the calibrated range at every neuron that runs inside the block.
+class OutsideCounter:
+    """Counts values outside the calibrated range; one of a run's watchers.
 
     Args:
-        neurons: by the name of their site; what isn't a few-spikes neuron is passed over.
         ranges: lowest and highest calibrated input of every site.
+
+    Attributes:
+        found: what was counted, by the name of the site; only of sites that spiked.
     """
-    found: dict[str, Outside] = {}
-    handles = []
-    for name, neuron in neurons.items():
-        if not isinstance(neuron, FewSpikesNeuron) or name not in ranges:
-            continue
 
-        def count(module: Any, args: Any, site: str = name) -> None:
-            x = args[0].detach()
-            entry = found.setdefault(site, Outside(*ranges[site]))
-            # The range is that of exact values: rounding to half precision isn't outside.
-            slack = torch.finfo(x.dtype).eps * max(abs(entry.low), abs(entry.high))
-            beyond = (x > entry.high + slack) | ((x < entry.low - slack) & (x != -float("inf")))
-            entry.count += int(beyond.sum())
-            entry.values += x.numel()
+    def __init__(self, ranges: Mapping[str, tuple[float, float]]) -> None:
+        self.ranges = ranges
+        self.found: dict[str, Outside] = {}
 
-        handles.append(neuron.register_forward_pre_hook(count))
-    try:
-        yield found
-    finally:
-        for handle in handles:
-            handle.remove()
+    def __call__(self, site: str, x: Tensor) -> None:
+        """Counts the input of a site, ``[...]``."""
+        if site not in self.ranges:
+            return
+        x = x.detach()
+        entry = self.found.setdefault(site, Outside(*self.ranges[site]))
+        # The range is that of exact values: rounding to half precision isn't outside.
+        slack = torch.finfo(x.dtype).eps * max(abs(entry.low), abs(entry.high))
+        beyond = (x > entry.high + slack) | ((x < entry.low - slack) & (x != -float("inf")))
+        entry.count += int(beyond.sum())
+        entry.values += x.numel()
 
 
 def warn(found: Mapping[str, Outside], stacklevel: int) -> None:

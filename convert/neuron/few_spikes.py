@@ -3,16 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from spikingjelly.activation_based import base
 from spikingjelly.activation_based import neuron as sj_neuron
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from ..errors import InputError
-from . import fused as kernel
-from . import surrogate
+from . import fused, surrogate
+
+
+@dataclass(frozen=True)
+class NeuronPlan:
+    """What one call of a neuron does; it is handed to the call and never kept by the neuron.
+
+    Args:
+        steps: time steps after which the neuron is read out; None, or K and more, for all of them.
+        corrected: adds the calibrated mean of what the missing steps would have added.
+        count: told the number of spikes of the call; None if nobody asks.
+        in_place: the output may take the memory of the input.
+    """
+
+    steps: int | None = None
+    corrected: bool = False
+    count: Callable[[int], None] | None = None
+    in_place: bool = False
+
+
+WHOLE = NeuronPlan()
+# What a neuron that is called by itself does in this thread, if a network's block says so.
+around: ContextVar[Callable[[FewSpikesNeuron], NeuronPlan] | None] = ContextVar(
+    "around", default=None
+)
 
 
 class FewSpikesNeuron(base.StepModule, torch.nn.Module):
@@ -63,12 +89,6 @@ class FewSpikesNeuron(base.StepModule, torch.nn.Module):
         if len(set(lengths.values())) > 1 or self.thresholds.dim() != 1 or not len(self.thresholds):
             raise InputError(f"T, h and d need one length K >= 1 each, found shapes {lengths}")
         self.register_buffer("missing_mean", torch.zeros(len(self.thresholds), dtype=dtype))
-        self.readout_step: int | None = None
-        self.readout_corrected = False
-        self.counting = False
-        self.spike_count = 0
-        # Set by a network that has no other use for the neuron's input.
-        self.in_place = False
 
     @property
     def steps(self) -> int:
@@ -79,14 +99,14 @@ class FewSpikesNeuron(base.StepModule, torch.nn.Module):
         """SpikingJelly's name for the modes: ``s`` and ``m``."""
         return ("s", "m")
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Decoded output for ``x [...]`` in mode ``s``.
+    def forward(self, x: Tensor, *, plan: NeuronPlan | None = None) -> Tensor:
+        """Decoded output for ``x [...]`` in mode ``s``, and in any mode with a `plan`.
 
         In mode ``m`` the input currents ``[K, ...]`` are summed and the output ``[K, ...]`` holds
         the weighted spikes d(t) s(t), as in SpikingJelly.
         """
-        if self.step_mode == "s":
-            return self.decode(x)
+        if plan is not None or self.step_mode == "s":
+            return self.decode(x, plan=plan)
         if x.shape[:1] != (self.steps,):
             raise InputError(
                 f"step mode m takes [{self.steps}, ...], found {tuple(x.shape)}; stack one input "
@@ -97,63 +117,105 @@ class FewSpikesNeuron(base.StepModule, torch.nn.Module):
         shape = (-1,) + (1,) * x.dim()
         return spikes.to(self.weights.dtype) * self.weights.view(shape)
 
-    def decode(self, x: Tensor, addend: Tensor | None = None) -> Tensor:
+    def decode(
+        self, x: Tensor, addend: Tensor | None = None, *, plan: NeuronPlan | None = None
+    ) -> Tensor:
         """Output for ``x [...]``, of x's shape and dtype, whatever the step mode.
 
         With an `addend` like x, for ``x + addend``, in one pass over memory where that can be.
 
         Gradients pass each spike by a triangle around its threshold (see `surrogate`), and don't
-        pass resets. With `readout_step` t < K only the first t steps count, plus the calibrated
-        mean of what the others would have added if `readout_corrected`.
+        pass resets.
+
+        Args:
+            x: membrane potentials at the first step, floating point ``[...]``.
+            addend: added to x first, of its shape and dtype; None for nothing.
+            plan: see `NeuronPlan`; None for what the blocks of the neuron's network say, such as
+                `readout`.
+
+        Raises:
+            InputError: for a tensor that isn't dense or of floating point, or parameters that
+                were replaced by tensors of another length.
         """
-        T, h, d, offset = self.thresholds, self.resets, self.weights, self.offset
-        steps = len(T) if self.readout_step is None else min(self.readout_step, len(T))
-        learns = torch.is_grad_enabled() and any(t.requires_grad for t in (x, T, h, d))
-        if addend is not None and not (
-            x.dtype == addend.dtype == T.dtype
-            and x.shape == addend.shape
-            and kernel.usable(addend)
-            and kernel.usable(x)
-            and not learns
-        ):
-            return self.decode(x + addend)
-        v = x.to(torch.promote_types(x.dtype, T.dtype))
-        if self.readout_corrected and steps < len(T):
+        T, h, d = self.thresholds, self.resets, self.weights
+        if not len(T) == len(h) == len(d) or T.dim() != 1 or self.offset.numel() != 1:
+            self._refuse_lengths()
+        if plan is None:
+            plan = WHOLE if torch.compiler.is_compiling() else _plan_around(self)
+        steps = len(T) if plan.steps is None else min(plan.steps, len(T))
+        offset = self.offset
+        if plan.corrected and steps < len(T):
             offset = offset + self.missing_mean[steps]
-        if not learns and v.dtype == T.dtype and kernel.usable(v):
-            y, count = kernel.run(
+        learns = _learns(x, addend, T, h, d)
+        if addend is not None and (
+            learns
+            or not (x.dtype == addend.dtype == T.dtype and x.shape == addend.shape)
+            or not (fused.usable(addend) and fused.usable(x))
+        ):
+            x, addend = x + addend, None
+        x = _dense(x)
+        v = x.to(torch.promote_types(x.dtype, T.dtype))
+        if not learns and fused.usable(v) and _plain(v.dtype, T, h, d, offset):
+            y, count = fused.run(
                 v,
                 T,
                 h,
                 d,
                 offset,
-                self.counting,
+                plan.count is not None,
                 steps=steps,
-                in_place=self.in_place or v is not x,
+                in_place=plan.in_place or v is not x,
                 addend=addend,
             )
-            if count:
-                self.spike_count += count
+            if plan.count is not None:
+                plan.count(count)
             return y.to(x.dtype)
-        potential, y = v, torch.zeros_like(v) + offset
+        try:
+            return self._step_by_step(v, offset, steps, learns, plan.count).to(x.dtype)
+        except (TypeError, NotImplementedError) as error:
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise InputError(
+                f"a neuron can't run on a {type(x).__name__}: {lines[0][:200]}; give a plain tensor"
+            ) from error
+
+    def _step_by_step(
+        self,
+        x: Tensor,
+        offset: Tensor,
+        steps: int,
+        learns: bool,
+        count: Callable[[int], None] | None,
+    ) -> Tensor:
+        """The definition in torch's operations: for gradients, and whatever has no memory."""
+        T, h, d = self.thresholds, self.resets, self.weights
+        v, y = x, torch.zeros_like(x) + offset
         fired: Tensor | None = None
         widths = surrogate.widths(h) if learns else None
         for t in range(steps):
-            if widths is None:
-                s = (potential > T[t]).to(v.dtype)
-            else:
-                s = surrogate.fire(potential, T[t], widths[t])
+            fires = v > T[t] if widths is None else surrogate.fire(v, T[t], widths[t])
+            s = fires.to(v.dtype)
             y = y + d[t] * s
-            potential = potential - h[t] * s.detach()
-            if self.counting:
+            v = v - h[t] * s.detach()
+            if count is not None:
                 spikes = s.sum(dtype=torch.float64)
                 fired = spikes if fired is None else fired + spikes
-        if fired is not None:
-            self.spike_count += int(fired)
-        return torch.where(v != v, v, y).to(x.dtype)
+        if count is not None:
+            count(_whole(fired))
+        return torch.where(x != x, x, y)
+
+    def _refuse_lengths(self) -> None:
+        found = {
+            name: tuple(getattr(self, name).shape)
+            for name in ("thresholds", "resets", "weights", "offset")
+        }
+        raise InputError(
+            f"T, h and d of a neuron need one length K, and y0 one value, found shapes {found}; "
+            "replace all of them together"
+        )
 
     def spikes(self, x: Tensor) -> Tensor:
         """Binary spike trains, bool ``[K, *x.shape]``."""
+        x = _dense(x)
         v = x.to(torch.promote_types(x.dtype, self.thresholds.dtype))
         trains = []
         for t in range(self.steps):
@@ -221,3 +283,62 @@ class FewSpikesNeuron(base.StepModule, torch.nn.Module):
     def extra_repr(self) -> str:
         """Steps and readout for `print`."""
         return f"steps={self.steps}, offset={float(self.offset):.4g}, step_mode={self.step_mode}"
+
+
+def _plan_around(neuron: FewSpikesNeuron) -> NeuronPlan:
+    found = around.get()
+    return WHOLE if found is None else found(neuron)
+
+
+def _learns(x: Tensor, addend: Tensor | None, *parameters: Tensor) -> bool:
+    """Whether somebody follows derivatives: autograd backwards, or forwards in a dual level."""
+    if forward_ad._current_level >= 0:
+        return True
+    if not torch.is_grad_enabled():
+        return False
+    given = addend is not None and addend.requires_grad
+    return given or x.requires_grad or any(t.requires_grad for t in parameters)
+
+
+def _plain(dtype: torch.dtype, *parameters: Tensor) -> bool:
+    """Whether compiled code may read the parameters where they lie."""
+    return all(
+        t.dtype == dtype and type(t) in (Tensor, torch.nn.Parameter) and not t.is_neg()
+        for t in parameters
+    )
+
+
+def _dense(x: Tensor) -> Tensor:
+    """The same values in memory that can be read as it lies.
+
+    Raises:
+        InputError: for a tensor whose values don't all lie in memory, or are no real numbers.
+    """
+    if x.layout is not torch.strided or x.is_nested:
+        kind = "nested" if x.is_nested else str(x.layout).removeprefix("torch.")
+        raise InputError(
+            f"a neuron takes a dense tensor, found a {kind} one; call .to_dense() or "
+            ".to_padded_tensor(0.0) first"
+        )
+    if not x.dtype.is_floating_point:
+        raise InputError(
+            f"a neuron takes floating-point values, found {x.dtype}; call .float() first"
+        )
+    if torch.compiler.is_compiling():
+        return x
+    if x._is_zerotensor():
+        return torch.zeros(x.shape, dtype=x.dtype, device=x.device)
+    return x.resolve_neg() if x.is_neg() else x
+
+
+def _whole(fired: Tensor | None) -> int:
+    """Spikes as a number; nobody knows them where there are no values."""
+    if fired is None or fired.is_meta:
+        return 0
+    try:
+        return int(fired)
+    except RuntimeError as error:
+        raise InputError(
+            "spikes can't be counted while torch.func or a tracer follows the values; leave "
+            "count_spikes out there"
+        ) from error

@@ -1,8 +1,8 @@
 """The neuron's time steps fused into one pass over memory.
 
-On the CPU machine code (see `machine`) takes each value through all steps in registers; where there
-is none, a loop over blocks does the same in torch. On CUDA `torch.compile` fuses the steps. All
-give what the plain loop in `neuron` gives, bit for bit.
+On the CPU machine code (see `llvm_code`) takes each value through all steps in registers; where
+there is none, a loop over blocks does the same in torch. On CUDA `torch.compile` fuses the steps.
+All give what the plain loop in `few_spikes` gives, bit for bit.
 """
 
 from __future__ import annotations
@@ -42,13 +42,21 @@ _lock = Lock()
 
 
 def usable(x: Tensor) -> bool:
-    """Whether a fused pass can stand in: a plain tensor that needs no gradient."""
+    """Whether a fused pass can stand in: a plain tensor in memory that nobody follows.
+
+    Compilers, tracers and transforms of `torch.func` must see the steps themselves.
+    """
     return (
-        type(x) in (Tensor, torch.nn.Parameter)
+        not torch.compiler.is_compiling()
+        and type(x) in (Tensor, torch.nn.Parameter)
         and x.device.type in ("cpu", "cuda")
         and x.dtype in (torch.float32, torch.float64)
         and not (torch.is_grad_enabled() and x.requires_grad)
-        and not torch.compiler.is_compiling()
+        and not x.is_neg()
+        and not x._is_zerotensor()
+        and x.layout is torch.strided
+        and torch._C._len_torch_dispatch_stack() == 0
+        and torch._C._functorch.peek_interpreter_stack() is None
         and not torch.jit.is_tracing()
     )
 

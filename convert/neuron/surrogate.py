@@ -12,6 +12,9 @@ _NARROWEST = 1e-2
 
 
 class _Fire(torch.autograd.Function):
+    # `torch.func.vmap` batches the three functions below by itself.
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(v: Tensor, threshold: Tensor, width: Tensor) -> Tensor:
         return (v > threshold).to(v.dtype)
@@ -19,12 +22,23 @@ class _Fire(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
-        v, threshold, width = ctx.saved_tensors
-        slope = gradient * (1 - (v - threshold).abs() / width).clamp_min(0) / width
+        slope = gradient * _triangle(*ctx.saved_tensors)
         return slope, -slope.sum(), None
+
+    @staticmethod
+    def jvp(ctx: Any, v: Tensor | None, threshold: Tensor | None, width: None) -> Tensor:  # type: ignore[override]
+        slope = _triangle(*ctx.saved_tensors)
+        moved = torch.zeros_like(slope) if v is None else v
+        return slope * (moved if threshold is None else moved - threshold)
+
+
+def _triangle(v: Tensor, threshold: Tensor, width: Tensor) -> Tensor:
+    """max(0, 1 - |v - T| / width) / width."""
+    return (1 - (v - threshold).abs() / width).clamp_min(0) / width
 
 
 def fire(v: Tensor, threshold: Tensor, width: Tensor) -> Tensor:

@@ -48,7 +48,16 @@ def save(
         StorageError: naming the operator or value that a file can't hold.
         InputError: if the folder can't be written to.
     """
-    document, tensors = write_network(snn, snn.metadata if metadata is None else metadata)
+    header, graph, content = _packed(snn, snn.metadata if metadata is None else metadata)
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        file.write(header)
+        file.write(graph)
+        file.write(content)
+
+
+def _packed(snn: SpikingModel, metadata: Mapping[str, Any]) -> tuple[bytes, bytes, bytes]:
+    """The three parts of a network's file."""
+    document, tensors = write_network(snn, metadata)
     try:
         read_network(document, dict(tensors), torch.device("cpu"))
     except ConversionError as error:
@@ -57,10 +66,7 @@ def save(
     graph = text.encode("utf-8")
     content = safetensors.torch.save(tensors, {"json_sha256": hashlib.sha256(graph).hexdigest()})
     digest = _digest(VERSION, graph, content)
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        file.write(_HEADER.pack(_MARK, VERSION, len(graph), len(content), digest))
-        file.write(graph)
-        file.write(content)
+    return _HEADER.pack(_MARK, VERSION, len(graph), len(content), digest), graph, content
 
 
 def load(path: str | os.PathLike[str], *, device: torch.device | str = "cpu") -> SpikingModel:
@@ -77,24 +83,58 @@ def load(path: str | os.PathLike[str], *, device: torch.device | str = "cpu") ->
         StorageError: if there is no such file, it was written by a newer version, is truncated or
             changed, or holds anything but a network.
     """
-    graph, content = _read(Path(path))
-    target = torch.device(device)
+    return _unpacked(*_read(Path(path)), str(path), torch.device(device))
+
+
+def _unpacked(graph: bytes, content: bytes, where: str, device: torch.device) -> SpikingModel:
+    """The network in the JSON and the tensors of a file."""
     try:
         document = json.loads(
             graph.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant
         )
         # Views into the file aren't aligned, and kernels may round otherwise there.
         tensors = {name: t.clone() for name, t in safetensors.torch.load(content).items()}
-        return read_network(document, tensors, target).to(target)
+        return read_network(document, tensors, device).to(device)
     except ConversionError as error:
-        raise StorageError(f"{path} can't be loaded: {error}") from error
+        raise StorageError(f"{where} can't be loaded: {error}") from error
     except (SafetensorError, ValueError, RecursionError, MemoryError) as error:
-        raise StorageError(f"{path} is damaged: {str(error)[:200]}; save it again") from error
+        raise StorageError(f"{where} is damaged: {str(error)[:200]}; save it again") from error
     except Exception as error:
         raise StorageError(
-            f"{path} holds no network that can be rebuilt ({type(error).__name__}: "
+            f"{where} holds no network that can be rebuilt ({type(error).__name__}: "
             f"{str(error)[:200]}); save it again"
         ) from error
+
+
+def pickled(snn: SpikingModel) -> tuple[Any, ...]:
+    """A network for pickle: the contents of its file, and what a file leaves out.
+
+    Raises:
+        StorageError: naming what can't be saved.
+    """
+    _, graph, content = _packed(snn, snn.metadata)
+    device = next((str(t.device) for t in snn.state_dict().values()), "cpu")
+    learns = [name for name, p in snn.named_parameters() if p.requires_grad]
+    training = [name for name, module in snn.named_modules() if module.training]
+    return unpickled, (graph, content, device, learns, training, snn.check_inputs)
+
+
+def unpickled(
+    graph: bytes,
+    content: bytes,
+    device: str,
+    learns: list[str],
+    training: list[str],
+    check_inputs: bool,
+) -> SpikingModel:
+    """The network that `pickled` took apart."""
+    snn = _unpacked(graph, content, "the pickled network", torch.device(device))
+    for name in learns:
+        snn.get_parameter(name).requires_grad_()
+    for name, module in snn.named_modules():
+        module.training = name in training
+    snn.check_inputs = check_inputs
+    return snn
 
 
 def _read(path: Path) -> tuple[bytes, bytes]:

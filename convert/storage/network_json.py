@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -58,9 +59,11 @@ def write_network(
         raise StorageError(f"only a SpikingModel can be saved, found a {type(snn).__name__}")
     called = set(snn.names.values())
     for path in called:
-        if not isinstance(snn.network.get_submodule(path), FewSpikesNeuron):
+        module = snn.network.get_submodule(path)
+        if not isinstance(module, FewSpikesNeuron):
             raise StorageError(
-                f"{path} is no few-spikes neuron just now; save outside of `spiking_only`"
+                f"{path} is a {type(module).__name__} and no few-spikes neuron; a file holds "
+                "neurons alone, put it back"
             )
     nodes = list(snn.network.graph.nodes)
     tensors: dict[str, Tensor] = {}
@@ -82,6 +85,7 @@ def write_network(
         "batch": _batch(snn),
         "network": write_graph(snn.network, called),
         "values": [],
+        "fitted_as": snn.fitted_as,
         "sites": [[name, check_name(path)] for name, path in snn.names.items()],
         "step_mode": {path: snn.network.get_submodule(path).step_mode for path in sorted(called)},
         "exact": {key: _function(key, module) for key, module in snn.exact.items()},
@@ -192,6 +196,7 @@ def read_network(document: Any, tensors: dict[str, Tensor], device: torch.device
     if set(exact) != keys or len(keys) != len(called):
         raise StorageError("the exact functions aren't those of the sites")
     model = SpikingModel(network, dict(exact), signature, names)
+    model.fitted_as = _fitted_as(document, model)
     for k, members in take(document, "refitted", dict).items():
         if not k.isdecimal() or len(k) > 6 or not isinstance(members, list) or set(members) != keys:
             raise StorageError(f"the neurons for K = {k[:20]!r} aren't those of the sites")
@@ -213,6 +218,21 @@ def read_network(document: Any, tensors: dict[str, Tensor], device: torch.device
     model.report = read_report(document.get("report"), list(network.graph.nodes))
     model.metadata = unplain(take(document, "metadata", dict))
     return model.requires_grad_(False).eval()
+
+
+def _fitted_as(document: Any, model: SpikingModel) -> int:
+    """K of the network's own neurons; older files say it with their corrections, or not at all."""
+    if "fitted_as" in document:
+        fitted = take(document, "fitted_as", int)
+        if not 1 <= fitted < 10**6:
+            raise StorageError(f"K = {fitted} of the network is damaged")
+        return fitted
+    held = document.get("corrections", {}).get("held", {}).values()
+    known = Counter(int(k) for k in held if isinstance(k, str) and k.isdecimal())
+    known = known or Counter(neuron.steps for neuron in model.sites.values())
+    others = {int(k) for k in document["refitted"] if k.isdecimal()}
+    likely = [k for k, _ in known.most_common() if k not in others]
+    return likely[0] if likely else model.longest
 
 
 def _names(document: Any) -> dict[str, str]:

@@ -23,7 +23,7 @@ class _Flat(torch.nn.Module):
 
     def __init__(self, snn: SpikingModel) -> None:
         super().__init__()
-        self.network, self.signature = snn.network, snn.signature
+        self.network, self.signature = snn.as_planned(snn.plan), snn.signature
 
     def forward(self, *tensors: Tensor) -> tuple[Any, ...]:
         given = iter(tensors)
@@ -43,7 +43,7 @@ def export(snn: SpikingModel, path: str | os.PathLike[str], *, opset: int = 18) 
     in which the tree of outputs holds them.
 
     Args:
-        snn: the network; the readout that is set is the one that is exported.
+        snn: the network; what its calls do just now is what is exported.
         path: by convention ``*.onnx``; written whole or not at all.
         opset: version of the ONNX operator set.
 

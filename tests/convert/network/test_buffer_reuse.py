@@ -2,6 +2,7 @@
 
 import copy
 from contextlib import nullcontext
+from typing import Any
 
 import pytest
 import torch
@@ -47,10 +48,13 @@ def test_outputs_and_inputs_are_as_ever(snn: convert.SpikingModel) -> None:
 def test_sums_and_neurons_do_write_in_place(snn: convert.SpikingModel) -> None:
     with torch.no_grad():
         snn(torch.randn(1, 4, 6, 6))
-    assert snn._program is not None
-    assert "add_" in snn._program.run.__code__.co_names
-    # The relus read convolutions and sums of their own; y is read by sigmoid and a sum.
-    assert len(snn._program.overwritable) == 2
+    assert snn._runner is not None and snn._runner._program is not None
+    program = snn._runner._program
+    # relu reads a convolution that nobody else reads, sigmoid one that is read later. What is
+    # subtracted is new, its sum goes into a neuron; the product and the last sum are new too.
+    assert program.overwriting == 4
+    names = " ".join(program.function.__code__.co_names)
+    assert "mul_into" in names and "add_into" in names and "run_site_sum" in names
 
 
 def test_a_neuron_called_alone_leaves_its_input(snn: convert.SpikingModel) -> None:
@@ -152,13 +156,15 @@ def test_neurons_take_sums(worth: int, monkeypatch: pytest.MonkeyPatch) -> None:
     summed: list[int] = []
     decode = FewSpikesNeuron.decode
 
-    def spy(self: FewSpikesNeuron, given: Tensor, addend: Tensor | None = None) -> Tensor:
+    def spy(
+        self: FewSpikesNeuron, given: Tensor, addend: Tensor | None = None, **how: Any
+    ) -> Tensor:
         summed.append(addend is not None)
-        return decode(self, given, addend)
+        return decode(self, given, addend, **how)
 
     for block in (nullcontext, lambda: snn.with_steps(6), lambda: snn.spiking_only(["relu_1"])):
         with block(), torch.no_grad():
-            (expected,) = snn.network(x)
+            (expected,) = snn.as_planned(snn.plan)(x)
             monkeypatch.setattr(FewSpikesNeuron, "decode", spy)
             with snn.count_spikes() as counted:
                 found = snn(x)

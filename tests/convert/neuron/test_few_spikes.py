@@ -8,7 +8,7 @@ from spikingjelly.activation_based import functional
 from spikingjelly.activation_based import neuron as sj_neuron
 
 from convert.errors import InputError
-from convert.neuron.few_spikes import FewSpikesNeuron
+from convert.neuron.few_spikes import FewSpikesNeuron, NeuronPlan
 
 _finite = st.floats(-8, 8, width=32)
 
@@ -78,15 +78,12 @@ def test_readout_and_counting() -> None:
     neuron = FewSpikesNeuron([2.0, 1.0, 0.5], [2.0, 1.0, 0.5], [2.0, 1.0, 0.5])
     x = torch.tensor([3.9, 1.6, 0.7])
     neuron.set_missing_means(x, torch.full((3,), 1 / 3))
-    neuron.readout_step = 1
-    assert neuron(x).tolist() == [2.0, 0.0, 0.0]
-    neuron.readout_corrected = True
-    mean = neuron(x).mean()
-    neuron.readout_step = 3
-    assert mean == pytest.approx(float(neuron(x).mean()))
-    neuron.counting = True
-    neuron(x)
-    assert neuron.spike_count == int(neuron.spikes(x).sum())
+    assert neuron(x, plan=NeuronPlan(steps=1)).tolist() == [2.0, 0.0, 0.0]
+    mean = neuron(x, plan=NeuronPlan(steps=1, corrected=True)).mean()
+    assert mean == pytest.approx(float(neuron(x, plan=NeuronPlan(steps=3)).mean()))
+    counted: list[int] = []
+    neuron(x, plan=NeuronPlan(count=counted.append))
+    assert counted == [int(neuron.spikes(x).sum())]
 
 
 def test_bad_parameters() -> None:

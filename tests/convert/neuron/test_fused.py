@@ -2,6 +2,8 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor
 from convert.errors import InputError
 from convert.neuron import fused as kernel
 from convert.neuron import llvm_code as machine
-from convert.neuron.few_spikes import FewSpikesNeuron
+from convert.neuron.few_spikes import WHOLE, FewSpikesNeuron, NeuronPlan
 
 
 def _neuron(steps: int = 8, dtype: torch.dtype = torch.float32) -> FewSpikesNeuron:
@@ -53,21 +55,34 @@ def _layouts(neuron: FewSpikesNeuron) -> list[Tensor]:
     ]
 
 
+def _run(
+    neuron: FewSpikesNeuron,
+    x: Tensor,
+    addend: Tensor | None = None,
+    *,
+    counting: bool = True,
+    plan: NeuronPlan = WHOLE,
+) -> tuple[Tensor, int]:
+    """Output and spikes of one call; 0 where nobody counts."""
+    counted: list[int] = []
+    plan = replace(plan, count=counted.append if counting else None)
+    return neuron.decode(x, addend, plan=plan), sum(counted)
+
+
 def _both(
-    neuron: FewSpikesNeuron, x: Tensor, monkeypatch: pytest.MonkeyPatch
+    neuron: FewSpikesNeuron, x: Tensor, monkeypatch: pytest.MonkeyPatch, **how: Any
 ) -> tuple[tuple[Tensor, int], tuple[Tensor, int]]:
     results = []
     for plain in (False, True):
         with monkeypatch.context() as patch:
             if plain:
                 patch.setattr(kernel, "usable", lambda _: False)
-            neuron.spike_count = 0
-            results.append((neuron(x.clone() if neuron.in_place else x), neuron.spike_count))
+            results.append(_run(neuron, x.clone(), **how))
     return results[0], results[1]
 
 
-def _check(neuron: FewSpikesNeuron, x: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    (fused, spikes), (plain, expected) = _both(neuron, x, monkeypatch)
+def _check(neuron: FewSpikesNeuron, x: Tensor, monkeypatch: pytest.MonkeyPatch, **how: Any) -> None:
+    (fused, spikes), (plain, expected) = _both(neuron, x, monkeypatch, **how)
     assert torch.equal(torch.isnan(fused), torch.isnan(x))
     assert torch.equal(fused.nan_to_num(7), plain.nan_to_num(7))
     assert torch.equal(torch.signbit(fused), torch.signbit(plain))
@@ -92,13 +107,11 @@ def test_equals_the_definition(
     monkeypatch.setattr(kernel, "WORTH_COMPILING", worth)
     monkeypatch.setattr(kernel, "_ready", set())
     neuron = _neuron(dtype=dtype)
-    neuron.readout_step, neuron.readout_corrected = step, corrected
-    neuron.in_place = in_place
+    plan = NeuronPlan(step, corrected, in_place=in_place)
     for counting in (True, False):
-        neuron.counting = counting
         for x in _layouts(neuron):
             assert kernel.usable(x)
-            _check(neuron, x, monkeypatch)
+            _check(neuron, x, monkeypatch, counting=counting, plan=plan)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -110,18 +123,17 @@ def test_a_sum_in_the_same_pass(
     monkeypatch.setattr(kernel, "WORTH_COMPILING", worth)
     monkeypatch.setattr(kernel, "_ready", set())
     neuron = _neuron(dtype=dtype)
-    neuron.counting, neuron.in_place = True, in_place
+    plan = NeuronPlan(in_place=in_place)
     for x in _layouts(neuron):
         like = torch.randn(x.shape, generator=torch.Generator().manual_seed(3), dtype=dtype)
         for z in (torch.empty_like(x).copy_(like), like.clone(), torch.zeros_like(x), x):
-            (_, _), (plain, spikes) = _both(neuron, x + z, monkeypatch)
+            _, (plain, spikes) = _both(neuron, x + z, monkeypatch)
             given, before = x.clone(), z.clone()
-            neuron.spike_count = 0
-            y = neuron.decode(given, given if z is x else z)
+            y, found = _run(neuron, given, given if z is x else z, plan=plan)
             assert torch.equal(y.nan_to_num(7), plain.nan_to_num(7))
             assert torch.equal(torch.signbit(y), torch.signbit(plain))
             assert torch.equal(torch.isnan(y), torch.isnan(plain))
-            assert neuron.spike_count == spikes
+            assert found == spikes
             assert z is x or torch.equal(z.nan_to_num(7), before.nan_to_num(7))
             assert in_place or torch.equal(given.nan_to_num(7), x.nan_to_num(7))
 
@@ -135,7 +147,6 @@ def test_parameters_elsewhere_are_refused(monkeypatch: pytest.MonkeyPatch) -> No
 def test_parameters_that_are_views_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel, "WORTH_COMPILING", 0)
     neuron = _neuron()
-    neuron.counting = True
     for name in ("thresholds", "resets", "weights"):
         setattr(neuron, name, getattr(neuron, name).repeat_interleave(2)[::2])
     _check(neuron, torch.randn(1000), monkeypatch)
@@ -145,7 +156,6 @@ def test_parameters_that_are_views_of_others(monkeypatch: pytest.MonkeyPatch) ->
 def test_any_number_of_steps(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel, "WORTH_COMPILING", 0)
     neuron = _neuron(steps)
-    neuron.counting = True
     for x in _layouts(neuron):
         _check(neuron, x, monkeypatch)
 
@@ -155,7 +165,6 @@ def test_ten_million_values(worth: int, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(kernel, "WORTH_COMPILING", worth)
     monkeypatch.setattr(kernel, "_ready", set())
     neuron = _neuron()
-    neuron.counting = True
     x = torch.randn(10_000_000, generator=torch.Generator().manual_seed(2)) * 3
     _check(neuron, x, monkeypatch)
 
@@ -170,13 +179,12 @@ def test_inference_mode(worth: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_a_gpu_runs_has_the_same_bits() -> None:
     neuron = _neuron()
-    neuron.counting = True
     x = torch.cat([_awkward(neuron), torch.randn(1000) * 3])
     rows = [list(t.unbind()) for t in (neuron.thresholds, neuron.resets, neuron.weights)]
     y, spikes = kernel.fused(x, *rows, neuron.offset, True)
-    expected = neuron(x)
+    expected, counted = _run(neuron, x)
     assert torch.equal(y.nan_to_num(7), expected.nan_to_num(7))
-    assert int(spikes) == neuron.spike_count
+    assert int(spikes) == counted
 
 
 def test_compiles_only_once_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,16 +237,14 @@ def test_registers_of_other_machines(
     monkeypatch.setattr(kernel, "WORTH_COMPILING", 0)
     neuron = _neuron(dtype=dtype)
     for counting in (True, False):
-        neuron.counting = counting
         for x in (*_layouts(neuron), torch.randn(70_001, dtype=dtype)):
-            _check(neuron, x, monkeypatch)
+            _check(neuron, x, monkeypatch, counting=counting)
 
 
 def test_threads_of_our_own_where_torch_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel.openmp, "loaded", lambda: None)
     monkeypatch.setattr(kernel, "WORTH_COMPILING", 0)
     neuron = _neuron()
-    neuron.counting = True
     for x in (*_layouts(neuron), torch.randn(300_001)):
         _check(neuron, x, monkeypatch)
 

@@ -260,10 +260,18 @@ def test_a_failed_save_leaves_the_old_file(snn: SpikingModel, saved: Path) -> No
     before = saved.read_bytes()
     with pytest.raises(StorageError, match="metadata"):
         snn.save(saved, metadata={"object": object()})
-    with pytest.raises(StorageError), snn.spiking_only([]):
-        snn.save(saved)
+    broken = copy.deepcopy(snn)
+    broken.network.sites.act = nn.ReLU()
+    with pytest.raises(StorageError, match="no few-spikes neuron"):
+        broken.save(saved)
     assert saved.read_bytes() == before
     assert [p.name for p in saved.parent.iterdir()] == [saved.name]
+
+
+def test_blocks_change_nothing_of_a_file(snn: SpikingModel, tmp_path: Path, images: Tensor) -> None:
+    with snn.spiking_only([]), snn.readout(1), snn.count_spikes():
+        snn.save(tmp_path / "within.fsnn")
+    assert _equal(snn, load(tmp_path / "within.fsnn"), images)
 
 
 def test_state_dict_round_trips(snn: SpikingModel, saved: Path, images: Tensor) -> None:

@@ -1,0 +1,176 @@
+"""What a run of a network does, as a value that is handed to the run.
+
+Context managers of `SpikingModel` make a new plan from the one around them; nothing is written
+onto neurons, so plans compose, and threads don't see each other's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..neuron.few_spikes import FewSpikesNeuron, NeuronPlan
+
+Counter = Callable[[str, int], None]
+Watcher = Callable[[str, Tensor], None]
+
+
+class Kept:
+    """What `SpikingModel.repeated` keeps of the calls inside its block.
+
+    It belongs to one block of one thread. Inputs other than those of the last call are noticed.
+    """
+
+    def __init__(self) -> None:
+        self._given: list[tuple[Any, int]] = []
+        self._leaves: list[Any] | None = None
+        self._values: tuple[Any, ...] | None = None
+
+    def leaves(self, given: list[Any], flatten: Callable[[], list[Any]]) -> list[Any]:
+        """The flat inputs of a call, made anew where it is given something else than the last."""
+        same = len(given) == len(self._given) and all(
+            a is b and _version(a) == version
+            for a, (b, version) in zip(given, self._given, strict=True)
+        )
+        if not same or self._leaves is None:
+            self._leaves, self._values = flatten(), None
+            self._given = [(value, _version(value)) for value in given]
+        return list(self._leaves)
+
+    def values(self, compute: Callable[[], tuple[Any, ...]]) -> tuple[Any, ...]:
+        """What comes of these inputs before every neuron."""
+        if self._values is None:
+            self._values = compute()
+        return self._values
+
+
+def _version(value: Any) -> int:
+    """How often a tensor was written to; one that doesn't tell counts as never."""
+    known = isinstance(value, Tensor) and not value.is_inference()
+    return value._version if known else 0
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What a run does.
+
+    Args:
+        fit: the neurons that run: those that were fitted as this K; None for the network's own.
+        readout: steps after which every neuron is cut; None for no cut.
+        corrected: with a cut, adds the calibrated mean of what the missing steps would have added.
+        spiking: names of the sites that spike, the others compute exactly; None for all.
+        counters: told the name of a site and its spikes, once a call of its neuron.
+        watchers: told the name of a site and its input ``[...]`` before its neuron runs.
+        kept: what calls with the same inputs share; None outside of `SpikingModel.repeated`.
+        check_inputs: whether inputs are compared with the calibrated range.
+    """
+
+    fit: int | None = None
+    readout: int | None = None
+    corrected: bool = True
+    spiking: frozenset[str] | None = None
+    counters: tuple[Counter, ...] = ()
+    watchers: tuple[Watcher, ...] = ()
+    kept: Kept | None = field(default=None, compare=False)
+    check_inputs: bool = True
+
+    @property
+    def plain(self) -> bool:
+        """Whether the graph does what is wanted when it is simply called."""
+        return (
+            self.fit is None
+            and self.readout is None
+            and self.spiking is None
+            and not self.counters
+            and not self.watchers
+        )
+
+    def spikes(self, site: str) -> bool:
+        """Whether the neuron of a site runs, and not its exact function."""
+        return self.spiking is None or site in self.spiking
+
+    def of_neuron(self, site: str) -> NeuronPlan:
+        """What the neuron of a site does in this run."""
+        count = None
+        if self.counters:
+
+            def count(spikes: int) -> None:
+                for counter in self.counters:
+                    counter(site, spikes)
+
+        return NeuronPlan(self.readout, self.corrected, count)
+
+
+class SiteCall:
+    """What a run calls for one site.
+
+    Args:
+        site: its name.
+        module: its neuron, or its exact function.
+        plan: of the run.
+    """
+
+    __slots__ = ("_in_place", "_plan", "module", "neuron", "site", "watchers")
+
+    def __init__(self, site: str, module: torch.nn.Module, plan: RunPlan) -> None:
+        self.site, self.module = site, module
+        self.watchers = plan.watchers
+        self.neuron = module if isinstance(module, FewSpikesNeuron) else None
+        self._plan = plan.of_neuron(site)
+        self._in_place = replace(self._plan, in_place=True)
+
+    @property
+    def decodes(self) -> bool:
+        """Whether the module by itself decodes, and isn't in SpikingJelly's multi-step mode."""
+        return self.neuron is None or self.neuron.step_mode == "s"
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The site's output; hooks of its module run."""
+        if self.neuron is None:
+            return self.module(x)  # type: ignore[no-any-return]
+        self._show(x)
+        return self.neuron(x, plan=self._plan)  # type: ignore[no-any-return]
+
+    def fast(self, x: Tensor, in_place: bool) -> Tensor:
+        """The same where no hook listens; the output may take the memory of x."""
+        if self.neuron is None:
+            return self.module(x)  # type: ignore[no-any-return]
+        if self.watchers:
+            self._show(x)
+        return self.neuron.decode(x, plan=self._in_place if in_place else self._plan)
+
+    def fast_sum(self, x: Tensor, addend: Tensor, in_place: bool) -> Tensor | None:
+        """The same for ``x + addend``, if that takes one pass over memory; else None."""
+        if self.neuron is None or self.watchers:
+            return None
+        return self.neuron.decode(x, addend, plan=self._in_place if in_place else self._plan)
+
+    def _show(self, x: Tensor) -> None:
+        for watcher in self.watchers:
+            watcher(self.site, x)
+
+
+class CutNeuron(torch.nn.Module):
+    """A neuron that is always read out after its first steps, for networks that are written out.
+
+    Args:
+        neuron: the neuron.
+        steps: how many.
+        corrected: adds the calibrated mean of what the missing steps would have added.
+    """
+
+    def __init__(self, neuron: FewSpikesNeuron, steps: int, corrected: bool) -> None:
+        super().__init__()
+        self.neuron, self.plan = neuron, NeuronPlan(steps, corrected)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The cut output for ``x [...]``."""
+        return self.neuron(x, plan=self.plan)  # type: ignore[no-any-return]
+
+
+Calls = tuple[SiteCall, ...]
+Tensors = Mapping[str, Tensor]

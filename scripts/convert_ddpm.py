@@ -145,7 +145,7 @@ def run(options: argparse.Namespace) -> None:
         )
         print(f"\n{snn.report}\n\n{result}\n", flush=True)
         evaluations[method] = result.to_dict()
-        found = [result.spiking | {"steps": snn.steps}, *result.by_K]
+        found = [{**result.spiking, "steps": snn.steps}, *result.by_K]
         for row in sorted(found, key=lambda row: row["steps"]):
             with snn.with_steps(row["steps"]):
                 images, figures = drawn.follow(snn)

@@ -9,6 +9,7 @@ import argparse
 import json
 import sys
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -164,13 +165,13 @@ def run(options: argparse.Namespace) -> int:
         print(result)
         if options.json:
             result.to_json(options.json, **facts)
-    measured = result.spiking
+    measured: Mapping[str, Any] = result.spiking
     if options.step is not None:
-        measured = next(row for row in result.by_step if row["step"] == options.step)
+        measured = next(row for row in result.by_step if row.step == options.step)
     return BELOW if _below(options, measured) else 0
 
 
-def _below(options: argparse.Namespace, measured: dict[str, Any]) -> bool:
+def _below(options: argparse.Namespace, measured: Mapping[str, Any]) -> bool:
     """Whether a limit is missed; says which on stderr."""
     missed = False
     for key, limit in (("accuracy", options.min_accuracy), ("agreement", options.min_agreement)):

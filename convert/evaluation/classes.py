@@ -77,7 +77,7 @@ class Agreement(Measure):
     def add(self, found: Outputs, reference: Outputs, labels: Tensor | None) -> None:
         """Adds the outputs of a batch and its class indices ``[N, ...]``."""
         logits, exact = self.logits(found), self.logits(reference)
-        check_alike("the logits", logits, exact)
+        check_alike("logits", logits, exact)
         predicted, expected = _predicted(logits), _predicted(exact)
         missing = predicted < 0
         self._same += int(((predicted == expected) & ~missing).sum())

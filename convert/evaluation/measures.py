@@ -39,8 +39,8 @@ def check_alike(name: str, found: Tensor, reference: Tensor) -> None:
     """Refuses outputs whose shape isn't that of the original's."""
     if found.shape != reference.shape:
         raise InputError(
-            f"{name} of the original are {list(reference.shape)}, of the spiking network "
-            f"{list(found.shape)}; give the model that was converted"
+            f"{name}: shape {list(reference.shape)} from the original, {list(found.shape)} from "
+            "the spiking network; give the model that was converted"
         )
 
 

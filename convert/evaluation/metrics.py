@@ -58,7 +58,7 @@ class OutputError(Measure):
                 "give the model that was converted"
             )
         for (name, exact), output in zip(reference.items(), found.values(), strict=True):
-            check_alike(f"{name}'s shape", output, exact)
+            check_alike(name, output, exact)
             self._sums.setdefault(name, Spread(name)).add(output, exact)
         self._broken += _images_not_finite(found)
 

@@ -64,7 +64,8 @@ def draw_steps(
         )
     left.set(xlabel="step t at which every neuron is cut", title=title)
     if errors:
-        left.set(ylabel=name, yscale="log")
+        positive = any(np.any(line.get_ydata() > 0) for line in left.lines)
+        left.set(ylabel=name, yscale="log" if positive else "linear")
     else:
         left.set(ylabel="share of test images", ylim=(0, 1.02))
     left.legend(loc="upper right" if errors else "lower right", fontsize=8)

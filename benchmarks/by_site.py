@@ -44,7 +44,7 @@ class Clock:
 
     def watch(self, network: nn.Module) -> None:
         """Adds the network's calls from now on."""
-        network.forward = self._timed(network.forward)  # type: ignore[method-assign]
+        network.forward = self._timed(network.forward)
 
     def _timed(self, forward: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*args: Any, **kwargs: Any) -> Any:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import statistics
 import sys
 import time
@@ -116,14 +117,24 @@ def measured(name: str, seed: int) -> dict[str, Any]:
     images = list(new.split(16))
     found = evaluate(snn, model, images, by_site=0, at=STEPS[:1], progress=False)
     line["errors"] = {
-        str(STEPS[0]): found.spiking["logit_rmse"],
-        **{str(row["steps"]): row["logit_rmse"] for row in found.by_K},
+        str(STEPS[0]): found.spiking.logit_rmse,
+        **{str(row.steps): row.logit_rmse for row in found.by_K},
     }
-    if line["errors"][str(STEPS[0])] > OUTLIER:
+    if size(line["errors"][str(STEPS[0])]) > OUTLIER:
         single = evaluate(snn, model, new[:4], by_site=4, at=STEPS[:1], progress=False)
-        worst = max(single.by_site, key=lambda row: row["logit_rmse"])
-        line["culprit"] = {"site": worst["name"], "error": worst["logit_rmse"]}
+        worst = max(single.by_site, key=lambda row: size(row.logit_rmse))
+        line["culprit"] = {"site": worst.name, "error": worst.logit_rmse}
     return line
+
+
+def size(error: float | None) -> float:
+    """An error to compare by: one without a value, from NaN or infinity, is the largest."""
+    return math.inf if error is None else error
+
+
+def figure(error: float | None, digits: int) -> str:
+    """An error in a table; a dash where there is no value."""
+    return "-" if error is None else f"{error:.{digits}f}"
 
 
 def lines_of(path: Path) -> list[dict[str, Any]]:
@@ -156,8 +167,8 @@ def written(lines: list[dict[str, Any]], seed: int) -> str:
             ", ".join(f"{n} {op}" for op, n in sorted(line["remaining"].items())) or "none",
             f"{line['spike_driven']:.0%}",
             "agrees" if line["agrees"] else "DIFFERS",
-            f"{line['errors'][few]:.4f}",
-            f"{line['errors'][many]:.4f}",
+            figure(line["errors"][few], 4),
+            figure(line["errors"][many], 4),
             f"{line['seconds']:.0f}",
         )
         for line in converted
@@ -170,7 +181,7 @@ def written(lines: list[dict[str, Any]], seed: int) -> str:
         f"the report on {sum(line['agrees'] for line in converted)}. Median relative error of the "
         "logits: "
         + ", ".join(
-            f"{statistics.median(line['errors'][k] for line in converted):.3f} at K = {k}"
+            f"{statistics.median(size(line['errors'][k]) for line in converted):.3f} at K = {k}"
             for k in (few, many)
         )
         + ".",
@@ -194,8 +205,8 @@ def written(lines: list[dict[str, Any]], seed: int) -> str:
             "The site that does most alone, and the error of the logits if only it spikes (on 4 "
             "images):\n\n| network | error | site | alone |\n|---|---|---|---|\n"
             + "\n".join(
-                f"| {line['name']} | {line['errors'][many]:.3f} | `{line['culprit']['site']}` "
-                f"| {line['culprit']['error']:.3f} |"
+                f"| {line['name']} | {figure(line['errors'][many], 3)} "
+                f"| `{line['culprit']['site']}` | {figure(line['culprit']['error'], 3)} |"
                 for line in outliers
             )
         )

@@ -61,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("--limit", type=whole, metavar="N", help="test on the first N images only")
     result.add_argument("--batch-size", type=whole, default=250, metavar="N")
-    result.add_argument("--by-site", type=int, default=64, metavar="N", help="images; 0 for none")
+    result.add_argument("--by-site", type=count, default=64, metavar="N", help="images; 0 for none")
     result.add_argument(
         "--audit", action="store_true", help="also list what really ran outside the neurons"
     )
@@ -85,6 +85,17 @@ def whole(text: str) -> int:
         value = 0
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number >= 1, found {text!r}")
+    return value
+
+
+def count(text: str) -> int:
+    """A whole number of at least 0."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = -1
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must be a whole number >= 0, found {text!r}")
     return value
 
 

@@ -13,17 +13,19 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import convert
 import models
 from convert.common.files import atomic_path
 from convert.common.tables import table
 from convert.fitting.methods import DEFAULT, EFFORTS, METHODS
 from models.devices import device_named
-from models.diffusion import SAMPLERS
+from models.diffusion import SAMPLERS, Denoiser
 from models.drawn_digits import CLASSIFIER, DrawnDigits
 from models.pictures import draw_rows
 from models.sample_distance import SURE
-from models.trajectory import NoisyImages
+from models.trajectory import NoisyImages, spread_error
 
 _COLUMNS = {
     "relative_error": "error on the way",
@@ -76,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--limit", type=whole, metavar="N", help="calibrate and test on the first N digits only"
     )
-    result.add_argument("--by-site", type=int, default=64, metavar="N", help="images; 0 for none")
+    result.add_argument("--by-site", type=count, default=64, metavar="N", help="images; 0 for none")
     result.add_argument("--seed", type=int, default=0)
     result.add_argument("--device", default="cpu")
     result.add_argument("--output", required=True, type=Path, metavar="DIR")
@@ -96,6 +98,26 @@ def whole(text: str) -> int:
     return value
 
 
+def count(text: str) -> int:
+    """A whole number of at least 0."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = -1
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must be a whole number >= 0, found {text!r}")
+    return value
+
+
+def refuse_constant(model: Denoiser, images: NoisyImages, device: torch.device) -> None:
+    """Refuses a network that says the same of every image, before anything is converted."""
+    x, t = next(iter(images))
+    with torch.no_grad():
+        noise = model(x.to(device), t.to(device))
+    if len(noise) > 1:
+        spread_error(noise, noise)
+
+
 def run(options: argparse.Namespace) -> None:
     """Converts, evaluates, draws, prints and writes report.json and samples.png."""
     begin = time.perf_counter()
@@ -108,6 +130,7 @@ def run(options: argparse.Namespace) -> None:
     )
     calibration = NoisyImages(train, schedule, repeats=options.repeats, seed=options.seed)
     held_out = NoisyImages(test, schedule, seed=options.seed + 1)
+    refuse_constant(model, held_out, device)
     print(
         f"seed {options.seed}: calibration on {len(calibration.x)} noisy digits at all "
         f"{schedule.steps} time steps, {options.samples} digits drawn by {options.sampler}",
@@ -145,7 +168,7 @@ def run(options: argparse.Namespace) -> None:
         )
         print(f"\n{snn.report}\n\n{result}\n", flush=True)
         evaluations[method] = result.to_dict()
-        found = [result.spiking | {"steps": snn.steps}, *result.by_K]
+        found = [{**result.spiking, "steps": snn.steps}, *result.by_K]
         for row in sorted(found, key=lambda row: row["steps"]):
             with snn.with_steps(row["steps"]):
                 images, figures = drawn.follow(snn)

@@ -9,6 +9,7 @@ import argparse
 import json
 import sys
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -57,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--model", metavar="NAME", help="of CHECKPOINT; what FILE says if left out")
     result.add_argument("--limit", type=whole, metavar="N", help="the first N images only")
     result.add_argument("--batch-size", type=whole, default=250, metavar="N")
-    result.add_argument("--by-site", type=int, default=0, metavar="N", help="images; 0 for none")
+    result.add_argument("--by-site", type=count, default=0, metavar="N", help="images; 0 for none")
     result.add_argument("--device", default="cpu")
     result.add_argument("--size", type=whole, help="these four override what FILE says")
     result.add_argument("--mean", type=float, nargs="+")
@@ -81,6 +82,17 @@ def whole(text: str) -> int:
         value = 0
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number >= 1, found {text!r}")
+    return value
+
+
+def count(text: str) -> int:
+    """A whole number of at least 0."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = -1
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must be a whole number >= 0, found {text!r}")
     return value
 
 
@@ -164,13 +176,13 @@ def run(options: argparse.Namespace) -> int:
         print(result)
         if options.json:
             result.to_json(options.json, **facts)
-    measured = result.spiking
+    measured: Mapping[str, Any] = result.spiking
     if options.step is not None:
-        measured = next(row for row in result.by_step if row["step"] == options.step)
+        measured = next(row for row in result.by_step if row.step == options.step)
     return BELOW if _below(options, measured) else 0
 
 
-def _below(options: argparse.Namespace, measured: dict[str, Any]) -> bool:
+def _below(options: argparse.Namespace, measured: Mapping[str, Any]) -> bool:
     """Whether a limit is missed; says which on stderr."""
     missed = False
     for key, limit in (("accuracy", options.min_accuracy), ("agreement", options.min_agreement)):

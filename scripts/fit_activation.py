@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
+
+from torch import Tensor
 
 import convert
 from convert.common.tables import table
 from convert.evaluation.plots import draw_fits
+from convert.fitting.activation import distribution, problem_of
 from convert.fitting.measure import function_named, measure, rows_to_json
-from convert.fitting.methods import DEFAULT, EFFORTS, METHODS, warm_up
+from convert.fitting.methods import DEFAULT, EFFORTS, METHODS, check, warm_up
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,9 +38,20 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
+def check_all(function: Callable[[Tensor], Tensor], options: argparse.Namespace) -> None:
+    """Refuses before anything is compiled what the fits would refuse after."""
+    check(options.method, options.effort, options.seed)
+    if options.spike_cost != 0 and options.method != "tbpi-exact":
+        raise convert.FitError(f"--spike-cost needs --method tbpi-exact, found {options.method}")
+    edges, weights = distribution(low=options.low, high=options.high, normal=options.normal)
+    for k in options.steps:
+        problem_of(function, edges, weights, k, spike_cost=options.spike_cost)
+
+
 def run(options: argparse.Namespace) -> None:
     """Fits for every K, prints the table, and writes what was asked for."""
     function = function_named(options.name)
+    check_all(function, options)
     compilation = warm_up(options.method, progress=not options.quiet)
     print(f"{options.name}, method {options.method}, seed {options.seed}")
     print(f"compilation, kept on disk and not counted below: {compilation:.1f} s", flush=True)

@@ -20,14 +20,25 @@ from models.training import Recipe, train
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
     result = argparse.ArgumentParser(description=__doc__)
-    result.add_argument("--steps", type=int, nargs="+", default=[8, 4, 6], metavar="K")
-    result.add_argument("--method", default=convert.DEFAULT_METHOD)
-    result.add_argument("--epochs", type=int, default=20)
+    result.add_argument("--steps", type=whole, nargs="+", default=[8, 4, 6], metavar="K")
+    result.add_argument("--method", choices=sorted(convert.METHODS), default=convert.DEFAULT_METHOD)
+    result.add_argument("--epochs", type=whole, default=20)
     result.add_argument("--seed", type=int, default=0)
     result.add_argument("--output", type=Path, default=Path("quickstart"), metavar="DIR")
     result.add_argument("--quiet", action="store_true")
     result.add_argument("--traceback", action="store_true", help="show it on an error")
     return result
+
+
+def whole(text: str) -> int:
+    """A whole number of at least 1."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number >= 1, found {text!r}")
+    return value
 
 
 def run(options: argparse.Namespace) -> None:

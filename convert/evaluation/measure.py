@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sized
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Sized
+from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+from torch import nn
 from tqdm import tqdm
 
 from ..common.batches import ahead, batches_once
 from ..errors import InputError
 from ..graph.call_signature import batch_size, rows
 from ..network.model import SpikingModel
-from ..sites.encode_operands import IDENTITY
-from .metrics import Agreement, OutputError, metric_named, outputs_of
+from .by_site import errors_by_site
+from .measures import Measure
+from .metrics import METRICS, metric_named
 from .result import Evaluation
-
-# On a CPU the layers' outputs for so many images still fit into a cache, or nearly.
-_PIECE = 84
+from .rows import FittedRow, Row, StepRow, Whole
+from .runs import Batch, Plan, Run, device_of, eval_mode, longest, outputs, planned, run_all
 
 
 def evaluate(
@@ -41,12 +41,14 @@ def evaluate(
         model: the original; evaluated in eval mode on its own device and left as it was. None
             takes `snn.original()`.
         data: batches ``(inputs, labels)`` with class indices ``[N]``; without labels only the
-            agreement is measured. A network that takes x and t is given ``(x, t)``,
-            ``(x, t, labels)`` or ``((x, t), labels)``. One tensor of images will do, too, or one
-            dict of keyword inputs. Read once.
+            agreement is measured, and with labels in some batches the accuracy is that of their
+            images. A network that takes x and t is given ``(x, t)``, ``(x, t, labels)`` or
+            ``((x, t), labels)``. One tensor of images will do, too, or one dict of keyword
+            inputs. Read once.
         metric: ``"agreement"`` (or ``"classes"``) of the predicted classes, with accuracy and
-            error of the logits; ``"output"`` for a network whose outputs are no classes: their
-            relative error, see `convert.evaluation.metrics.OutputError`. It needs no labels.
+            error of the logits, see `convert.evaluation.classes.Agreement`; a network with one
+            logit predicts by its sign. ``"output"`` for a network whose outputs are no classes:
+            their relative error, see `convert.evaluation.metrics.OutputError`. It needs no labels.
         by_site: images on which each site's own and the accumulated error is measured; 0 for
             none.
         at: steps after which the network is read out beside the last; None for every step.
@@ -54,165 +56,132 @@ def evaluate(
 
     Raises:
         InputError: for data without batches, labels that don't fit the outputs, an unknown metric,
-            or a step that the network doesn't have.
+            a number of images that is none, or a step that the network doesn't have.
     """
-    measure = metric_named(metric)
+    kind = METRICS[metric_named(metric)]
+    wanted = _count(by_site)
+    plan = planned(snn, kind, _steps(at, longest(snn)))
     original = snn.original() if model is None else model
-    device = _device(snn)
-    steps = snn.steps
-    read = _steps(at, steps)
-    exact = measure()
-    readouts = {(t, c): measure() for t in read for c in (True, False)}
-    bare = measure()
-    encoders = {row.name for row in snn.report.sites if row.function == IDENTITY}
-    others = [name for name in snn.sites if name not in encoders]
-    refits = {int(k): measure() for k in snn.refitted}
-    spikes: dict[Any, dict[str, int]] = {key: {} for key in [*read, *snn.refitted]}
-    seconds = {"evaluate_original": 0.0, "evaluate_spiking": 0.0}
-    kept: list[Any] = []
-    images = 0
-    data = batches_once(data)
+    both = _Both(snn, original, kind, plan, wanted)
     with torch.no_grad(), eval_mode(original), eval_mode(snn):
-        total = len(data) if isinstance(data, Sized) else None
-        bar = tqdm(ahead(data), "evaluate", total, disable=None if progress else True)
-        for batch in bar:
-            args, kwargs = snn.signature.split(batch)
-            size = batch_size((args, kwargs))
-            if not size:
-                continue
-            # The original might take what the spiking network can't, or say less of what is wrong.
-            snn.signature.flatten(args, kwargs)
-            if sum(batch_size(k) for k in kept) < by_site:
-                room = by_site - sum(batch_size(k) for k in kept)
-                kept.append(rows((args, kwargs), min(size, room)))
-            begin = time.perf_counter()
-            expected = _outputs(original, (args, kwargs), _device(original), device)
-            seconds["evaluate_original"] += time.perf_counter() - begin
-            labels = measure.labels(snn.signature.label(batch), expected)
-            exact.add(expected, expected, labels)
-            begin = time.perf_counter()
-            whole = ((args, kwargs), expected, labels)
-            for inputs, part, named in _pieces(snn, whole, size, device):
-                with snn.repeated():
-                    for t in read:
-                        with snn.readout(t), snn.count_spikes() as counted:
-                            found = _outputs(snn, inputs, device)
-                        readouts[t, True].add(found, part, named)
-                        _tally(spikes[t], counted)
-                        if t < steps:
-                            with snn.readout(t, corrected=False):
-                                readouts[t, False].add(_outputs(snn, inputs, device), part, named)
-                        else:
-                            readouts[t, False].add(found, part, named)
-                    if encoders:
-                        with snn.spiking_only(others):
-                            bare.add(_outputs(snn, inputs, device), part, named)
-                    for k in snn.refitted:
-                        with snn.with_steps(int(k)), snn.count_spikes() as counted:
-                            refits[int(k)].add(_outputs(snn, inputs, device), part, named)
-                        _tally(spikes[k], counted)
-            seconds["evaluate_spiking"] += time.perf_counter() - begin
-            images += size
-    if not images:
+        both.add_all(batches_once(data), progress)
+    if not both.images:
         raise InputError("the test data yields no image; give at least one batch")
-    site_rows = _by_site(snn, kept, measure, device, progress) if by_site else []
-    return Evaluation.of(
-        snn.report,
-        metric=metric,
-        images=images,
-        exact=exact,
-        readouts=readouts,
-        refits=refits,
-        bare=bare if encoders else None,
-        spikes=spikes,
+    site_rows = errors_by_site(snn, both.kept, kind, progress=progress) if wanted else ()
+    return Evaluation(
+        report=snn.report,
+        metric=metric_named(metric),
+        images=both.images,
+        labelled_images=both.exact.labelled,
+        original=both.exact.original,
+        spiking=_whole(both),
+        by_step=tuple(_step_row(both, step) for step in plan.readouts),
+        by_K=tuple(FittedRow(k, *_figures(both, run)) for k, run in plan.refits.items()),
         by_site=site_rows,
-        by_site_images=min(by_site, images),
-        seconds=seconds,
+        by_site_images=min(wanted, both.images),
+        spikes_per_neuron={
+            site.name: plan.whole.spikes[site.name] / (both.images * site.neurons)
+            for site in snn.report.sites
+        },
+        seconds=both.seconds,
     )
 
 
-def _pieces(snn: SpikingModel, whole: Any, size: int, device: torch.device) -> Iterator[Any]:
-    """A batch's inputs, outputs and labels, cut along the batch if the network takes any batch."""
-    free = any(t is not None and t.shape[:1] == (None,) for t in snn.signature.inputs)
-    count = max(round(size / _PIECE), 1) if free and device.type == "cpu" else 1
-    leaves, spec = pytree.tree_flatten(whole)
+@dataclass
+class _Both:
+    """Both networks, and what was added up of the batches that went through them."""
 
-    def cut(leaf: Any) -> Any:
-        batched = isinstance(leaf, Tensor) and leaf.shape[:1] == (size,)
-        return leaf.tensor_split(count) if batched else [leaf] * count
+    snn: SpikingModel
+    original: nn.Module
+    kind: type[Measure]
+    plan: Plan
+    wanted: int
+    exact: Measure = field(init=False)
+    images: int = 0
+    # The first `wanted` images, ``(args, kwargs)`` a batch.
+    kept: list[Any] = field(default_factory=list)
+    seconds: dict[str, float] = field(
+        default_factory=lambda: {"evaluate_original": 0.0, "evaluate_spiking": 0.0}
+    )
 
-    for piece in zip(*map(cut, leaves), strict=True):
-        yield pytree.tree_unflatten(piece, spec)
+    def __post_init__(self) -> None:
+        self.exact = self.kind()
+        self.device, self.home = device_of(self.snn), device_of(self.original)
+
+    def add_all(self, data: Iterable[Any], progress: bool) -> None:
+        """Runs every batch, the next one being read meanwhile."""
+        total = len(data) if isinstance(data, Sized) else None
+        for batch in tqdm(ahead(data), "evaluate", total, disable=None if progress else True):
+            self.add(batch)
+
+    def add(self, batch: Any) -> None:
+        """Runs one batch through the original, and in every planned way through the other."""
+        args, kwargs = self.snn.signature.split(batch)
+        size = batch_size((args, kwargs))
+        if not size:
+            return
+        # The original might take what the spiking network can't, or say less of what is wrong.
+        self.snn.signature.flatten(args, kwargs)
+        room = self.wanted - self.images
+        if room > 0:
+            self.kept.append(rows((args, kwargs), min(size, room)))
+        begin = time.perf_counter()
+        expected = outputs(self.original, (args, kwargs), self.home, self.device)
+        between = time.perf_counter()
+        labels = self.kind.labels(self.snn.signature.label(batch), expected)
+        self.exact.add(expected, expected, labels)
+        whole = Batch((args, kwargs), expected, labels)
+        for piece in whole.pieces(self.snn, size, self.device):
+            run_all(self.snn, self.plan, piece, self.device)
+        self.seconds["evaluate_original"] += between - begin
+        self.seconds["evaluate_spiking"] += time.perf_counter() - between
+        self.images += size
+
+
+def _figures(both: _Both, run: Run) -> tuple[Row, float]:
+    """What was measured of a run, and its spikes for each neuron and image."""
+    spikes = sum(run.spikes.values())
+    return run.measure.values, spikes / (both.images * both.snn.report.neurons)
+
+
+def _step_row(both: _Both, step: int) -> StepRow:
+    values, spikes = _figures(both, both.plan.readouts[step])
+    return StepRow(step, values, spikes, both.plan.raw[step].measure.raw)
+
+
+def _whole(both: _Both) -> Whole:
+    run, report = both.plan.whole, both.snn.report
+    spikes = sum(run.spikes.values()) / both.images
+    return Whole(
+        run.measure.values,
+        neurons=report.neurons,
+        spikes_per_image=spikes,
+        spikes_per_neuron=spikes / report.neurons,
+        spike_driven=report.spike_driven,
+        without_encoding=both.plan.bare.measure.values if both.plan.bare else None,
+    )
+
+
+def _count(by_site: int) -> int:
+    """A number of images, checked."""
+    if isinstance(by_site, bool) or not isinstance(by_site, Integral) or by_site < 0:
+        raise InputError(
+            f"by_site= must be a whole number of images, 0 for none, found {by_site!r}"
+        )
+    return int(by_site)
 
 
 def _steps(at: Collection[int] | None, steps: int) -> list[int]:
     """Steps to read out after, the last among them, increasing."""
-    for step in at or ():
-        if isinstance(step, bool) or not isinstance(step, int) or not 1 <= step <= steps:
+    if at is None:
+        return list(range(1, steps + 1))
+    try:
+        wanted = list(at)
+    except TypeError:
+        raise InputError(f"at= must be a list of steps, found {at!r}") from None
+    for step in wanted:
+        if isinstance(step, bool) or not isinstance(step, Integral) or not 1 <= step <= steps:
             raise InputError(
                 f"the network can be read out after steps 1 to {steps}, found {step!r}"
             )
-    return list(range(1, steps + 1)) if at is None else sorted({*at, steps})
-
-
-def _by_site(
-    snn: SpikingModel,
-    kept: list[Any],
-    measure: type[Agreement] | type[OutputError],
-    device: torch.device,
-    progress: bool,
-) -> list[dict[str, Any]]:
-    """Error of the output with one site spiking, and with all sites up to it, in graph order."""
-    names = list(snn.sites)
-    with torch.no_grad(), eval_mode(snn):
-        with snn.spiking_only(()):
-            expected = [_outputs(snn, inputs, device) for inputs in kept]
-
-        def measured(spiking: list[str]) -> dict[str, Any]:
-            result = measure()
-            with snn.spiking_only(spiking):
-                for inputs, reference in zip(kept, expected, strict=True):
-                    result.add(_outputs(snn, inputs, device), reference, None)
-            return result.values
-
-        result = []
-        bar = tqdm(names, "evaluate by site", disable=None if progress else True)
-        for index, name in enumerate(bar):
-            own, total = measured([name]), measured(names[: index + 1])
-            row = {key: own[key] for key in measure.by_site}
-            row |= {f"accumulated_{key}": total[key] for key in measure.by_site}
-            result.append({"name": name, **row})
-    return result
-
-
-@contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Puts every module in eval mode inside the block and leaves all as they were."""
-    before = [(module, module.training) for module in model.modules()]
-    try:
-        for module, _ in before:
-            module.training = False
-        yield
-    finally:
-        for module, training in before:
-            module.training = training
-
-
-def _outputs(
-    model: Callable[..., Any], inputs: Any, device: torch.device, to: torch.device | None = None
-) -> dict[str, Tensor]:
-    """The floating-point outputs by name, on the model's device or another."""
-    args, kwargs = pytree.tree_map(
-        lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, inputs
-    )
-    found = outputs_of(model(*args, **kwargs))
-    return {name: output.to(to or device) for name, output in found.items()}
-
-
-def _tally(total: dict[str, int], counted: dict[str, int]) -> None:
-    for name, count in counted.items():
-        total[name] = total.get(name, 0) + count
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next((t.device for t in model.state_dict().values()), torch.device("cpu"))
+    return sorted({*map(int, wanted), steps})

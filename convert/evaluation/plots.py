@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -12,73 +12,64 @@ from torch import Tensor
 
 from ..common.files import atomic_path
 from ..fitting.measure import Fit
-from ..network.report import Report
-from .metrics import metric_named
+from .metrics import METRICS, Metric
+from .rows import FittedRow, Row, StepRow
+
+_BLUE, _RED, _GREEN, _TEAL = "#4c78a8", "#e45756", "#54a24b", "#72b7b2"
 
 
-class Drawn(Protocol):
-    """What is drawn of an `Evaluation`, which imports this module."""
-
-    report: Report
-    metric: str
-    images: int
-    original: dict[str, Any]
-    by_step: list[dict[str, Any]]
-    by_K: list[dict[str, Any]]
-
-
-def draw_evaluation(result: Drawn, path: str | os.PathLike[str]) -> None:
+def draw_steps(
+    by_step: Sequence[StepRow],
+    by_K: Sequence[FittedRow],
+    path: str | os.PathLike[str],
+    *,
+    metric: Metric,
+    accuracy: float | None,
+    title: str,
+) -> None:
     """Accuracy and agreement, or the relative error, over the steps; beside it the spikes.
 
     Args:
-        result: the evaluation.
+        by_step: readouts, in order.
+        by_K: networks fitted anew.
         path: a picture file; the ending chooses its format.
+        metric: what was measured.
+        accuracy: the original's, None without labels.
+        title: above the picture.
     """
     # matplotlib takes half a second to import; only who draws pays for it.
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    steps = [row["step"] for row in result.by_step]
+    steps = [row.step for row in by_step]
     figure = Figure(figsize=(9.6, 4.0), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(2, 1))
-    key = metric_named(result.metric).drawn
-    name = metric_named(result.metric).columns[key]
-    long_name = (
-        f"{name} of the outputs" if result.metric == "output" else f"{name} with the original"
-    )
-    # None, where a measure has no value, leaves a gap.
-    measured, raw = (
-        [float("nan") if row[key] is None else row[key] for row in rows]
-        for rows in (result.by_step, [row["raw"] for row in result.by_step])
-    )
-    left.plot(steps, raw, ":", color="#4c78a8", label=f"{name}, raw")
-    left.plot(steps, measured, "o-", color="#4c78a8", label=long_name)
-    if result.original.get("accuracy") is not None:
-        accuracy = [row["accuracy"] for row in result.by_step]
-        left.plot(steps, accuracy, "s-", color="#e45756", label="accuracy")
-        left.axhline(
-            result.original["accuracy"], color="#e45756", lw=1, ls="--", label="original's accuracy"
-        )
-    if result.by_K:
-        fitted = sorted(result.by_K, key=lambda row: row["steps"])
+    key = METRICS[metric].drawn
+    name = METRICS[metric].columns[key]
+    errors = metric is Metric.OUTPUT
+    long_name = f"{name} of the outputs" if errors else f"{name} with the original"
+    left.plot(steps, _curve([r.raw for r in by_step], key), ":", color=_BLUE, label=f"{name}, raw")
+    left.plot(steps, _curve(by_step, key), "o-", color=_BLUE, label=long_name)
+    if accuracy is not None:
+        left.plot(steps, _curve(by_step, "accuracy"), "s-", color=_RED, label="accuracy")
+        left.axhline(accuracy, color=_RED, lw=1, ls="--", label="original's accuracy")
+    if by_K:
+        fitted = sorted(by_K, key=lambda row: row.steps)
         left.plot(
-            [row["steps"] for row in fitted],
-            [float("nan") if row[key] is None else row[key] for row in fitted],
+            [row.steps for row in fitted],
+            _curve(fitted, key),
             "D",
-            color="#54a24b",
+            color=_GREEN,
             label=f"{name}, fitted for that K",
         )
-    left.set(
-        xlabel="step t at which every neuron is cut",
-        title=f"K = {result.report.steps}, {result.images} images",
-    )
-    if result.metric == "output":
-        left.set(ylabel=name, yscale="log")
-        left.legend(loc="upper right", fontsize=8)
+    left.set(xlabel="step t at which every neuron is cut", title=title)
+    if errors:
+        positive = any(np.any(line.get_ydata() > 0) for line in left.lines)
+        left.set(ylabel=name, yscale="log" if positive else "linear")
     else:
         left.set(ylabel="share of test images", ylim=(0, 1.02))
-        left.legend(loc="lower right", fontsize=8)
-    right.bar(steps, [row["spikes_per_neuron"] for row in result.by_step], color="#72b7b2")
+    left.legend(loc="upper right" if errors else "lower right", fontsize=8)
+    right.bar(steps, [row.spikes_per_neuron for row in by_step], color=_TEAL)
     right.set(xlabel="step t", ylabel="spikes per neuron and image", title="spikes up to step t")
     for axes in (left, right):
         axes.grid(alpha=0.3)
@@ -86,6 +77,11 @@ def draw_evaluation(result: Drawn, path: str | os.PathLike[str]) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=150)
+
+
+def _curve(rows: Sequence[Row], key: str) -> list[float]:
+    """A column; None, where a measure has no value, leaves a gap."""
+    return [math.nan if row[key] is None else float(row[key]) for row in rows]
 
 
 def draw_fits(

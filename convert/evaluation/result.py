@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,29 +13,30 @@ from ..common.files import atomic_path
 from ..common.tables import shown as text
 from ..common.tables import table
 from ..network.report import Report
-from .metrics import Agreement, OutputError, metric_named
+from .measures import Measure
+from .metrics import METRICS, Metric
+from .plots import draw_steps
+from .rows import FittedRow, Row, SiteErrorRow, StepRow, Whole, plain
 
-_Measure = Agreement | OutputError
 
-
-@dataclass
+@dataclass(frozen=True)
 class Evaluation:
     """What a spiking network's outputs and spikes are against its original's outputs.
 
-    Below, *the measures* are accuracy, agreement and logit_rmse, or with the metric ``"output"``
-    relative_error and by_output.
+    Every row can be read by key, too: ``result.by_step[0]["agreement"]``. Below, *the measures*
+    are accuracy, agreement and logit_rmse, or with the metric ``"output"`` relative_error and
+    by_output.
 
     Args:
         report: what the conversion did.
         metric: what was measured, see `evaluate`.
         images: test images.
-        original: ``{"accuracy"}``; None where the data has no labels, as everywhere below. Empty
+        labelled_images: those with labels; accuracies are of these alone. 0 with the metric
+            ``"output"``.
+        original: accuracy; None where the data has no labels, as everywhere below. Without keys
             with the metric ``"output"``.
-        spiking: the whole network: the measures, neurons, spikes_per_image, spikes_per_neuron,
-            spike_driven; ``without_encoding`` has the measures with the identity neurons on
-            analog operands left out, where there are any.
-        by_step: the anytime readout after each step that was asked for, the last of them K, with
-            the calibrated mean of what is missing, and ``raw`` without it.
+        spiking: the whole network: the measures, neurons, spikes and spike_driven.
+        by_step: the anytime readout after each step that was asked for, the last of them K.
         by_K: the network fitted anew for other K.
         by_site: for each site in graph order the error of the output if it alone spikes, and if
             all sites up to it do.
@@ -44,90 +46,44 @@ class Evaluation:
     """
 
     report: Report
-    metric: str
+    metric: Metric
     images: int
-    original: dict[str, Any]
-    spiking: dict[str, Any]
-    by_step: list[dict[str, Any]]
-    by_K: list[dict[str, Any]]
-    by_site: list[dict[str, Any]]
+    labelled_images: int
+    original: Row
+    spiking: Whole
+    by_step: tuple[StepRow, ...]
+    by_K: tuple[FittedRow, ...]
+    by_site: tuple[SiteErrorRow, ...]
     by_site_images: int
     spikes_per_neuron: dict[str, float]
     seconds: dict[str, float]
 
-    @classmethod
-    def of(
-        cls,
-        report: Report,
-        *,
-        metric: str = "agreement",
-        images: int,
-        exact: _Measure,
-        readouts: Mapping[tuple[int, bool], _Measure],
-        refits: Mapping[int, _Measure],
-        bare: _Measure | None,
-        spikes: dict[Any, dict[str, int]],
-        by_site: list[dict[str, Any]],
-        by_site_images: int,
-        seconds: dict[str, float],
-    ) -> Evaluation:
-        """Divides what was counted by images and neurons."""
-        neurons, read = report.neurons, sorted({step for step, _ in readouts})
-        steps = read[-1]
-
-        def measured(found: _Measure, counted: dict[str, int]) -> dict[str, Any]:
-            return {
-                **found.values,
-                "spikes_per_neuron": sum(counted.values()) / (images * neurons),
-            }
-
-        by_step = []
-        for step in read:
-            raw = readouts[step, False]
-            row = {"step": step, **measured(readouts[step, True], spikes[step])}
-            row["raw"] = {key: raw.values[key] for key in raw.raw}
-            by_step.append(row)
-        whole = {key: by_step[-1][key] for key in exact.values}
-        total = sum(spikes[steps].values()) / images
-        whole |= {"neurons": neurons, "spikes_per_image": total}
-        whole |= {"spikes_per_neuron": total / neurons, "spike_driven": report.spike_driven}
-        if bare is not None:
-            whole["without_encoding"] = bare.values
-        return cls(
-            report=report,
-            metric=metric,
-            images=images,
-            original={k: v for k, v in exact.values.items() if k == "accuracy"},
-            spiking=whole,
-            by_step=by_step,
-            by_K=[{"steps": k, **measured(a, spikes[str(k)])} for k, a in refits.items()],
-            by_site=by_site,
-            by_site_images=by_site_images,
-            spikes_per_neuron={
-                site.name: spikes[steps][site.name] / (images * site.neurons)
-                for site in report.sites
-            },
-            seconds=seconds,
-        )
-
     def to_dict(self, **more: Any) -> dict[str, Any]:
-        """Everything, the conversion's report included, in JSON's types; `more` comes first."""
+        """Everything, the conversion's report included, in JSON's types; `more` comes first.
+
+        A number that isn't finite is None. ``labelled_images`` is a key where some images have
+        labels and some have none.
+        """
         report = self.report.to_dict()
         for site in report["sites"]:
             site["spikes_per_neuron"] = self.spikes_per_neuron[site["name"]]
-        return {
-            **more,
-            **report,
-            "metric": self.metric,
-            "images": self.images,
-            "original": self.original,
-            "spiking": self.spiking,
-            "by_step": self.by_step,
-            "by_K": self.by_K,
-            "by_site": self.by_site,
-            "by_site_images": self.by_site_images,
-            "seconds": {**self.report.seconds, **self.seconds},
-        }
+        found: dict[str, Any] = plain(
+            {
+                **more,
+                **report,
+                "metric": self.metric.value,
+                "images": self.images,
+                **({"labelled_images": self.labelled_images} if self._partly_labelled else {}),
+                "original": self.original,
+                "spiking": self.spiking,
+                "by_step": self.by_step,
+                "by_K": self.by_K,
+                "by_site": self.by_site,
+                "by_site_images": self.by_site_images,
+                "seconds": {**self.report.seconds, **self.seconds},
+            }
+        )
+        return found
 
     def to_json(self, path: str | os.PathLike[str], **more: Any) -> None:
         """Writes `to_dict` as JSON, whole or not at all."""
@@ -137,56 +93,114 @@ class Evaluation:
 
     def plot(self, path: str | os.PathLike[str]) -> None:
         """Draws the measures and the spikes over the steps into a picture."""
-        from .plots import draw_evaluation
-
-        draw_evaluation(self, path)
+        draw_steps(
+            self.by_step,
+            self.by_K,
+            path,
+            metric=self.metric,
+            accuracy=self.original.get("accuracy"),
+            title=f"K = {self.report.steps}, {self.images} images",
+        )
 
     def __str__(self) -> str:
-        whole, kind = self.spiking, metric_named(self.metric)
-        keys, shown = list(kind.columns), kind.drawn
-        drawn = kind.columns[shown]
+        parts = [
+            self._steps_table(),
+            self._fitted_table(),
+            self._outputs_table(),
+            self._worst_sites(),
+            self._bare(),
+            self._broken(),
+            self._summary(),
+        ]
+        return "\n\n".join(part for part in parts if part)
+
+    @property
+    def _kind(self) -> type[Measure]:
+        return METRICS[self.metric]
+
+    @property
+    def _partly_labelled(self) -> bool:
+        return 0 < self.labelled_images < self.images
+
+    def _steps_table(self) -> str:
+        columns, drawn = self._kind.columns, self._kind.drawn
         rows = [
             (
-                row["step"],
-                *(row[key] for key in keys),
-                row["raw"][shown],
-                row["spikes_per_neuron"],
+                row.step,
+                *(row.measures[key] for key in columns),
+                row.raw[drawn],
+                row.spikes_per_neuron,
             )
             for row in self.by_step
         ]
-        columns = ("step", *kind.columns.values(), f"raw {drawn}", "spikes/neuron")
-        parts = [
+        head = ("step", *columns.values(), f"raw {columns[drawn]}", "spikes/neuron")
+        return (
             "Readout after each step (every neuron cut after its first t steps; a layer still "
-            "waits for the one before)\n" + table(columns, rows)
-        ]
-        if self.by_K:
-            fitted = [
-                (r["steps"], *(r[key] for key in keys), r["spikes_per_neuron"]) for r in self.by_K
-            ]
-            head = ("K", *kind.columns.values(), "spikes/neuron")
-            parts.append("Fitted anew for other K\n" + table(head, fitted))
-        if len(whole.get("by_output", ())) > 1:
-            parts.append(table(("output", drawn), list(whole["by_output"].items())))
-        errors = [(row[kind.error], row["name"]) for row in self.by_site]
-        worst = sorted((pair for pair in errors if pair[0] is not None), reverse=True)[:5]
-        if worst:
-            names = ", ".join(f"{name} {error:.4f}" for error, name in worst)
-            title = kind.columns[kind.error]
-            parts.append(f"Sites that add most on their own ({title}): {names}")
-        if "without_encoding" in whole:
-            parts.append(
-                f"Without the identity neurons on analog operands the {drawn} is "
-                f"{text(whole['without_encoding'][shown])}"
-            )
-        accuracy = (
-            f"accuracy {whole['accuracy']:.4f} (original {self.original['accuracy']:.4f}), "
-            if whole.get("accuracy") is not None
-            else ""
+            "waits for the one before)\n" + table(head, rows)
         )
-        parts.append(
-            f"K = {self.report.steps} on {self.images} images: {accuracy}{drawn} "
-            f"{text(whole[shown])}, {whole['spikes_per_image']:,.0f} spikes per image "
-            f"({whole['spikes_per_neuron']:.3f} per neuron), {whole['spike_driven']:.1%} of the "
+
+    def _fitted_table(self) -> str:
+        columns = self._kind.columns
+        rows = [
+            (row.steps, *(row.measures[key] for key in columns), row.spikes_per_neuron)
+            for row in self.by_K
+        ]
+        head = ("K", *columns.values(), "spikes/neuron")
+        return "Fitted anew for other K\n" + table(head, rows) if rows else ""
+
+    def _outputs_table(self) -> str:
+        each = self.spiking.get("by_output", {})
+        head = ("output", self._kind.columns[self._kind.drawn])
+        return table(head, list(each.items())) if len(each) > 1 else ""
+
+    def _worst_sites(self) -> str:
+        """The sites with the largest errors; one that makes NaN or infinity comes first."""
+        key = self._kind.error
+        errors = [(row.own[key], row.name) for row in self.by_site]
+        if all(error is None for error, _ in errors):
+            return ""
+        worst = sorted(errors, key=lambda pair: -math.inf if pair[0] is None else -pair[0])[:5]
+        names = ", ".join(
+            f"{name} {'-' if error is None else f'{error:.4f}'}" for error, name in worst
+        )
+        return f"Sites that add most on their own ({self._kind.columns[key]}): {names}"
+
+    def _bare(self) -> str:
+        bare, drawn = self.spiking.without_encoding, self._kind.drawn
+        if bare is None:
+            return ""
+        return (
+            f"Without the identity neurons on analog operands the {self._kind.columns[drawn]} is "
+            f"{text(bare[drawn])}"
+        )
+
+    def _broken(self) -> str:
+        """How many images have no value, where there are any."""
+        found = [
+            f"{who} {row[self._kind.broken]}"
+            for who, row in self._named_rows()
+            if self._kind.broken in row
+        ]
+        return f"{self._kind.broken_text}: {', '.join(found)}" if found else ""
+
+    def _named_rows(self) -> Iterator[tuple[str, Row]]:
+        yield "original", self.original
+        yield from ((f"step {row.step}", row.measures) for row in self.by_step)
+        yield from ((f"raw step {row.step}", row.raw) for row in self.by_step[:-1])
+        yield from ((f"fitted for K = {row.steps}", row.measures) for row in self.by_K)
+
+    def _summary(self) -> str:
+        whole, drawn = self.spiking, self._kind.drawn
+        accuracy = ""
+        if whole.get("accuracy") is not None:
+            of = f" on {self.labelled_images} labelled images" if self._partly_labelled else ""
+            accuracy = (
+                f"accuracy {whole.accuracy:.4f} (original {self.original.accuracy:.4f}){of}, "
+            )
+        return (
+            f"K = {self.report.steps} on {self.images} images: {accuracy}"
+            f"{self._kind.columns[drawn]} {text(whole.measures[drawn])}, "
+            f"{whole.spikes_per_image:,.0f} spikes per image "
+            f"({whole.spikes_per_neuron:.3f} per neuron), {whole.spike_driven:.1%} of the "
             "multiply-accumulates driven by spikes"
         )
-        return "\n\n".join(parts)

@@ -14,14 +14,16 @@ def test_resnet20(shared: Path, method: str) -> None:
     model = models.get("resnet20", weights=shared / "checkpoints" / "resnet20-12fca82f.th")
     preprocessing = models.preprocessing("resnet20")
     calibration = models.load_images(shared / "data" / "cifar10_train4000.npz").first(256)
-    test = models.load_images(shared / "data" / "cifar10_test1000.npz").first(400)
-    snn = to_spiking(model, Loader(calibration, preprocessing), steps=[8, 5], method=method)
-    result = evaluate(snn, model, Loader(test, preprocessing), by_site=0).to_dict()
+    test = models.load_images(shared / "data" / "cifar10_test1000.npz").first(250)
+    snn = to_spiking(
+        model, Loader(calibration, preprocessing), steps=[8, 5], method=method, progress=False
+    )
+    result = evaluate(snn, model, Loader(test, preprocessing), by_site=0, at=[5, 7], progress=False)
     assert len(snn.sites) == 19
-    assert result["original"]["accuracy"] == pytest.approx(0.915, abs=0.02)
-    assert result["spiking"]["agreement"] >= 0.975
-    assert result["by_K"][0]["agreement"] >= 0.95
-    agreements = [row["agreement"] for row in result["by_step"]]
-    assert agreements[4] >= 0.80
+    assert result.original.accuracy == pytest.approx(0.915, abs=0.02)
+    assert result.spiking.agreement >= 0.975
+    assert result.by_K[0].agreement >= 0.95
+    agreements = [row.agreement for row in result.by_step]
+    assert agreements[0] >= 0.80
     assert agreements[-1] >= max(agreements) - 0.005
-    assert result["spiking"]["spike_driven"] > 0.95
+    assert result.spiking.spike_driven > 0.95

@@ -1,9 +1,12 @@
 """The commands: what they write, and one readable line for what they refuse."""
 
+import contextlib
 import importlib.util
+import io
 import json
 import pickle
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -32,10 +35,10 @@ def _run(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: object) -> int:
         return int(stop.code or 0)
 
 
-@pytest.fixture
-def images_file(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def images_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
-    path = tmp_path / "images.npz"
+    path = tmp_path_factory.mktemp("images") / "images.npz"
     np.savez(path, x=rng.integers(0, 256, (24, 32, 32, 3), np.uint8), y=rng.integers(0, 10, 24))
     return path
 
@@ -55,21 +58,43 @@ def _convert(monkeypatch, images_file: Path, output: Path, *flags: str, **change
     return _run(monkeypatch, "convert_cifar", *words, *flags, "--quiet")
 
 
-def test_convert_cifar_prints_the_audit(
-    monkeypatch, images_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@dataclass(frozen=True)
+class Converted:
+    """What one run of convert_cifar wrote and printed; not to be changed."""
+
+    folder: Path
+    printed: str
+
+    @property
+    def report(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.folder / "report.json").read_text())
+        return found
+
+    @property
+    def network(self) -> Path:
+        return self.folder / "resnet20.fsnn"
+
+
+@pytest.fixture(scope="module")
+def converted(images_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Converted:
+    folder, printed = tmp_path_factory.mktemp("converted") / "out", io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        assert _convert(patch, images_file, folder, "--audit") == 0
+    return Converted(folder, printed.getvalue())
+
+
+def test_convert_cifar_prints_the_audit(converted: Converted) -> None:
+    assert "nonlinear outside neurons: none" in converted.printed
+    assert "agrees with the report" in converted.printed
+
+
+def test_convert_cifar_writes_the_report(
+    monkeypatch, images_file: Path, tmp_path: Path, converted: Converted
 ) -> None:
-    assert _convert(monkeypatch, images_file, tmp_path, "--audit") == 0
-    printed = capsys.readouterr().out
-    assert "nonlinear outside neurons: none" in printed and "agrees with the report" in printed
-
-
-def test_convert_cifar_writes_the_report(monkeypatch, images_file: Path, tmp_path: Path) -> None:
-    reports = []
-    for output in (tmp_path / "a", tmp_path / "b"):
-        assert _convert(monkeypatch, images_file, output) == 0
-        assert (output / "steps.png").stat().st_size > 1000
-        reports.append(json.loads((output / "report.json").read_text()))
-    report, again = reports
+    assert (converted.folder / "steps.png").read_bytes()[:4] == b"\x89PNG"
+    assert _convert(monkeypatch, images_file, tmp_path / "again") == 0
+    report = converted.report
+    again = json.loads((tmp_path / "again" / "report.json").read_text())
     assert set(report) >= {
         "model", "steps", "method", "seed", "images", "calibration_images", "preprocessing",
         "versions", "latency_steps", "original", "spiking", "by_step", "by_K", "sites", "synaptic",
@@ -115,6 +140,7 @@ def test_convert_cifar_writes_the_report(monkeypatch, images_file: Path, tmp_pat
         ({"weights": "{foreign}"}, "resnet20"),
         ({"size": "30", "model": "vit_small"}, "30"),
         ({"device": "nothing"}, "nothing"),
+        ({"by-site": "-1"}, "-1"),
     ],
 )
 def test_refusals_are_one_readable_line(
@@ -175,18 +201,23 @@ def test_fit_activation_tells_the_truth(monkeypatch, tmp_path: Path, given: list
         ["silu", "--low", "0", "--high", "1", "--steps", "0"],
         ["silu", "--steps", "3"],
         ["log", "--low", "-1", "--high", "1", "--steps", "3"],
+        ["silu", "--low", "0", "--high", "1", "--steps", "3", "--seed", "-1"],
+        ["silu", "--low", "0", "--high", "1", "--steps", "3", "--spike-cost", "-1"],
+        "silu --low 0 --high 1 --steps 3 --spike-cost 1 --method binary".split(),
     ],
 )
 def test_fit_activation_refuses(monkeypatch, capsys, words: list[str]) -> None:
     assert _run(monkeypatch, "fit_activation", *words) == 2
-    error = capsys.readouterr().err
-    assert "error:" in error
-    assert "Traceback" not in error
+    shown = capsys.readouterr()
+    assert "error:" in shown.err
+    assert "Traceback" not in shown.err
+    # Nothing was compiled before, which takes half a minute where it is new.
+    assert shown.out == ""
 
 
 def test_quickstart(monkeypatch, tmp_path: Path) -> None:
     pytest.importorskip("sklearn", reason="the quickstart's digits come with scikit-learn")
-    words = ["--steps", 6, "--method", "binary", "--epochs", 6, "--quiet", "--output", tmp_path]
+    words = ["--steps", 4, "--method", "binary", "--epochs", 3, "--quiet", "--output", tmp_path]
     assert _run(monkeypatch, "quickstart", *words) == 0
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["images"] == 450
@@ -194,18 +225,31 @@ def test_quickstart(monkeypatch, tmp_path: Path) -> None:
     assert report["spiking"]["agreement"] > 0.95
 
 
-@pytest.fixture
-def saved(monkeypatch, images_file: Path, tmp_path: Path) -> Path:
-    assert _convert(monkeypatch, images_file, tmp_path / "out") == 0
-    return tmp_path / "out" / "resnet20.fsnn"
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--steps", "0"), ("--method", "magic"), ("--epochs", "0"), ("--epochs", "x")],
+)
+def test_quickstart_refuses_before_it_trains(
+    monkeypatch, capsys, tmp_path: Path, option: str, value: str
+) -> None:
+    assert _run(monkeypatch, "quickstart", option, value, "--output", tmp_path / "out") == 2
+    shown = capsys.readouterr()
+    assert repr(value) in shown.err and shown.out == ""
 
 
 def test_evaluate_says_what_the_conversion_said(
-    monkeypatch, capsys, saved: Path, images_file: Path, tmp_path: Path
+    monkeypatch, capsys, converted: Converted, images_file: Path, tmp_path: Path
 ) -> None:
-    written = json.loads((saved.parent / "report.json").read_text())
-    capsys.readouterr()
-    words = [saved, "--data", images_file, "--by-site", 4, "--json", tmp_path / "again.json"]
+    written = converted.report
+    words = [
+        converted.network,
+        "--data",
+        images_file,
+        "--by-site",
+        4,
+        "--json",
+        tmp_path / "again.json",
+    ]
     assert _run(monkeypatch, "evaluate", *words) == 0
     shown = capsys.readouterr()
     assert "agreement" in shown.out
@@ -228,13 +272,13 @@ def _but_logits(value: Any) -> Any:
 
 
 def test_evaluate_at_a_step_against_a_checkpoint(
-    monkeypatch, capsys, saved: Path, images_file: Path, tmp_path: Path
+    monkeypatch, capsys, converted: Converted, images_file: Path, tmp_path: Path
 ) -> None:
     import models
 
     torch.save(models.get("resnet20", "random", seed=0).state_dict(), tmp_path / "same.pt")
-    capsys.readouterr()
-    words = [saved, "--data", images_file, "--step", 2, "--quiet", "--json", "-", "--limit", 20]
+    words = [converted.network, "--data", images_file, "--step", 2, "--limit", 20]
+    words += ["--quiet", "--json", "-"]
     assert _run(monkeypatch, "evaluate", *words, "--against", tmp_path / "same.pt") == 0
     report = json.loads(capsys.readouterr().out)
     assert [row["step"] for row in report["by_step"]] == [2, 4]
@@ -243,6 +287,24 @@ def test_evaluate_at_a_step_against_a_checkpoint(
     assert _run(monkeypatch, "evaluate", *words, "--against", tmp_path / "other.pt") == 0
     other = json.loads(capsys.readouterr().out)
     assert other["by_step"][-1]["logit_rmse"] > 5 * report["by_step"][-1]["logit_rmse"]
+
+
+@pytest.fixture(scope="module")
+def places(
+    converted: Converted, images_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """A converted network, the same cut off, and without metadata; and images."""
+    import convert
+
+    folder = tmp_path_factory.mktemp("places")
+    (folder / "cut.fsnn").write_bytes(converted.network.read_bytes()[:-9])
+    convert.load(converted.network).save(folder / "bare.fsnn", metadata={})
+    return {
+        "saved": converted.network,
+        "images": images_file,
+        "cut": folder / "cut.fsnn",
+        "bare": folder / "bare.fsnn",
+    }
 
 
 @pytest.mark.parametrize(
@@ -261,18 +323,12 @@ def test_evaluate_at_a_step_against_a_checkpoint(
         (["{saved}", "--data", "{images}", "--min-accuracy", "0"], 0, ""),
         (["{saved}", "--data", "{images}", "--device", "nothing"], 2, "nothing"),
         (["{saved}"], 2, "--data"),
+        (["{saved}", "--data", "{images}", "--by-site", "-1"], 2, "'-1'"),
     ],
 )
 def test_evaluate_exit_codes(
-    monkeypatch, capsys, saved: Path, images_file: Path, tmp_path: Path, words, code, named
+    monkeypatch, capsys, places: dict[str, Path], words: list[str], code: int, named: str
 ) -> None:
-    import convert
-
-    (tmp_path / "cut.fsnn").write_bytes(saved.read_bytes()[:-9])
-    convert.load(saved).save(tmp_path / "bare.fsnn", metadata={})
-    places = {"saved": saved, "images": images_file}
-    places |= {name: tmp_path / f"{name}.fsnn" for name in ("cut", "bare")}
-    capsys.readouterr()
     words = [word.format(**places) for word in words]
     assert _run(monkeypatch, "evaluate", *words, "--quiet") == code
     shown = capsys.readouterr()

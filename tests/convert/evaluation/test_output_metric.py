@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from convert import InputError, audit, evaluate, load, to_spiking
-from convert.evaluation.metrics import OutputError
+from convert import InputError, SpikingModel, audit, evaluate, load, to_spiking
 
 
 class Timed(nn.Module):
@@ -30,15 +30,42 @@ class Timed(nn.Module):
         return {"image": image, "value": 100 * self.head(y.mean((2, 3)))} if self.both else image
 
 
-@pytest.fixture(params=[False, True], ids=["one output", "two outputs"])
-def timed(request: pytest.FixtureRequest) -> Timed:
+@dataclass(frozen=True)
+class Case:
+    """A network, and what was made of it; not to be changed."""
+
+    model: Timed
+    snn: SpikingModel
+
+
+@pytest.fixture(scope="module")
+def times(noise: Tensor) -> Tensor:
+    return torch.arange(len(noise)) % 10
+
+
+def _case(both: bool, noise: Tensor, times: Tensor) -> Case:
     torch.manual_seed(1)
-    return Timed(request.param).eval()
+    model = Timed(both).eval()
+    data = [((noise, times), torch.zeros(len(noise)))]
+    return Case(model, to_spiking(model, data, steps=[4, 2], method="binary", progress=False))
 
 
-@pytest.fixture
-def times(images: Tensor) -> Tensor:
-    return torch.arange(len(images)) % 10
+@pytest.fixture(scope="module")
+def one(noise: Tensor, times: Tensor) -> Case:
+    """The network with one output."""
+    return _case(False, noise, times)
+
+
+@pytest.fixture(scope="module")
+def two(noise: Tensor, times: Tensor) -> Case:
+    """The network with two outputs."""
+    return _case(True, noise, times)
+
+
+@pytest.fixture(params=["one", "two"])
+def case(request: pytest.FixtureRequest) -> Case:
+    found: Case = request.getfixturevalue(request.param)
+    return found
 
 
 def _relative(found: Tensor, reference: Tensor) -> float:
@@ -55,8 +82,8 @@ def _total(found: list[Tensor], reference: list[Tensor]) -> float:
     return math.sqrt(sum(e * e for e in each) / len(each))
 
 
-def test_figures_are_true(timed: Timed, images: Tensor, times: Tensor) -> None:
-    snn = to_spiking(timed, [(images, times)], steps=[4, 2], method="binary", progress=False)
+def test_figures_are_true(case: Case, images: Tensor, times: Tensor) -> None:
+    timed, snn = case.model, case.snn
     batches = list(zip(images.split(20), times.split(20), strict=True))
     result = evaluate(snn, timed, batches, metric="output", progress=False)
     found = result.to_dict()
@@ -84,78 +111,59 @@ def test_figures_are_true(timed: Timed, images: Tensor, times: Tensor) -> None:
     assert ("output['value']" in printed) == timed.both
 
 
-def test_writes_json_and_picture(
-    timed: Timed, images: Tensor, times: Tensor, tmp_path: Path
-) -> None:
-    snn = to_spiking(timed, [(images, times)], steps=[3, 2], method="binary", progress=False)
-    result = evaluate(snn, None, [(images, times)], metric="output", progress=False)
+def test_writes_json_and_picture(case: Case, images: Tensor, times: Tensor, tmp_path: Path) -> None:
+    result = evaluate(case.snn, None, [(images, times)], metric="output", progress=False)
     result.to_json(tmp_path / "report.json", model="timed")
     result.plot(tmp_path / "steps.png")
     found = json.loads((tmp_path / "report.json").read_text())
-    assert found["spiking"]["relative_error"] == result.spiking["relative_error"]
+    assert found["spiking"]["relative_error"] == result.spiking["relative_error"] > 0
     assert (tmp_path / "steps.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_a_constant_prediction_has_error_one() -> None:
-    measure = OutputError()
-    reference = torch.randn(60, 3, generator=torch.Generator().manual_seed(0)) + 100
-    for part in reference.split(7):
-        measure.add({"output": reference.mean(0).expand_as(part)}, {"output": part}, None)
-    assert measure.values["relative_error"] == pytest.approx(1, rel=1e-6)
+def test_an_output_that_is_not_finite(two: Case, images: Tensor, times: Tensor) -> None:
+    images[[3, 20]] = torch.nan
+    result = evaluate(two.snn, two.model, [(images, times)], metric="output", progress=False)
+    found = result.to_dict()
+    assert found["original"] == {"not_finite": 2} and found["spiking"]["not_finite"] == 2
+    assert found["spiking"]["relative_error"] is None
+    assert set(found["spiking"]["by_output"].values()) == {None}
+    assert "have no error: original 2, step 1 2" in str(result)
 
 
-def test_outputs_count_by_their_own_spread() -> None:
-    reference = torch.randn(500, 2, generator=torch.Generator().manual_seed(0))
-    measure = OutputError()
-    exact = {"a": reference[:, :1], "b": 1000 * reference[:, 1:]}
-    measure.add({"a": exact["a"] * 1.3, "b": exact["b"] * 1.4}, exact, None)
-    assert measure.values["relative_error"] == pytest.approx(math.sqrt((0.09 + 0.16) / 2), rel=0.02)
-
-
-def test_what_has_no_spread_has_no_relative_error() -> None:
-    constant = torch.full((5, 2), 0.1)
-    same, other, both = OutputError(), OutputError(), OutputError()
-    same.add({"output": constant}, {"output": constant}, None)
-    other.add({"output": constant + 1}, {"output": constant}, None)
-    moving = torch.arange(10.0).view(5, 2)
-    both.add({"a": constant + 1, "b": moving * 2}, {"a": constant, "b": moving}, None)
-    assert same.values["relative_error"] == 0
-    assert other.values == {"relative_error": None, "by_output": {"output": None}}
-    assert both.values["by_output"]["a"] is None
-    assert both.values["relative_error"] == both.values["by_output"]["b"] > 1
-
-
-def test_an_output_of_another_shape_is_refused() -> None:
-    measure = OutputError()
-    measure.add({"output": torch.ones(2, 3)}, {"output": torch.ones(2, 3)}, None)
-    with pytest.raises(InputError, match=r"\[3\].*\[4\]"):
-        measure.add({"output": torch.ones(2, 4)}, {"output": torch.ones(2, 4)}, None)
-
-
-def test_unknown_metric(small: nn.Module, images: Tensor) -> None:
-    snn = to_spiking(small, images, steps=2, method="binary", progress=False)
+def test_unknown_metric(converted: SpikingModel, images: Tensor) -> None:
     with pytest.raises(InputError, match=r"'mse'.*agreement.*output"):
-        evaluate(snn, small, [images], metric="mse")
-    classes = evaluate(snn, small, [images], metric="classes", by_site=0, progress=False)
-    assert classes.spiking["agreement"] is not None
+        evaluate(converted, None, [images], metric="mse")
+    classes, agreement = (
+        evaluate(converted, None, [images], metric=metric, by_site=0, progress=False)
+        for metric in ("classes", "agreement")
+    )
+    assert classes.spiking == agreement.spiking and classes.to_dict()["metric"] == "classes"
 
 
-def test_outputs_of_a_classifier(small: nn.Module, images: Tensor) -> None:
-    snn = to_spiking(small, images, steps=3, method="binary", progress=False)
+def test_outputs_of_a_classifier(converted: SpikingModel, small: nn.Module, images: Tensor) -> None:
     labels = torch.zeros(len(images), dtype=torch.long)
     # Labels are not looked at, so that any loader will do.
-    found = evaluate(snn, small, [(images, labels - 5)], metric="output", progress=False)
+    found = evaluate(converted, small, [(images, labels - 5)], metric="output", progress=False)
     with torch.no_grad():
-        expected = _relative(snn(images), small(images))
+        expected = _relative(converted(images), small(images))
     assert found.spiking["relative_error"] == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.fixture(scope="module")
+def loaded(one: Case, tmp_path_factory: pytest.TempPathFactory) -> SpikingModel:
+    """The network with one output, from its file."""
+    path = tmp_path_factory.mktemp("saved") / "net.fsnn"
+    one.snn.save(path)
+    return load(path)
 
 
 @pytest.mark.parametrize(
     "form", ["flat", "labelled", "nested", "nested labelled", "dict", "loader"]
 )
-def test_forms_of_a_batch(images: Tensor, times: Tensor, form: str, tmp_path: Path) -> None:
-    torch.manual_seed(2)
-    model, labels = Timed().eval(), torch.zeros(len(images))
+def test_forms_of_a_batch(
+    one: Case, loaded: SpikingModel, images: Tensor, times: Tensor, form: str, tmp_path: Path
+) -> None:
+    labels = torch.zeros(len(images))
     data = {
         "flat": [(images, times)],
         "labelled": [(images, times, labels)],
@@ -164,30 +172,29 @@ def test_forms_of_a_batch(images: Tensor, times: Tensor, form: str, tmp_path: Pa
         "dict": [{"x": images, "t": times}],
         "loader": DataLoader(TensorDataset(images, times), batch_size=48),
     }[form]
-    plain = to_spiking(model, [((images, times), labels)], steps=3, method="binary", progress=False)
-    snn = to_spiking(model, data, steps=3, method="binary", progress=False)
-    assert torch.equal(snn(images, times), plain(images, times))
-    expected = evaluate(plain, model, [((images, times),)], metric="output", progress=False)
-    for network in (snn, plain):
-        network.save(tmp_path / "net.fsnn")
-        for each in (network, load(tmp_path / "net.fsnn")):
-            found = evaluate(each, model, data, metric="output", progress=False)
-            assert found.spiking == expected.spiking
-            assert audit(each, next(iter(data))).agrees
+    snn = to_spiking(one.model, data, steps=[4, 2], method="binary", progress=False)
+    assert torch.equal(snn(images, times), one.snn(images, times))
+    snn.save(tmp_path / "net.fsnn")
+    options: dict[str, Any] = {"metric": "output", "by_site": 0, "at": [], "progress": False}
+    expected = evaluate(one.snn, one.model, [((images, times),)], **options)
+    for each in (snn, load(tmp_path / "net.fsnn"), one.snn, loaded):
+        assert evaluate(each, one.model, data, **options).spiking == expected.spiking
+        assert audit(each, next(iter(data))).agrees
 
 
 def test_one_tensor_or_dict_is_data(
-    small: nn.Module, timed: Timed, images: Tensor, times: Tensor
+    two: Case, small: nn.Module, images: Tensor, times: Tensor
 ) -> None:
     both = {"x": images, "t": times}
-    for model, data in ((small, images), (timed, both)):
+    for model, data in ((small, images), (two.model, both)):
         snn = to_spiking(model, data, steps=2, method="binary", progress=False)
         whole, batch = (
-            evaluate(snn, model, each, metric="output", progress=False) for each in (data, [data])
+            evaluate(snn, model, each, metric="output", by_site=0, progress=False)
+            for each in (data, [data])
         )
         assert whole.images == 48 and whole.spiking == batch.spiking
     with pytest.raises(InputError, match="is a int"):
-        evaluate(snn, timed, 3, metric="output", progress=False)
+        evaluate(two.snn, two.model, 3, metric="output", progress=False)
 
 
 def test_labels_of_a_classifier_with_two_inputs(images: Tensor, times: Tensor) -> None:
@@ -211,28 +218,25 @@ def test_labels_of_a_classifier_with_two_inputs(images: Tensor, times: Tensor) -
     assert found.original["accuracy"] is None and found.spiking["agreement"] > 0.5
 
 
-def test_a_missing_input_is_named(images: Tensor, times: Tensor) -> None:
-    torch.manual_seed(0)
-    model = Timed().eval()
-    with pytest.raises(InputError, match=r"1 elements.*2 inputs"):
-        to_spiking(model, [(images,)], steps=2, method="binary", progress=False)
-    snn = to_spiking(model, [(images, times)], steps=2, method="binary", progress=False)
+def test_a_missing_input_is_named(one: Case, images: Tensor, times: Tensor) -> None:
+    for data, named in (([(images,)], r"1 elements.*2 inputs"), ((images, times), r"one tensor")):
+        with pytest.raises(InputError, match=named):
+            to_spiking(one.model, data, steps=2, method="binary", progress=False)
     with pytest.raises(InputError, match=r"one tensor.*2 inputs.*\(x, t\)"):
-        evaluate(snn, model, [images], metric="output", progress=False)
-    with pytest.raises(InputError, match=r"one tensor.*2 inputs"):
-        to_spiking(model, (images, times), steps=2, method="binary", progress=False)
+        evaluate(one.snn, one.model, [images], metric="output", progress=False)
     with pytest.raises(InputError, match=r"missing inputs \['t'\]"):
-        evaluate(snn, model, [{"x": images}], metric="output", progress=False)
+        evaluate(one.snn, one.model, [{"x": images}], metric="output", progress=False)
 
 
-def test_no_floating_point_output_is_named(small: nn.Module, images: Tensor) -> None:
+def test_no_floating_point_output_is_named(
+    converted: SpikingModel, small: nn.Module, images: Tensor
+) -> None:
     class Choice(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return small(x).argmax(1)
 
-    snn = to_spiking(small, images, steps=2, method="binary", progress=False)
     with pytest.raises(InputError, match="no floating-point"):
-        evaluate(snn, Choice(), [images], metric="output", progress=False)
+        evaluate(converted, Choice(), [images], metric="output", progress=False)
 
 
 def test_norms_and_maxima_of_a_network_with_two_inputs(images: Tensor, times: Tensor) -> None:

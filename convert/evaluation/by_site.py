@@ -1,0 +1,45 @@
+"""What each site does to the outputs: alone, and together with all before it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from ..network.model import SpikingModel
+from .measures import Measure
+from .rows import Row, SiteErrorRow
+from .runs import device_of, eval_mode, outputs
+
+
+def errors_by_site(
+    snn: SpikingModel, kept: Sequence[Any], kind: type[Measure], *, progress: bool = True
+) -> tuple[SiteErrorRow, ...]:
+    """Error of the output with one site spiking, and with all sites up to it, in graph order.
+
+    Args:
+        snn: the network; each site costs two passes.
+        kept: inputs, ``(args, kwargs)`` a batch; the reference is the network with no site spiking.
+        kind: what is measured.
+        progress: shows a bar on stderr when that is a terminal.
+    """
+    names, device = list(snn.sites), device_of(snn)
+    with torch.no_grad(), eval_mode(snn):
+        with snn.spiking_only(()):
+            expected = [outputs(snn, inputs, device) for inputs in kept]
+
+        def measured(spiking: Collection[str]) -> Row:
+            measure = kind()
+            with snn.spiking_only(spiking):
+                for inputs, reference in zip(kept, expected, strict=True):
+                    measure.add(outputs(snn, inputs, device), reference, None)
+            return measure.site
+
+        rows = []
+        bar = tqdm(names, "evaluate by site", disable=None if progress else True)
+        for index, name in enumerate(bar):
+            own, accumulated = measured({name}), measured(frozenset(names[: index + 1]))
+            rows.append(SiteErrorRow(name, own, accumulated))
+    return tuple(rows)

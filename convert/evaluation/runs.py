@@ -1,0 +1,156 @@
+"""How the spiking network is run on every batch, planned before the first one, and the running."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from ..network.model import SpikingModel
+from ..sites.encode_operands import IDENTITY
+from .measures import Measure, Outputs, outputs_of
+
+# On a CPU the layers' outputs for so many images still fit into a cache, or nearly.
+_PIECE = 84
+
+
+@dataclass(frozen=True)
+class Run:
+    """One way in which the network is run.
+
+    Args:
+        within: the context that says how.
+        measure: what is measured of its outputs.
+        counted: whether spikes are counted.
+        spikes: those of each site, by its name.
+    """
+
+    within: Callable[[], AbstractContextManager[object]]
+    measure: Measure
+    counted: bool = False
+    spikes: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All runs of an evaluation.
+
+    Args:
+        readouts: by the step after which every neuron is cut.
+        raw: the same without the mean of what is missing; of the last step it is the same run.
+        refits: by the other K that the network was fitted for.
+        bare: without the identity neurons on analog operands; None if there are none.
+    """
+
+    readouts: Mapping[int, Run]
+    raw: Mapping[int, Run]
+    refits: Mapping[int, Run]
+    bare: Run | None
+
+    @property
+    def runs(self) -> list[Run]:
+        """Each once."""
+        named = [*self.readouts.values(), *self.raw.values(), *self.refits.values()]
+        return list({id(run): run for run in [*named, self.bare] if run is not None}.values())
+
+    @property
+    def whole(self) -> Run:
+        """The network as it is."""
+        return self.readouts[max(self.readouts)]
+
+
+def longest(snn: SpikingModel) -> int:
+    """The largest number of steps of a site in use."""
+    # TODO(merge): becomes `snn.longest` where that exists.
+    found: int = getattr(snn, "longest", None) or snn.steps
+    return found
+
+
+def planned(snn: SpikingModel, kind: type[Measure], read: Sequence[int]) -> Plan:
+    """The runs for readouts after some steps, the last among them."""
+
+    def cut(step: int, corrected: bool) -> Callable[[], AbstractContextManager[object]]:
+        return partial(snn.readout, step, corrected=corrected)
+
+    readouts = {step: Run(cut(step, True), kind(), counted=True) for step in read}
+    last = max(read)
+    raw = {step: Run(cut(step, False), kind()) for step in read if step != last}
+    refits = {
+        int(k): Run(partial(snn.with_steps, int(k)), kind(), counted=True) for k in snn.refitted
+    }
+    encoders = {row.name for row in snn.report.sites if row.function == IDENTITY}
+    others = [name for name in snn.sites if name not in encoders]
+    bare = Run(partial(snn.spiking_only, others), kind()) if encoders else None
+    return Plan(readouts, raw | {last: readouts[last]}, refits, bare)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch's inputs, the original's outputs for it, and its labels as `Measure` takes them."""
+
+    inputs: tuple[tuple[Any, ...], dict[str, Any]]
+    expected: Outputs
+    labels: Tensor | None
+
+    def pieces(self, snn: SpikingModel, size: int, device: torch.device) -> Iterator[Batch]:
+        """The batch cut along its `size` rows, if the network takes any batch and a cut helps."""
+        free = any(t is not None and t.shape[:1] == (None,) for t in snn.signature.inputs)
+        count = max(round(size / _PIECE), 1) if free and device.type == "cpu" else 1
+        leaves, spec = pytree.tree_flatten((self.inputs, self.expected, self.labels))
+
+        def cut(leaf: Any) -> Sequence[Any]:
+            batched = isinstance(leaf, Tensor) and leaf.shape[:1] == (size,)
+            return leaf.tensor_split(count) if batched else [leaf] * count
+
+        for piece in zip(*map(cut, leaves), strict=True):
+            yield Batch(*pytree.tree_unflatten(piece, spec))
+
+
+def run_all(snn: SpikingModel, plan: Plan, piece: Batch, device: torch.device) -> None:
+    """Runs a piece in every planned way and adds up what comes of it."""
+    with snn.repeated():
+        for run in plan.runs:
+            with run.within():
+                if run.counted:
+                    with snn.count_spikes() as spikes:
+                        found = outputs(snn, piece.inputs, device)
+                    run.spikes.update(spikes)
+                else:
+                    found = outputs(snn, piece.inputs, device)
+            run.measure.add(found, piece.expected, piece.labels)
+
+
+def outputs(
+    model: Callable[..., Any], inputs: Any, device: torch.device, to: torch.device | None = None
+) -> dict[str, Tensor]:
+    """The floating-point outputs by name, on the model's device or another."""
+    args, kwargs = pytree.tree_map(
+        lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, inputs
+    )
+    found = outputs_of(model(*args, **kwargs))
+    return {name: output.to(to or device) for name, output in found.items()}
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's first parameter or buffer is; the CPU without any."""
+    return next((t.device for t in model.state_dict().values()), torch.device("cpu"))
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Puts every module in eval mode inside the block and leaves all as they were."""
+    before = [(module, module.training) for module in model.modules()]
+    try:
+        for module, _ in before:
+            module.training = False
+        yield
+    finally:
+        for module, training in before:
+            module.training = training

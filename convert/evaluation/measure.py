@@ -21,7 +21,7 @@ from .measures import Measure
 from .metrics import METRICS, metric_named
 from .result import Evaluation
 from .rows import FittedRow, Row, StepRow, Whole
-from .runs import Batch, Plan, Run, device_of, eval_mode, longest, outputs, planned, run_all
+from .runs import Batch, Plan, Run, device_of, eval_mode, outputs, planned, run_all
 
 
 def evaluate(
@@ -60,7 +60,7 @@ def evaluate(
     """
     kind = METRICS[metric_named(metric)]
     wanted = _count(by_site)
-    plan = planned(snn, kind, _steps(at, longest(snn)))
+    plan = planned(snn, kind, _steps(at, snn.longest))
     original = snn.original() if model is None else model
     both = _Both(snn, original, kind, plan, wanted)
     with torch.no_grad(), eval_mode(original), eval_mode(snn):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -66,13 +66,6 @@ class Plan:
         return self.readouts[max(self.readouts)]
 
 
-def longest(snn: SpikingModel) -> int:
-    """The largest number of steps of a site in use."""
-    # TODO(merge): becomes `snn.longest` where that exists.
-    found: int = getattr(snn, "longest", None) or snn.steps
-    return found
-
-
 def planned(snn: SpikingModel, kind: type[Measure], read: Sequence[int]) -> Plan:
     """The runs for readouts after some steps, the last among them."""
 
@@ -115,6 +108,8 @@ class Batch:
 
 def run_all(snn: SpikingModel, plan: Plan, piece: Batch, device: torch.device) -> None:
     """Runs a piece in every planned way and adds up what comes of it."""
+    # Moved once: what comes before the neurons is computed once for the same tensors.
+    piece = replace(piece, inputs=moved(piece.inputs, device))
     with snn.repeated():
         for run in plan.runs:
             with run.within():
@@ -131,11 +126,14 @@ def outputs(
     model: Callable[..., Any], inputs: Any, device: torch.device, to: torch.device | None = None
 ) -> dict[str, Tensor]:
     """The floating-point outputs by name, on the model's device or another."""
-    args, kwargs = pytree.tree_map(
-        lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, inputs
-    )
+    args, kwargs = moved(inputs, device)
     found = outputs_of(model(*args, **kwargs))
     return {name: output.to(to or device) for name, output in found.items()}
+
+
+def moved(inputs: Any, device: torch.device) -> Any:
+    """A tree of inputs with its tensors on a device."""
+    return pytree.tree_map_only(Tensor, lambda leaf: leaf.to(device), inputs)
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from convert import SpikingModel
 from convert.evaluation.classes import Agreement
-from convert.evaluation.runs import Batch, device_of, eval_mode, longest, planned, run_all
+from convert.evaluation.runs import Batch, device_of, eval_mode, planned, run_all
 
 _CPU = torch.device("cpu")
 
@@ -18,7 +18,7 @@ def test_the_plan(converted: SpikingModel) -> None:
     assert plan.raw[5] is plan.readouts[5] is plan.whole and plan.bare is None
     assert len(plan.runs) == 4
     assert [run.counted for run in plan.runs] == [True, True, False, True]
-    assert longest(converted) == 5
+    assert converted.longest == 5
 
 
 def test_every_run_is_what_its_context_gives(converted: SpikingModel, noise: Tensor) -> None:

@@ -56,6 +56,9 @@ class SpikingModel(torch.nn.Module):
         report: what became of every operation.
     """
 
+    # K that the network was fitted as; of a network whose K were chosen, the largest.
+    fitted_as: int | None = None
+
     def __init__(
         self,
         network: GraphModule,

@@ -11,6 +11,7 @@ from torch.fx import Graph
 
 from ..common.tables import table
 from ..graph.roles import Operation
+from .settings import ConversionSettings
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,8 @@ class Report:
         input_ranges: lowest and highest calibrated value of each of the network's inputs; None
             for one of whole numbers or that isn't a tensor.
         corrections: what was done about mean errors, for every K; empty for plain calibration.
+        settings: what the conversion was asked for; None for a network from a file that was
+            written before they were kept.
     """
 
     sites: list[SiteRow]
@@ -98,6 +101,7 @@ class Report:
     notes: list[str] = field(default_factory=list)
     input_ranges: list[tuple[float, float] | None] = field(default_factory=list)
     corrections: list[Correction] = field(default_factory=list)
+    settings: ConversionSettings | None = None
 
     @property
     def steps(self) -> int:
@@ -136,6 +140,7 @@ class Report:
             "steps": self.steps,
             "method": self.method,
             "seed": self.seed,
+            "settings": None if self.settings is None else self.settings.to_dict(),
             "calibration_images": self.calibration_images,
             "latency_steps": self.latency_steps,
             "neurons": self.neurons,

@@ -7,7 +7,7 @@ import math
 from collections import OrderedDict, namedtuple
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from ..graph.roles import Operation
 from ..network.report import Correction, Report, SiteRow
 from ..network.settings import ConversionSettings
 
+_T = TypeVar("_T", SiteRow, Correction, Operation, Report)
 _DEEPEST = 32
 _DTYPES = {str(v)[6:]: v for v in vars(torch).values() if isinstance(v, torch.dtype)}
 
@@ -296,7 +297,7 @@ _TYPES: dict[str, Any] = {
 }
 
 
-def _made(kind: type, data: Any) -> Any:
+def _made(kind: type[_T], data: Any) -> _T:
     """A dataclass from an object with its fields."""
     fields = {f.name: f for f in dataclasses.fields(kind)}
     missing = dataclasses.MISSING

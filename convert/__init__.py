@@ -25,6 +25,7 @@ from .inspect import Audit, audit
 from .network.layer_outputs import features
 from .network.model import SpikingModel
 from .network.report import Report
+from .network.settings import ConversionSettings
 from .neuron.few_spikes import FewSpikesNeuron
 from .refitting import refit
 from .storage.file import load
@@ -36,6 +37,7 @@ __all__ = [
     "CalibrationError",
     "CaptureError",
     "ConversionError",
+    "ConversionSettings",
     "Evaluation",
     "ExportError",
     "FewSpikesNeuron",

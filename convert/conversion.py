@@ -8,17 +8,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from .assembly.build import build, timed
-from .assembly.settings import automatic, fixed_steps, wanted_steps
+from .assembly.build import build
+from .assembly.calibrated import Calibrated
+from .assembly.fixed_steps import fixed_steps
 from .calibration.observe import calibrate
 from .common.batches import batches_of
+from .common.timing import timed
 from .errors import CalibrationError
-from .fitting.methods import DEFAULT, check
+from .fitting.methods import DEFAULT
 from .graph.capture import capture
 from .network.model import SpikingModel
-from .rewrite.plan import check as check_apart
+from .network.settings import ConversionSettings
 from .rewrite.plan import take_apart
-from .sites.encode_operands import check as check_encode
 from .sites.encode_operands import encode_operands
 from .sites.find import find_sites
 
@@ -76,11 +77,19 @@ def to_spiking(
     Raises:
         ConversionError: a subclass for a model, data or a setting that can't be used.
     """
-    chosen_by = automatic(steps, max_loss, budget)
-    wanted = [] if chosen_by else wanted_steps(steps)
-    check(method, effort, seed)
-    check_encode(encode)
-    check_apart(normalisation, max_pool)
+    settings = ConversionSettings(
+        steps=steps,
+        max_loss=max_loss,
+        budget=budget,
+        seed=seed,
+        method=method,
+        per_site_steps={} if per_site_steps is None else per_site_steps,
+        effort=effort,
+        sequential=sequential,
+        encode=encode,
+        normalisation=normalisation,
+        max_pool=max_pool,
+    )
     batches = batches_of(calibration)
     first = next(iter(batches), None)
     if first is None:
@@ -91,28 +100,18 @@ def to_spiking(
         take_apart(
             captured,
             batches,
-            normalisation=normalisation,
-            max_pool=max_pool,
+            normalisation=settings.normalisation,
+            max_pool=settings.max_pool,
             device=device,
             progress=progress,
         )
         sites = find_sites(captured.graph_module)
-        sites = encode_operands(captured.graph_module, sites, encode)
-        fixed = fixed_steps(sites, per_site_steps or {})
+        sites = encode_operands(captured.graph_module, sites, settings.encode)
+        fixed = fixed_steps(sites, settings.per_site_steps)
     target = next((t.device for t in captured.graph_module.state_dict().values()), device)
     with timed(seconds, "calibrate"):
-        observed = calibrate(captured, sites, batches, device=target, seed=seed, progress=progress)
-    return build(
-        captured,
-        sites,
-        observed,
-        chosen_by or wanted,
-        fixed,
-        batches,
-        method=method,
-        seed=seed,
-        effort=effort,
-        seconds=seconds,
-        progress=progress,
-        sequential=sequential,
-    )
+        observed = calibrate(
+            captured, sites, batches, device=target, seed=settings.seed, progress=progress
+        )
+    source = Calibrated(captured, sites, observed, fixed, batches)
+    return build(source, settings, seconds=seconds, progress=progress)

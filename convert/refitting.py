@@ -4,86 +4,126 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import glob
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 
-from .assembly.build import build, timed
-from .assembly.settings import automatic, fixed_steps, wanted_steps
+from .assembly.build import build
+from .assembly.calibrated import Calibrated
+from .assembly.fixed_steps import fixed_steps
 from .calibration.observe import Observed, calibrate
 from .common.batches import batches_of
+from .common.timing import timed
 from .errors import CalibrationError
-from .fitting.methods import DEFAULT, check
 from .graph.capture import Captured
 from .network.model import SpikingModel
+from .network.settings import ConversionSettings
 from .sites.find import Site
 
 _NO_DATA = "biases stay as trained: without calibration data no mean error can be measured"
+_NO_SETTINGS = (
+    "the network comes from a file that keeps no settings: steps, method and seed are told from "
+    "its neurons and its report, every other setting is the default where none was given"
+)
 
 
 def refit(
     snn: SpikingModel,
     calibration: Any = None,
     *,
-    steps: int | Sequence[int] | str = 8,
+    steps: int | Sequence[int] | str | None = None,
     max_loss: float | None = None,
     budget: int | None = None,
-    seed: int = 0,
-    method: str = DEFAULT,
+    seed: int | None = None,
+    method: str | None = None,
     per_site_steps: Mapping[str, int] | None = None,
-    effort: str = "normal",
-    sequential: bool = True,
+    effort: str | None = None,
+    sequential: bool | None = None,
     progress: bool = True,
 ) -> SpikingModel:
     """The same network with new neurons; the model that it came from isn't needed.
+
+    A setting that is None stays what the network was converted (or refitted) with. Files of
+    before settings were kept tell steps, method and seed; every other setting is the default then,
+    and a note of the report says so.
 
     Args:
         snn: a converted or loaded network; it is left as it was, and its weights are copied as
             they are now (after fine-tuning too).
         calibration: data as for `to_spiking`; None for what calibration saw before, which a saved
             network carries along.
-        steps, max_loss, budget, seed, method, per_site_steps, effort, progress: as for
-            `to_spiking`.
+        steps: as for `to_spiking`. A number, or several, ends an automatic choice.
+        max_loss, budget: as for `to_spiking`, if K is chosen; one takes the place of the other.
+        seed, method, effort: as for `to_spiking`.
+        per_site_steps: as for `to_spiking`; ``{}`` gives every site the network's K.
         sequential: as for `to_spiking`, if there is calibration data.
+        progress: shows bars on stderr when that is a terminal.
 
     Raises:
         ConversionError: a subclass for data or a setting that can't be used.
     """
-    chosen_by = automatic(steps, max_loss, budget)
-    wanted = [] if chosen_by else wanted_steps(steps)
+    settings, told = _settings(
+        snn,
+        {
+            "steps": steps,
+            "max_loss": max_loss,
+            "budget": budget,
+            "seed": seed,
+            "method": method,
+            "per_site_steps": per_site_steps,
+            "effort": effort,
+            "sequential": sequential,
+        },
+    )
     batches = None if calibration is None else batches_of(calibration)
-    check(method, effort, seed)
     captured, sites = _exact(snn)
-    fixed = fixed_steps(sites, per_site_steps or {})
+    fixed = fixed_steps(sites, settings.per_site_steps)
     seconds: dict[str, float] = {}
     with timed(seconds, "calibrate"):
-        observed = _observed(snn, captured, sites, batches, seed, progress)
+        observed = _observed(snn, captured, sites, batches, settings.seed, progress)
     # What the operations are doesn't depend on K; a loaded graph has lost the batch's symbol.
     moved = snn.report.of_graph(captured.graph_module.graph) if snn.report is not None else None
     captured.notes[:] = [
         note for note in captured.notes if not note.startswith((_NO_DATA, "steps per site"))
     ]
-    if sequential and batches is None:
+    if told:
+        captured.notes.append(_NO_SETTINGS)
+    if settings.sequential and batches is None:
         captured.notes.append(_NO_DATA)
-    result = build(
-        captured,
-        sites,
-        observed,
-        chosen_by or wanted,
-        fixed,
-        batches,
-        method=method,
-        seed=seed,
-        effort=effort,
-        seconds=seconds,
-        progress=progress,
-        sequential=sequential,
-    )
+    source = Calibrated(captured, sites, observed, fixed, batches)
+    result = build(source, settings, seconds=seconds, progress=progress)
     if moved is not None and result.report is not None:
         result.report = dataclasses.replace(result.report, operations=moved.operations)
     result.metadata = copy.deepcopy(snn.metadata)
     return result
+
+
+def _settings(snn: SpikingModel, given: Mapping[str, Any]) -> tuple[ConversionSettings, bool]:
+    """The network's settings with those that are given, and whether they had to be told.
+
+    Args:
+        snn: the network.
+        given: settings by name; None for one that isn't given.
+    """
+    if snn.report is not None and snn.report.settings is not None:
+        return snn.report.settings.changed(given), False
+    known: dict[str, Any] = {}
+    if snn.report is not None:
+        known = {"method": snn.report.method, "seed": snn.report.seed}
+    if given["steps"] is None:
+        known |= _told_steps(snn)
+    named = {name: value for name, value in given.items() if value is not None}
+    return ConversionSettings(**known | named), True
+
+
+def _told_steps(snn: SpikingModel) -> dict[str, Any]:
+    """Steps as the neurons have them; a site with other steps than most keeps its own."""
+    steps = {name: neuron.steps for name, neuron in snn.sites.items()}
+    own, beside = snn.fitted_as, [int(k) for k in snn.refitted]
+    special = {glob.escape(name): k for name, k in steps.items() if k != own}
+    return {"steps": [own, *(k for k in beside if k != own)], "per_site_steps": special}
 
 
 def _exact(snn: SpikingModel) -> tuple[Captured, list[Site]]:

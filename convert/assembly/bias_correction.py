@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import torch
@@ -18,19 +19,24 @@ from torch import Tensor
 from torch.fx import Node
 from tqdm import tqdm
 
-from ..graph.run import compute
+from ..graph.run import Modules, compute
 from ..network.bias_shifts import Corrections
 from ..network.model import SpikingModel
 from ..network.report import Correction
 from ..neuron.few_spikes import FewSpikesNeuron
 from .biased_layers import Layer, find_layers, value_at
-from .side_by_side import Sample, decoding, leaves, relative_error
+from .side_by_side import Sample, called, leaves, relative_error
+
+# Neurons by their path in the network.
+Neurons = Mapping[str, FewSpikesNeuron]
+# The values of nodes, for every piece of the sample.
+Values = dict[Node, list[Any]]
 
 # A neuron's input is never stretched or shrunk by more than this.
 _STRETCH = 2.0
 
 
-@dataclass
+@dataclass(frozen=True)
 class Corrected:
     """What was measured for one K.
 
@@ -38,57 +44,57 @@ class Corrected:
         shifts: what the bias of a layer takes, by its path.
         stretches: what a site's input is multiplied with, by the path of its neuron.
         before, after: relative error of the network's outputs on these images.
-        images: how many.
     """
 
     shifts: dict[str, Tensor]
     stretches: dict[str, float]
     before: float
     after: float
-    images: int
 
 
 def correct(
-    snn: SpikingModel,
-    wanted: Sequence[int],
-    batches: Iterable[Any],
-    *,
-    progress: bool = False,
+    snn: SpikingModel, batches: Iterable[Any], *, progress: bool = False
 ) -> list[Correction]:
     """Corrects a network for each of its K where that helps, and says what was done.
 
     Args:
         snn: a converted network without corrections; changed in place.
-        wanted: every K that it was fitted for, its own first.
         batches: calibration batches, as for `calibrate`.
         progress: shows a bar on stderr.
     """
-    network = snn.network
+    network, own = snn.network, snn.fitted_as
     device = next((t.device for t in network.state_dict().values()), None)
     layers = find_layers(network, {path: name for name, path in snn.names.items()})
     exact = {path: snn.exact[path.rpartition(".")[2]] for path in snn.names.values()}
     sample = Sample(network, exact, snn.signature, batches, device)
-    side_by_side = Corrector(sample, layers, progress=progress)
     if not layers or sample.images < 2:
         return []
     trained = {layer.bias: value_at(network, layer.bias) for layer in layers}
     snn.corrections = Corrections({layer.bias: layer.sites for layer in layers}, trained)
     rows = []
-    for k in wanted:
-        own: Any = network if k == wanted[0] else snn.refitted[str(k)]
-        neurons: dict[str, FewSpikesNeuron] = {
-            path: own.get_submodule(path if own is network else path.rpartition(".")[2])
-            for path in snn.names.values()
-        }
-        found = side_by_side.measure(neurons)
+    for k in (own, *map(int, snn.refitted)):
+        neurons = _neurons(snn, k)
+        found = measure(sample, layers, neurons, progress=progress)
         kept = found.after < found.before
         if kept:
             snn.corrections.add(k, found.shifts)
             for path, factor in found.stretches.items():
                 stretched(neurons[path], factor)
-        rows.append(Correction(k, len(layers), found.images, found.before, found.after, kept))
-    snn.corrections.put(network, wanted[0])
+        rows.append(Correction(k, len(layers), sample.images, found.before, found.after, kept))
+    snn.corrections.put(network, own)
     return rows
+
+
+def _neurons(snn: SpikingModel, k: int) -> Neurons:
+    """The network's neurons for one of its K: those in it, or those kept beside it."""
+    found = {}
+    for path in snn.names.values():
+        beside = f"{k}.{path.rpartition('.')[2]}"
+        own = k == snn.fitted_as
+        neuron = snn.network.get_submodule(path) if own else snn.refitted.get_submodule(beside)
+        assert isinstance(neuron, FewSpikesNeuron)
+        found[path] = neuron
+    return found
 
 
 def stretched(neuron: FewSpikesNeuron, factor: float) -> FewSpikesNeuron:
@@ -98,88 +104,83 @@ def stretched(neuron: FewSpikesNeuron, factor: float) -> FewSpikesNeuron:
     return neuron
 
 
-class Corrector:
-    """Runs the exact and the spiking network side by side, layer by layer.
+def measure(
+    sample: Sample, layers: Sequence[Layer], neurons: Neurons, *, progress: bool = False
+) -> Corrected:
+    """Runs the exact and the spiking network side by side and corrects layer by layer.
+
+    Args:
+        sample: the network, which is left as it is, and images to measure on.
+        layers: what can be corrected.
+        neurons: of every site.
+        progress: shows a bar on stderr.
+    """
+    pair = _SideBySide(sample, neurons)
+    target = {layer.target: layer for layer in layers}
+    with torch.no_grad():
+        for node in tqdm(sample.network.graph.nodes, "correct", disable=None if progress else True):
+            if node.op == "output":
+                after = pair.error(node)
+                return Corrected(pair.shifts, pair.stretches, sample.error(neurons), after)
+            pair.compute(node)
+            if node in target and pair.differ(node):
+                pair.correct(target[node])
+            pair.forget(node)
+    raise AssertionError("a graph ends with its output")
+
+
+class _SideBySide:
+    """The values of both networks as far as they were computed, and what was corrected so far.
 
     Args:
         sample: the network, and images to measure on.
-        layers: what can be corrected.
-        progress: shows a bar on stderr.
+        neurons: of every site.
     """
 
-    def __init__(
-        self,
-        sample: Sample,
-        layers: Sequence[Layer],
-        *,
-        progress: bool = False,
-    ) -> None:
-        self.sample, self.progress = sample, progress
-        self.layers = {layer.target: layer for layer in layers}
+    def __init__(self, sample: Sample, neurons: Neurons) -> None:
+        self.sample = sample
+        self.shifts: dict[str, Tensor] = {}
+        self.stretches: dict[str, float] = {}
+        # As they are after the stretches.
+        self._neurons = dict(neurons)
+        self._exact: Values = {}
+        # The same lists where nothing differs yet.
+        self._spiking: Values = {}
+        self._inputs = count()
 
-    def measure(self, neurons: Mapping[str, FewSpikesNeuron]) -> Corrected:
-        """Shifts and stretches for neurons by path; the network is left as it is."""
-        with torch.no_grad():
-            return self._measure(neurons)
-
-    def _measure(self, neurons: Mapping[str, FewSpikesNeuron]) -> Corrected:
-        found = Corrected({}, {}, 0.0, 0.0, self.sample.images)
-        modules = dict(neurons)
-        exact: dict[Node, list[Any]] = {}
-        spiking: dict[Node, list[Any]] = {}
-        nodes = list(self.sample.network.graph.nodes)
-        index = 0
-        for node in tqdm(nodes, "correct", disable=None if self.progress else True):
-            if node.op == "placeholder":
-                exact[node] = [piece[index] for piece in self.sample.pieces]
-                spiking[node] = exact[node]
-                index += 1
-                continue
-            if node.op == "output":
-                count = range(len(self.sample.pieces))
-                wanted, got = (
-                    [leaves(node, {n: v[piece] for n, v in values.items()}) for piece in count]
-                    for values in (exact, spiking)
-                )
-                found.after = relative_error(wanted, got)
-                found.before = self.sample.error(neurons)
-                break
-            exact[node] = self._values(node, exact, self.sample.exact)
-            if all(spiking[n] is exact[n] for n in node.all_input_nodes) and (
-                node.op != "call_module"
-            ):
-                spiking[node] = exact[node]
-            else:
-                spiking[node] = self._values(node, spiking, modules)
-                if node in self.layers:
-                    self._correct(self.layers[node], exact[node], spiking[node], found, modules)
-            for dead in self.sample.last.get(node, ()):
-                for values in (exact, spiking):
-                    values.pop(dead, None)
-        return found
+    def compute(self, node: Node) -> None:
+        """Computes a node's values in both networks, or takes them from the inputs."""
+        if node.op == "placeholder":
+            index = next(self._inputs)
+            self._exact[node] = self._spiking[node] = [piece[index] for piece in self.sample.pieces]
+            return
+        self._exact[node] = self._values(node, self._exact, self.sample.exact)
+        differs = node.op == "call_module" or any(map(self.differ, node.all_input_nodes))
+        self._spiking[node] = (
+            self._values(node, self._spiking, self._neurons) if differs else self._exact[node]
+        )
 
     def _values(
-        self, node: Node, known: Mapping[Node, list[Any]], modules: Mapping[str, torch.nn.Module]
+        self, node: Node, known: Values, modules: Mapping[str, torch.nn.Module]
     ) -> list[Any]:
         """A node's value for every piece."""
-        network = self.sample.network
+        network, pieces = self.sample.network, len(self.sample.pieces)
         if node.op == "get_attr":
-            return [compute(network, node, {})] * len(self.sample.pieces)
-        called = {path: decoding(module) for path, module in modules.items()}
+            return [compute(network, node, {})] * pieces
+        target = str(node.target)
+        calls: Modules = called({target: modules[target]}) if target in modules else {}
         return [
-            compute(network, node, {n: known[n][piece] for n in node.all_input_nodes}, called)
-            for piece in range(len(self.sample.pieces))
+            compute(network, node, {n: known[n][piece] for n in node.all_input_nodes}, calls)
+            for piece in range(pieces)
         ]
 
-    def _correct(
-        self,
-        layer: Layer,
-        exact: list[Tensor],
-        spiking: list[Tensor],
-        found: Corrected,
-        modules: dict[str, FewSpikesNeuron],
-    ) -> None:
-        """Measures a layer and changes what follows in place."""
+    def differ(self, node: Node) -> bool:
+        """Whether the two networks may have other values here."""
+        return self._spiking[node] is not self._exact[node]
+
+    def correct(self, layer: Layer) -> None:
+        """Measures a layer's mean error and takes it out of the spiking network's values."""
+        exact, spiking = self._exact[layer.target], self._spiking[layer.target]
         means = [_means(values, layer.axis, self.sample.sizes) for values in (exact, spiking)]
         factor = 1.0
         if layer.into is not None:
@@ -188,15 +189,32 @@ class Corrector:
             ]
             if min(spread) > 0:
                 factor = min(max((spread[0] / spread[1]) ** 0.5, 1 / _STRETCH), _STRETCH)
-            found.stretches[layer.into] = factor
-            modules[layer.into] = stretched(copy.deepcopy(modules[layer.into]), factor)
+            self.stretches[layer.into] = factor
+            self._neurons[layer.into] = stretched(copy.deepcopy(self._neurons[layer.into]), factor)
         shift = _shrunk(means[0] / factor - means[1])
         shift = shift.to(value_at(self.sample.network, layer.bias).dtype)
-        found.shifts[layer.bias] = shift.reshape(layer.shape)
+        self.shifts[layer.bias] = shift.reshape(layer.shape)
         along = [1] * spiking[0].dim()
         along[layer.axis] = -1
         # New tensors: a view's source must stay what it is.
-        spiking[:] = [value + shift.view(along).to(value.dtype) for value in spiking]
+        self._spiking[layer.target] = [v + shift.view(along).to(v.dtype) for v in spiking]
+
+    def forget(self, node: Node) -> None:
+        """Drops the values that no node after this one reads."""
+        for dead in self.sample.last.get(node, ()):
+            self._exact.pop(dead, None)
+            self._spiking.pop(dead, None)
+
+    def error(self, output: Node) -> float:
+        """Relative error of the spiking network's outputs."""
+        exact, spiking = (
+            [
+                leaves(output, {n: values[n][piece] for n in output.all_input_nodes})
+                for piece in range(len(self.sample.pieces))
+            ]
+            for values in (self._exact, self._spiking)
+        )
+        return relative_error(exact, spiking)
 
 
 def _means(values: Sequence[Tensor], axis: int, sizes: Sequence[int]) -> Tensor:

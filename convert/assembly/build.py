@@ -2,161 +2,117 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 
-from ..calibration.histogram import Histogram
-from ..calibration.observe import Observed
-from ..fitting.methods import fit_problems, warm_up
-from ..fitting.problem import Problem, Solution
-from ..graph.capture import Captured
-from ..graph.roles import constants_barred, latency_steps, operations
+from ..common.timing import timed
+from ..fitting.methods import warm_up
+from ..graph.roles import latency_steps, operations
 from ..network.model import SpikingModel
 from ..network.report import Report, SiteRow
+from ..network.settings import ConversionSettings
 from ..sites.find import Site
 from .bias_correction import correct
-from .fit_targets import error, problem
-from .insert_neurons import neuron_of, swap
-from .settings import Automatic, steps_by_site
-from .steps_per_site import Solutions, choose
-
-
-class timed:
-    """Adds the seconds of a block to a dict."""
-
-    def __init__(self, seconds: dict[str, float], name: str) -> None:
-        self.seconds, self.name = seconds, name
-
-    def __enter__(self) -> None:
-        self.start = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self.seconds[self.name] = time.perf_counter() - self.start
+from .calibrated import Calibrated, SiteK
+from .fit_targets import error
+from .insert_neurons import swap
+from .site_fits import SiteFits
+from .steps_per_site import choose
 
 
 def build(
-    captured: Captured,
-    sites: Sequence[Site],
-    observed: Observed,
-    wanted: Sequence[int] | Automatic,
-    fixed: Mapping[str, int],
-    batches: Iterable[Any] | None,
+    source: Calibrated,
+    settings: ConversionSettings,
     *,
-    method: str,
-    seed: int,
-    effort: str,
     seconds: dict[str, float],
-    progress: bool,
-    sequential: bool,
+    progress: bool = False,
 ) -> SpikingModel:
     """The spiking network of a captured graph.
 
     Args:
-        captured: the graph; it becomes the spiking network's own.
-        sites: what gets a neuron.
-        observed: histograms of their inputs.
-        wanted: every K that is wanted, the first is the network's; or how K is chosen.
-        fixed: K of sites that have one of their own, by name.
-        batches: calibration batches, if there are any.
-        method, seed, effort, progress, sequential: as for `to_spiking`.
-        seconds: of the stages before; those of the fit are added.
+        source: the graph and what calibration saw of it.
+        settings: of the conversion.
+        seconds: of the stages before; those of the stages here are added.
+        progress: shows bars on stderr.
     """
     with timed(seconds, "compile"):
-        warm_up(method, progress=progress)
-    settings: dict[str, Any] = {"method": method, "seed": seed, "effort": effort}
-    settings["progress"] = progress
-    known: Solutions = {}
-    if isinstance(wanted, Automatic):
-        with timed(seconds, "choose"):
-            choice = choose(captured, sites, observed, batches, wanted, fixed, **settings)
-        chosen, known = {max(choice.steps.values()): choice.steps}, choice.solutions
-        captured.notes.append(choice.note)
-    else:
-        chosen = steps_by_site(sites, wanted, fixed)
+        warm_up(settings.method, progress=progress)
+    fits = SiteFits(source, settings, progress=progress)
+    wanted = _wanted(fits, settings, seconds, progress)
     with timed(seconds, "fit"):
-        barred = constants_barred(captured.graph_module, {site.module for site in sites})
-        problems = [
-            problem(
-                site,
-                observed.histograms[site.name],
-                steps[site.name],
-                offset=site.module not in barred,
-            )
-            for steps in chosen.values()
-            for site in sites
-        ]
-        missing = [p for p in problems if (p.name, p.steps) not in known]
-        found = fit_problems(missing, **settings)
-        fitted = known | dict(zip([(p.name, p.steps) for p in missing], found, strict=True))
-        solutions = [fitted[p.name, p.steps] for p in problems]
-    report = _report(captured, sites, observed, problems, solutions, method, seed, seconds)
-    model = _assemble(captured, sites, list(chosen), observed.histograms, solutions, report)
-    model.histograms = observed.histograms
-    if sequential and batches is not None:
+        fits.fit((site, steps[site.name]) for steps in wanted.values() for site in source.sites)
+    report = _report(fits, next(iter(wanted.values())), settings, seconds)
+    model = _assemble(fits, wanted, report)
+    if settings.sequential and source.batches is not None:
         with timed(seconds, "correct"):
-            report.corrections += correct(model, list(chosen), batches, progress=progress)
+            report.corrections += correct(model, source.batches, progress=progress)
     return model
 
 
-def _assemble(
-    captured: Captured,
-    sites: Sequence[Site],
-    wanted: Sequence[int],
-    seen: Mapping[str, Histogram],
-    solutions: Sequence[Solution],
-    report: Report,
-) -> SpikingModel:
-    fitted: list[dict[str, Any]] = []
-    for index in range(len(wanted)):
-        part = slice(index * len(sites), (index + 1) * len(sites))
-        neurons = {}
-        for site, solution in zip(sites, solutions[part], strict=True):
-            wide = site.node.meta["val"].dtype == torch.float64
-            dtype = torch.float64 if wide else torch.float32
-            neurons[site.name] = neuron_of(solution, seen[site.name], dtype=dtype)
-        fitted.append(neurons)
-    model = swap(captured, sites, fitted[0])
+def _wanted(
+    fits: SiteFits, settings: ConversionSettings, seconds: dict[str, float], progress: bool
+) -> dict[int, SiteK]:
+    """K of every site, for every K that the network is fitted as; its own comes first."""
+    source = fits.source
+    if settings.automatic is None:
+        return {
+            k: {site.name: source.fixed.get(site.name, k) for site in source.sites}
+            for k in settings.wanted
+        }
+    with timed(seconds, "choose"):
+        choice = choose(fits, settings.automatic, progress=progress)
+    source.captured.notes.append(choice.note)
+    # Nobody asked for a K: the network is called after the most steps of a site.
+    return {max(choice.steps.values()): choice.steps}
+
+
+def _assemble(fits: SiteFits, wanted: Mapping[int, SiteK], report: Report) -> SpikingModel:
+    """The network with its neurons, and those of other K beside it."""
+    source = fits.source
+    (own, neurons), *others = [(k, fits.neurons(steps)) for k, steps in wanted.items()]
+    model = swap(source.captured, source.sites, neurons)
+    model.fitted_as = own
     model.report = report
-    model.fitted_as = wanted[0]
+    model.histograms = source.observed.histograms
     device = next((t.device for t in model.state_dict().values()), torch.device("cpu"))
-    for k, neurons in zip(wanted[1:], fitted[1:], strict=True):
+    for k, neurons in others:
         model.add_refit(k, {name: neuron.to(device) for name, neuron in neurons.items()})
     return model.eval()
 
 
 def _report(
-    captured: Captured,
-    sites: Sequence[Site],
-    observed: Observed,
-    problems: Sequence[Problem],
-    solutions: Sequence[Solution],
-    method: str,
-    seed: int,
-    seconds: dict[str, float],
+    fits: SiteFits, steps: SiteK, settings: ConversionSettings, seconds: dict[str, float]
 ) -> Report:
-    rows = []
-    for site, p, solution in zip(sites, problems, solutions, strict=False):
-        histogram = observed.histograms[site.name]
-        mse, variance = error(site, histogram, solution)
-        rows.append(
-            SiteRow(
-                name=site.name,
-                function=site.label,
-                steps=p.steps,
-                low=histogram.low,
-                high=histogram.high,
-                mse=mse,
-                relative_mse=mse / variance if variance > 0 else 0.0,
-                start=solution.start,
-                neurons=observed.neurons[site.name],
-            )
-        )
-    paths = {site.module: p.steps for site, p in zip(sites, problems, strict=False)}
-    found = operations(captured.graph_module, set(paths))
-    latency = latency_steps(captured.graph_module, paths)
-    notes = list(captured.notes)
-    ranges = observed.input_ranges
-    return Report(rows, found, latency, method, seed, observed.images, seconds, notes, ranges)
+    """What was done; K of the sites are those of the network's own neurons."""
+    source = fits.source
+    graph_module, observed = source.captured.graph_module, source.observed
+    by_module = {site.module: steps[site.name] for site in source.sites}
+    return Report(
+        sites=[_row(fits, site, steps[site.name]) for site in source.sites],
+        operations=operations(graph_module, set(by_module)),
+        latency_steps=latency_steps(graph_module, by_module),
+        method=settings.method,
+        seed=settings.seed,
+        calibration_images=observed.images,
+        seconds=seconds,
+        notes=list(source.captured.notes),
+        input_ranges=observed.input_ranges,
+        settings=settings,
+    )
+
+
+def _row(fits: SiteFits, site: Site, k: int) -> SiteRow:
+    histogram, solution = fits.source.observed.histograms[site.name], fits.solution(site, k)
+    mse, variance = error(site, histogram, solution)
+    return SiteRow(
+        name=site.name,
+        function=site.label,
+        steps=k,
+        low=histogram.low,
+        high=histogram.high,
+        mse=mse,
+        relative_mse=mse / variance if variance > 0 else 0.0,
+        start=solution.start,
+        neurons=fits.source.observed.neurons[site.name],
+    )

@@ -13,7 +13,7 @@ from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
 from ..graph.call_signature import Signature, batch_size
-from ..graph.run import last_read, walk
+from ..graph.run import Modules, last_read, walk
 from ..neuron.few_spikes import FewSpikesNeuron
 
 # Pieces of a batch, as in calibration.
@@ -65,10 +65,10 @@ class Sample:
                 self._outputs = self._run(self.exact)
             return relative_error(self._outputs, self._run(neurons))
 
-    def _run(self, modules: Mapping[str, Any]) -> list[list[Any]]:
+    def _run(self, modules: Mapping[str, torch.nn.Module]) -> list[list[Any]]:
         """The outputs of every piece."""
-        called = {path: decoding(module) for path, module in modules.items()}
-        return [list(walk(self.network, piece, modules=called)) for piece in self.pieces]
+        calls = called(modules)
+        return [list(walk(self.network, piece, modules=calls)) for piece in self.pieces]
 
     def _chosen(
         self, signature: Signature, batches: Iterable[Any], device: torch.device | str | None
@@ -109,9 +109,12 @@ class Sample:
         return max(images, int(allowed * images / (2 * max(peak, 1))))
 
 
-def decoding(module: Any) -> Any:
-    """What to call for a site: a neuron decodes whatever its step mode is."""
-    return module.decode if isinstance(module, FewSpikesNeuron) else module
+def called(modules: Mapping[str, torch.nn.Module]) -> Modules:
+    """What to call for each site: a neuron decodes whatever its step mode is."""
+    return {
+        path: module.decode if isinstance(module, FewSpikesNeuron) else module
+        for path, module in modules.items()
+    }
 
 
 def leaves(output: Node, values: Mapping[Node, Any]) -> list[Any]:
@@ -129,16 +132,20 @@ def _storages(values: Iterable[Any]) -> dict[int, int]:
 def relative_error(exact: Sequence[Sequence[Any]], spiking: Sequence[Sequence[Any]]) -> float:
     """Root mean square of the error over that of the outputs, on average over the outputs."""
     found = []
-    for pairs in zip(
-        *(zip(a, b, strict=True) for a, b in zip(exact, spiking, strict=True)), strict=True
-    ):
-        if not isinstance(pairs[0][0], Tensor) or not pairs[0][0].is_floating_point():
-            continue
-        error = size = 0.0
-        for a, b in pairs:
-            seen = a.isfinite() & b.isfinite()
-            error += float(torch.where(seen, b.double() - a.double(), 0.0).square().sum())
-            size += float(torch.where(seen, a.double(), 0.0).square().sum())
-        if size > 0:
-            found.append(math.sqrt(error / size))
+    for a, b in zip(zip(*exact, strict=True), zip(*spiking, strict=True), strict=True):
+        # One output, every piece of it.
+        if isinstance(a[0], Tensor) and a[0].is_floating_point():
+            error, size = _squares(a, b)
+            if size > 0:
+                found.append(math.sqrt(error / size))
     return sum(found) / len(found) if found else 0.0
+
+
+def _squares(exact: Sequence[Tensor], spiking: Sequence[Tensor]) -> tuple[float, float]:
+    """Sums of squares of the error and of the exact values, where both are finite."""
+    error = size = 0.0
+    for a, b in zip(exact, spiking, strict=True):
+        seen = a.isfinite() & b.isfinite()
+        error += float(torch.where(seen, b.double() - a.double(), 0.0).square().sum())
+        size += float(torch.where(seen, a.double(), 0.0).square().sum())
+    return error, size

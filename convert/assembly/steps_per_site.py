@@ -8,34 +8,23 @@ spiking.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from tqdm import tqdm
 
-from ..calibration.histogram import Histogram
-from ..calibration.observe import Observed
 from ..errors import CalibrationError, InputError
-from ..fitting.methods import fit_problems
-from ..fitting.problem import Solution
-from ..graph.capture import Captured
-from ..graph.roles import constants_barred
+from ..network.settings import Automatic
 from ..sites.find import Site
-from .fit_targets import problem
-from .insert_neurons import neuron_of
-from .settings import Automatic
+from .calibrated import Calibrated, SiteK
 from .side_by_side import Sample
+from .site_fits import SiteFits
 
 # No site gets more steps.
 _MOST = 16
-
-Floats = npt.NDArray[np.float64]
-Solutions = dict[tuple[str, int], Solution]
 
 
 @dataclass(frozen=True)
@@ -44,121 +33,107 @@ class Choice:
 
     Args:
         steps: by the name of the site.
-        solutions: the fits of every site and K that were compared.
         note: what was chosen and why, for the report.
     """
 
-    steps: dict[str, int]
-    solutions: Solutions
+    steps: SiteK
     note: str
 
 
-def choose(
-    captured: Captured,
-    sites: Sequence[Site],
-    observed: Observed,
-    batches: Iterable[Any] | None,
-    wanted: Automatic,
-    fixed: Mapping[str, int],
-    *,
-    method: str,
-    seed: int,
-    effort: str,
-    progress: bool,
-) -> Choice:
+def choose(fits: SiteFits, wanted: Automatic, *, progress: bool = False) -> Choice:
     """The steps of every site.
 
     Args:
-        captured: the network, its sites called as modules.
-        sites: its sites.
-        observed: histograms of their inputs.
-        batches: calibration batches; None only with a budget.
-        wanted: the largest error or the number of steps.
-        fixed: K that a site has whatever its effect, by its name.
-        method, seed, effort, progress: as for `to_spiking`.
+        fits: of the network; every K that is compared is fitted there.
+        wanted: the largest error, which takes calibration images, or the number of steps.
+        progress: shows a bar on stderr.
 
     Raises:
         InputError: if the budget is less than one step a site.
         CalibrationError: if an error has to be measured and there are no images.
     """
-    least = sum(fixed.get(site.name, 1) for site in sites)
-    if wanted.budget is not None and wanted.budget < least:
-        raise InputError(
-            f"budget={wanted.budget} is less than the {least} steps that {len(sites)} sites need "
-            "at least; give more"
-        )
-    barred = constants_barred(captured.graph_module, {site.module for site in sites})
-    known: Solutions = {}
-    pairs = [
-        (site, k)
-        for k in range(1, max([_MOST, *fixed.values()]) + 1)
-        for site in sites
-        if k == fixed.get(site.name, k if k <= _MOST else 0)
-    ]
-    problems = [
-        problem(site, observed.histograms[site.name], k, offset=site.module not in barred)
-        for site, k in pairs
-    ]
-    solved = fit_problems(problems, method, seed=seed, effort=effort, progress=progress)
-    for (site, k), solution in zip(pairs, solved, strict=True):
-        known[site.name, k] = solution
-    effects = {
-        site.name: {
-            k: _effect(site, observed.histograms[site.name], solution)
-            for (name, k), solution in known.items()
-            if name == site.name
-        }
-        for site in sites
-    }
+    source = fits.source
+    _check_budget(source, wanted)
+    compared = list(_compared(source))
+    fits.fit(compared)
+    effects: dict[str, dict[int, float]] = {site.name: {} for site in source.sites}
+    for site, k in compared:
+        effects[site.name][k] = _effect(fits, site, k)
     path = _path(effects)
     if wanted.budget is not None:
-        found = [steps for steps in path if sum(steps.values()) <= wanted.budget][-1]
-        return Choice(found, known, _note(found, f"budget {wanted.budget}"))
-    if batches is None:
+        last_within = [k for k in path if sum(k.values()) <= wanted.budget][-1]
+        return Choice(last_within, _note(last_within, f"budget {wanted.budget}"))
+    loss, images = _loss(fits)
+    found, last = _first_within(path, loss, wanted.max_loss, progress)
+    reason = f"max_loss {wanted.max_loss:g}: {last:.3g} on {images} calibration images"
+    if last > wanted.max_loss:
+        reason += ", which more steps don't reach"
+    return Choice(found, _note(found, reason))
+
+
+def _check_budget(source: Calibrated, wanted: Automatic) -> None:
+    least = sum(source.fixed.get(site.name, 1) for site in source.sites)
+    if wanted.budget is not None and wanted.budget < least:
+        raise InputError(
+            f"budget={wanted.budget} is less than the {least} steps that {len(source.sites)} sites "
+            "need at least; give more"
+        )
+
+
+def _compared(source: Calibrated) -> Iterator[tuple[Site, int]]:
+    """Every site with every K that it may have, the fewest steps of all sites first."""
+    for k in range(1, max([_MOST, *source.fixed.values()]) + 1):
+        for site in source.sites:
+            fixed = source.fixed.get(site.name)
+            if k == fixed or (fixed is None and k <= _MOST):
+                yield site, k
+
+
+def _loss(fits: SiteFits) -> tuple[Callable[[SiteK], float], int]:
+    """The relative squared error of the outputs as a function of K, and on how many images."""
+    source = fits.source
+    if source.batches is None:
         raise CalibrationError(
             "max_loss is measured on calibration images; give calibration data, or a budget"
         )
-    device = next((t.device for t in captured.graph_module.state_dict().values()), None)
-    exact = {site.module: site.function for site in sites}
-    sample = Sample(captured.graph_module, exact, captured.signature, batches, device)
+    exact = {site.module: site.function for site in source.sites}
+    captured, device = source.captured, source.device
+    sample = Sample(captured.graph_module, exact, captured.signature, source.batches, device)
 
-    def loss(steps: Mapping[str, int]) -> float:
-        neurons = {}
-        for site in sites:
-            wide = site.node.meta["val"].dtype == torch.float64
-            neurons[site.module] = neuron_of(
-                known[site.name, steps[site.name]],
-                observed.histograms[site.name],
-                dtype=torch.float64 if wide else torch.float32,
-            ).to(device)
+    def loss(steps: SiteK) -> float:
+        neurons = {
+            site.module: fits.neuron(site, steps[site.name]).to(device) for site in source.sites
+        }
         return sample.error(neurons) ** 2
 
-    # The first allocation of the path whose loss is small enough.
+    return loss, sample.images
+
+
+def _first_within(
+    path: Sequence[SiteK], loss: Callable[[SiteK], float], most: float, progress: bool
+) -> tuple[SiteK, float]:
+    """The first allocation of a path whose loss is small enough, or the last, and its loss."""
     low, high, measured = 0, len(path) - 1, {}
     with tqdm(desc="choose steps", disable=None if progress else True) as bar:
         while low < high:
             middle = (low + high) // 2
             measured[middle] = loss(path[middle])
-            low, high = (low, middle) if measured[middle] <= wanted.max_loss else (middle + 1, high)
+            low, high = (low, middle) if measured[middle] <= most else (middle + 1, high)
             bar.update()
-    last = measured[high] if high in measured else loss(path[high])
-    reason = f"max_loss {wanted.max_loss:g}: {last:.3g} on {sample.images} calibration images"
-    if last > wanted.max_loss:
-        reason += ", which more steps don't reach"
-    return Choice(path[high], known, _note(path[high], reason))
+    return path[high], measured[high] if high in measured else loss(path[high])
 
 
-def _note(steps: Mapping[str, int], reason: str) -> str:
+def _note(steps: SiteK, reason: str) -> str:
     low, high = min(steps.values()), max(steps.values())
     return f"steps per site: {sum(steps.values())} in total, K = {low} to {high} ({reason})"
 
 
-def _effect(site: Site, histogram: Histogram, solution: Solution) -> float:
+def _effect(fits: SiteFits, site: Site, k: int) -> float:
     """What the site's error adds to the squared error of the outputs, up to a common factor."""
+    histogram = fits.source.observed.histograms[site.name]
     mass = histogram.mass if histogram.mass.sum() > 0 else histogram.counts.astype(np.float64)
     x = histogram.centres
-    neuron = neuron_of(solution, histogram, dtype=torch.float64)
-    y = neuron.decode(torch.from_numpy(x)).numpy()
+    y = fits.neuron(site, k, torch.float64).decode(torch.from_numpy(x)).numpy()
     return float(mass @ (y - site.values(x)) ** 2)
 
 

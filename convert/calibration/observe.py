@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,9 @@ from .importance import Observer
 # A batch runs in this many pieces: the backward pass keeps the values of a whole piece.
 _PIECES = 4
 
+# Lowest and highest value of an input; None where it isn't a floating-point tensor.
+Range = tuple[float, float] | None
+
 
 @dataclass
 class Observed:
@@ -37,7 +40,7 @@ class Observed:
     histograms: dict[str, Histogram]
     neurons: dict[str, int]
     images: int
-    input_ranges: list[tuple[float, float] | None]
+    input_ranges: list[Range]
 
 
 def calibrate(
@@ -62,52 +65,78 @@ def calibrate(
     Raises:
         CalibrationError: if there is no batch, or a NaN or infinity reaches a site.
     """
-    histograms = {site.name: Histogram(site.name, relative=site.singular) for site in sites}
-    elements = dict.fromkeys(histograms, 0)
-    masked = {site.name: site.masks for site in sites}
-    name_of = {site.node: site.name for site in sites}
-
-    def count(site: Node, x: Tensor, importance: Tensor) -> None:
-        name = name_of[site]
-        histograms[name].add(x, masked=masked[name], importance=importance)
-        elements[name] += x.numel()
-
-    network = Observer(captured.graph_module, list(name_of), count, seed)
+    tally = _Tally(sites)
+    network = Observer(captured.graph_module, list(tally.site_of), tally.count, seed)
     images = 0
-    ranges: list[tuple[float, float] | None] = []
+    ranges: list[Range] = []
     with torch.no_grad():
         for batch in tqdm(batches, "calibrate", disable=None if progress else True):
             args, kwargs = captured.signature.split(batch, device)
-            size = batch_size((args, kwargs))
-            if size:
-                leaves = captured.signature.flatten(args, kwargs)
-                ranges = _widened(ranges, leaves)
-                for piece in captured.signature.pieces(leaves, _PIECES):
-                    network.run(*piece)
-                images += size
+            if not (size := batch_size((args, kwargs))):
+                continue
+            leaves = captured.signature.flatten(args, kwargs)
+            ranges = _widened(ranges, leaves)
+            for piece in captured.signature.pieces(leaves, _PIECES):
+                network.run(*piece)
+            images += size
     if images == 0:
         raise CalibrationError(
             "the calibration data yields no image; give a list, a DataLoader or a tensor with at "
             "least one batch (an iterator that was used before is empty)"
         )
-    for name, histogram in histograms.items():
+    for name, histogram in tally.histograms.items():
         if not histogram.total:
             raise CalibrationError(f"{name}: its input is empty on the calibration data")
+    note = _unmoved(tally.histograms, network.failed)
+    if note is not None and note not in captured.notes:
+        captured.notes.append(note)
+    neurons = {name: round(count / images) for name, count in tally.elements.items()}
+    return Observed(tally.histograms, neurons, images, ranges)
+
+
+class _Tally:
+    """Counts the inputs of every site.
+
+    Args:
+        sites: by whose calls inputs are told.
+
+    Attributes:
+        site_of: the site of every call.
+        histograms: of the inputs, by the name of the site.
+        elements: how many inputs, by the name of the site.
+    """
+
+    def __init__(self, sites: Sequence[Site]) -> None:
+        self.site_of = {site.node: site for site in sites}
+        self.histograms = {s.name: Histogram(s.name, relative=s.singular) for s in sites}
+        self.elements = dict.fromkeys(self.histograms, 0)
+        self._masked = {site.name: site.masks for site in sites}
+
+    def count(self, call: Node, x: Tensor, importance: Tensor) -> None:
+        """Adds inputs ``[...]`` of a site, each with its importance ``[...]``."""
+        name = self.site_of[call].name
+        self.histograms[name].add(x, masked=self._masked[name], importance=importance)
+        self.elements[name] += x.numel()
+
+
+def _unmoved(histograms: Mapping[str, Histogram], failed: str | None) -> str | None:
+    """A note on the sites that no gradient of the outputs reaches, if there are any.
+
+    Args:
+        histograms: by the name of the site.
+        failed: why the backward pass failed, if it did.
+    """
     unmoved = [name for name, histogram in histograms.items() if not histogram.mass.sum()]
-    if unmoved:
-        names = ", ".join(unmoved[:3]) + (f" and {len(unmoved) - 3} more" if unmoved[3:] else "")
-        why = f" ({network.failed})" if network.failed else ""
-        note = f"every value of {names} counts alike: no gradient of the outputs reaches it{why}"
-        captured.notes += [note] if note not in captured.notes else []
-    neurons = {name: round(count / images) for name, count in elements.items()}
-    return Observed(histograms, neurons, images, ranges)
+    if not unmoved:
+        return None
+    names = ", ".join(unmoved[:3]) + (f" and {len(unmoved) - 3} more" if unmoved[3:] else "")
+    why = f" ({failed})" if failed else ""
+    return f"every value of {names} counts alike: no gradient of the outputs reaches it{why}"
 
 
-def _widened(
-    ranges: list[tuple[float, float] | None], leaves: Sequence[Any]
-) -> list[tuple[float, float] | None]:
+def _widened(ranges: Sequence[Range], leaves: Sequence[Any]) -> list[Range]:
     """Ranges that hold another batch of inputs too."""
-    result: list[tuple[float, float] | None] = []
+    result: list[Range] = []
     for index, leaf in enumerate(leaves):
         if not isinstance(leaf, Tensor) or not leaf.is_floating_point() or not leaf.numel():
             result.append(None)

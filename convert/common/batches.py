@@ -37,8 +37,13 @@ def batches_of(calibration: Any) -> Iterable[Any]:
         )
     if not isinstance(calibration, Iterator):
         return calibration
+    return _kept(calibration)
+
+
+def _kept(once: Iterator[Any]) -> list[Any]:
+    """The batches of what can be read only once; CalibrationError where memory is too small."""
     kept, held = [], 0
-    for batch in calibration:
+    for batch in once:
         leaves = pytree.tree_leaves(batch)
         held += sum(t.numel() * t.element_size() for t in leaves if isinstance(t, Tensor))
         if held > KEPT_BYTES:

@@ -72,7 +72,8 @@ class SpikingModel(torch.nn.Module):
         signature: how it is called.
         names: path of each neuron by the name of its site.
         report: what became of every operation.
-        fitted_as: K that the network's own neurons were fitted as; the largest of a site if None.
+        fitted_as: K that the network's own neurons were fitted as; of a network whose K were
+            chosen, the largest, which None stands for.
     """
 
     def __init__(

@@ -11,6 +11,7 @@ from torch.fx import Graph
 
 from ..common.tables import table
 from ..graph.roles import Operation
+from .settings import ConversionSettings
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,8 @@ class Report:
         input_ranges: lowest and highest calibrated value of each of the network's inputs; None
             for one of whole numbers or that isn't a tensor.
         corrections: what was done about mean errors, for every K; empty for plain calibration.
+        settings: what the conversion was asked for; None for a network from a file that was
+            written before they were kept.
     """
 
     sites: list[SiteRow]
@@ -98,6 +101,7 @@ class Report:
     notes: list[str] = field(default_factory=list)
     input_ranges: list[tuple[float, float] | None] = field(default_factory=list)
     corrections: list[Correction] = field(default_factory=list)
+    settings: ConversionSettings | None = None
 
     @property
     def steps(self) -> int:
@@ -136,6 +140,7 @@ class Report:
             "steps": self.steps,
             "method": self.method,
             "seed": self.seed,
+            "settings": None if self.settings is None else self.settings.to_dict(),
             "calibration_images": self.calibration_images,
             "latency_steps": self.latency_steps,
             "neurons": self.neurons,
@@ -174,41 +179,16 @@ class Report:
         return rows
 
     def __str__(self) -> str:
-        report = self.to_dict()
-        columns = ("site", "function", "K", "low", "high", "relative MSE", "start", "neurons")
-        rows = [
-            (s.name, s.function, s.steps, s.low, s.high, s.relative_mse, s.start, s.neurons)
-            for s in self.sites
-        ]
         parts = [
-            table(columns, rows),
+            self._site_table(),
             table(
                 ("synaptic", "input", "count"),
-                [(r["op"], r["input"], r["count"]) for r in report["synaptic"]],
+                [(r["op"], r["input"], r["count"]) for r in self._synaptic()],
             ),
-            table(
-                ("product", "operands", "shapes", "count", "operations", "where"),
-                [
-                    (
-                        r["op"],
-                        ", ".join(r["operands"]),
-                        " x ".join(str(tuple(shape)).replace("'", "") for shape in r["shapes"]),
-                        r["count"],
-                        r["operations"],
-                        places(r["where"]),
-                    )
-                    for r in report["products"]
-                ],
-            ),
-            table(
-                ("remaining", "count", "where"),
-                [(r["op"], r["count"], places(r["where"])) for r in report["remaining"]],
-            )
+            self._product_table(),
+            self._place_table("remaining", "remaining")
             or "remaining: none, every nonlinearity spikes",
-            table(
-                ("on masks and indices given with the input", "count", "where"),
-                [(r["op"], r["count"], places(r["where"])) for r in report["given"]],
-            ),
+            self._place_table("given", "on masks and indices given with the input"),
             f"{len(self.sites)} sites, {self.neurons:,} neurons, latency {self.latency_steps} "
             f"steps (K x longest chain); {self.spike_driven:.1%} of "
             f"{self.multiply_accumulates:,} multiply-accumulates are driven by spikes; "
@@ -218,6 +198,26 @@ class Report:
             *(f"note: {note}" for note in self.notes),
         ]
         return "\n\n".join(part for part in parts if part)
+
+    def _site_table(self) -> str:
+        columns = ("site", "function", "K", "low", "high", "relative MSE", "start", "neurons")
+        rows = [
+            (s.name, s.function, s.steps, s.low, s.high, s.relative_mse, s.start, s.neurons)
+            for s in self.sites
+        ]
+        return table(columns, rows)
+
+    def _product_table(self) -> str:
+        rows = []
+        for row in self._listed("product"):
+            shapes = " x ".join(str(tuple(shape)).replace("'", "") for shape in row["shapes"])
+            operands, where = ", ".join(row["operands"]), places(row["where"])
+            rows.append((row["op"], operands, shapes, row["count"], row["operations"], where))
+        return table(("product", "operands", "shapes", "count", "operations", "where"), rows)
+
+    def _place_table(self, kind: str, title: str) -> str:
+        rows = [(r["op"], r["count"], places(r["where"])) for r in self._listed(kind)]
+        return table((title, "count", "where"), rows)
 
 
 def places(names: Sequence[str], most: int = 3) -> str:

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from ..errors import InputError
 from ..graph.capture import Captured
 from ..graph.edit import device_of
 from ..graph.regions import packet
@@ -17,18 +16,6 @@ from ..graph.run import Seen, watch
 from .maxima import Maximum, find_maxima, pool_first, take_maxima_apart
 from .norm_statistics import Scales, Spread
 from .norms import Norm, find_norms, fold_running, normalise
-
-
-def check(normalisation: bool, max_pool: bool | str) -> None:
-    """Refuses other settings than those that exist.
-
-    Raises:
-        InputError: naming what was found.
-    """
-    if normalisation not in (False, True):
-        raise InputError(f"normalisation must be False or True, found {normalisation!r}")
-    if max_pool not in (False, True, "first"):
-        raise InputError(f"max_pool must be False, True or 'first', found {max_pool!r}")
 
 
 def take_apart(

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
-from ..errors import InputError
 from ..graph import fold
 from ..graph.origins import OUTPUT_OF
 from ..graph.region_function import ExactFunction
@@ -23,16 +22,6 @@ from .find import Site
 IDENTITY = "identity"
 # Pointwise scalings count as multiplications, but follow what their own input became.
 _SCALINGS = ("mul", "div")
-
-
-def check(encode: bool | str) -> None:
-    """Refuses another setting than False, True or "all".
-
-    Raises:
-        InputError: naming what was found.
-    """
-    if encode not in (False, True, "all"):
-        raise InputError(f"encode must be False, True or 'all', found {encode!r}")
 
 
 def encode_operands(

@@ -26,11 +26,13 @@ from .record_json import (
     plain,
     read_histogram,
     read_report,
+    read_settings,
     read_signature,
     take,
     unplain,
     write_histogram,
     write_report,
+    write_settings,
     write_signature,
 )
 
@@ -97,6 +99,7 @@ def write_network(
         },
         "tensors": table,
         "histograms": histograms,
+        "settings": write_settings(snn.report),
         "report": write_report(snn.report, {node: i for i, node in enumerate(nodes)}),
     }
     built, _ = _network(document, dict(tensors), torch.device("cpu"))
@@ -215,7 +218,9 @@ def read_network(document: Any, tensors: dict[str, Tensor], device: torch.device
         model.histograms[name] = read_histogram(name, entry, parts)  # type: ignore[arg-type]
     if tensors:
         raise StorageError(f"the tensor {next(iter(tensors))!r} isn't described")
-    model.report = read_report(document.get("report"), list(network.graph.nodes))
+    # An entry of its own: a program that doesn't know it yet can read the file.
+    settings = read_settings(document.get("settings"))
+    model.report = read_report(document.get("report"), list(network.graph.nodes), settings)
     model.metadata = unplain(take(document, "metadata", dict))
     return model.requires_grad_(False).eval()
 

@@ -7,7 +7,7 @@ import math
 from collections import OrderedDict, namedtuple
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,11 +16,13 @@ from torch.fx import Node
 from torch.utils import _pytree as pytree
 
 from ..calibration.histogram import Histogram
-from ..errors import StorageError
+from ..errors import ConversionError, StorageError
 from ..graph.call_signature import Signature, TensorInput
 from ..graph.roles import Operation
 from ..network.report import Correction, Report, SiteRow
+from ..network.settings import ConversionSettings
 
+_T = TypeVar("_T", SiteRow, Correction, Operation, Report)
 _DEEPEST = 32
 _DTYPES = {str(v)[6:]: v for v in vars(torch).values() if isinstance(v, torch.dtype)}
 
@@ -226,12 +228,39 @@ def _fields(value: Any, what: str, skip: str = "") -> dict[str, Any]:
     return {
         name: plain(getattr(value, name), what)
         for name in names
-        if name not in (skip, "sites", "operations", "corrections")
+        if name not in (skip, "sites", "operations", "corrections", "settings")
     }
 
 
-def read_report(data: Any, nodes: Sequence[Node]) -> Report | None:
-    """The report that `write_report` wrote; its operations point into the loaded graph."""
+def write_settings(report: Report | None) -> Any:
+    """What the conversion was asked for; None where that isn't known."""
+    if report is None or report.settings is None:
+        return None
+    return plain(report.settings.to_dict(), "the settings")
+
+
+def read_settings(data: Any) -> ConversionSettings | None:
+    """The settings that `write_settings` wrote; files of before they were kept have none."""
+    if data is None:
+        return None
+    if not isinstance(data, dict):
+        raise StorageError("the settings of the conversion are damaged")
+    try:
+        return ConversionSettings.from_dict(data)
+    except ConversionError as error:
+        raise StorageError(f"the settings of the conversion are damaged: {error}") from error
+
+
+def read_report(
+    data: Any, nodes: Sequence[Node], settings: ConversionSettings | None = None
+) -> Report | None:
+    """The report that `write_report` wrote; its operations point into the loaded graph.
+
+    Args:
+        data: what was written.
+        nodes: of the loaded graph.
+        settings: what the conversion was asked for; None where the file doesn't say.
+    """
     if data is None:
         return None
     sites = [_made(SiteRow, row) for row in take(data, "sites", list)]
@@ -243,7 +272,12 @@ def read_report(data: Any, nodes: Sequence[Node]) -> Report | None:
         operations.append(_made(Operation, row | {"node": nodes[place]}))
     # Files of version 1 know no corrections.
     corrections = [_made(Correction, row) for row in data.get("corrections", [])]
-    made = {"sites": sites, "operations": operations, "corrections": corrections}
+    made = {
+        "sites": sites,
+        "operations": operations,
+        "corrections": corrections,
+        "settings": settings,
+    }
     report = _made(Report, data | made)
     report.input_ranges = [_tuples(bounds) for bounds in report.input_ranges]
     for bounds in report.input_ranges:
@@ -263,7 +297,7 @@ _TYPES: dict[str, Any] = {
 }
 
 
-def _made(kind: type, data: Any) -> Any:
+def _made(kind: type[_T], data: Any) -> _T:
     """A dataclass from an object with its fields."""
     fields = {f.name: f for f in dataclasses.fields(kind)}
     missing = dataclasses.MISSING

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convert import load, refit, to_spiking
+from convert import SpikingModel, load, refit, to_spiking
 from convert.assembly.bias_correction import _means, _shrunk, stretched
 from convert.assembly.biased_layers import find_layers
 from convert.graph.capture import capture
@@ -64,44 +64,58 @@ def pictures() -> Tensor:
     return torch.randn(160, 2, 6, 6, generator=torch.Generator().manual_seed(1))
 
 
-def convert(model: nn.Module, x: Tensor, **settings):
+def convert(model: nn.Module, x: Tensor, **settings) -> SpikingModel:
     return to_spiking(
         model, x, **{"steps": [2, 4], "method": "binary", "progress": False} | settings
     )
 
 
-def test_mean_outputs_are_those_of_the_original(residual: nn.Module, pictures: Tensor) -> None:
-    plain, found = (convert(residual, pictures, sequential=s) for s in (False, True))
+@pytest.fixture(scope="module")
+def plain(residual: nn.Module, pictures: Tensor) -> SpikingModel:
+    """Without corrections; not to be changed."""
+    return convert(residual, pictures, sequential=False)
+
+
+@pytest.fixture(scope="module")
+def corrected(residual: nn.Module, pictures: Tensor) -> SpikingModel:
+    """Not to be changed."""
+    return convert(residual, pictures)
+
+
+def test_mean_outputs_are_those_of_the_original(
+    residual: nn.Module, pictures: Tensor, plain: SpikingModel, corrected: SpikingModel
+) -> None:
     with torch.no_grad():
         exact = residual(pictures)
-        for network in (plain, found):
-            network.off = (network(pictures) - exact).mean(0).abs().max()
-            network.error = (network(pictures) - exact).square().mean()
-    assert found.off < 0.1 * plain.off
-    assert found.error < plain.error
-    (first, second) = found.report.corrections
+        errors = [network(pictures) - exact for network in (plain, corrected)]
+    off = [error.mean(0).abs().max() for error in errors]
+    assert off[1] < 0.1 * off[0]
+    assert errors[1].square().mean() < errors[0].square().mean()
+    (first, second) = corrected.report.corrections
     assert (first.steps, second.steps, first.layers) == (2, 4, 6)
     assert first.kept and first.after < first.before and first.images == 160
-    assert "mean errors of 6 layers" in str(found.report)
-    assert found.report.to_dict()["corrections"][0]["after"] == first.after
+    assert "mean errors of 6 layers" in str(corrected.report)
+    assert corrected.report.to_dict()["corrections"][0]["after"] == first.after
     assert plain.report.corrections == []
 
 
-def test_the_error_that_is_reported_is_the_network_s(residual: nn.Module, pictures: Tensor) -> None:
-    plain, found = (convert(residual, pictures, sequential=s) for s in (False, True))
+def test_the_error_that_is_reported_is_the_network_s(
+    residual: nn.Module, pictures: Tensor, plain: SpikingModel, corrected: SpikingModel
+) -> None:
     with torch.no_grad():
         exact = residual(pictures)
-        row = found.report.corrections[0]
-        for network, reported in ((plain, row.before), (found, row.after)):
+        row = corrected.report.corrections[0]
+        for network, reported in ((plain, row.before), (corrected, row.after)):
             error = (network(pictures) - exact).norm() / exact.norm()
             assert float(error) == pytest.approx(reported, rel=1e-4)
 
 
-def test_the_original_is_as_it_was(residual: nn.Module, pictures: Tensor) -> None:
+def test_the_original_is_as_it_was(
+    residual: nn.Module, pictures: Tensor, plain: SpikingModel
+) -> None:
     before = copy.deepcopy(residual.state_dict())
     snn = convert(residual, pictures)
     assert all(torch.equal(t, before[n]) for n, t in residual.state_dict().items())
-    plain = convert(residual, pictures, sequential=False)
     with torch.no_grad():
         assert torch.equal(snn.original()(pictures), plain.original()(pictures))
         with snn.spiking_only([]):
@@ -116,8 +130,23 @@ def test_the_original_is_as_it_was(residual: nn.Module, pictures: Tensor) -> Non
         torch.testing.assert_close(alone(pictures), four, rtol=0.2, atol=0.2)
 
 
-def test_a_layer_behind_exact_sites_is_as_trained(residual: nn.Module, pictures: Tensor) -> None:
-    snn = convert(residual, pictures)
+def test_every_k_is_corrected_whichever_is_the_larger(
+    residual: nn.Module, pictures: Tensor, corrected: SpikingModel
+) -> None:
+    # One site fixed at 4: K = 2 is not the largest there, and is what the biases are shifted for.
+    snn = convert(residual, pictures, per_site_steps={"silu": 4})
+    assert snn.fitted_as == 2 and snn.steps == 4
+    assert [row.steps for row in snn.report.corrections] == [2, 4]
+    assert set(snn.corrections.held.values()) == {"2"}
+    # All layers but the last come before that site and are corrected as without it.
+    for path in list(snn.corrections.upstream)[:-1]:
+        for k in ("2", "4"):
+            shift = corrected.corrections.shifts[k][path]
+            torch.testing.assert_close(snn.corrections.shifts[k][path], shift)
+
+
+def test_a_layer_behind_exact_sites_is_as_trained(corrected: SpikingModel) -> None:
+    snn = copy.deepcopy(corrected)
     trained = {p: snn.corrections.original(snn.network, p) for p in snn.corrections.upstream}
     state = dict(snn.network.state_dict())
     assert any(not torch.equal(state[path], value) for path, value in trained.items())
@@ -131,8 +160,8 @@ def test_a_layer_behind_exact_sites_is_as_trained(residual: nn.Module, pictures:
     assert all(torch.equal(now[path], state[path]) for path in trained)
 
 
-def test_training_of_a_bias_stays(residual: nn.Module, pictures: Tensor) -> None:
-    snn = convert(residual, pictures)
+def test_training_of_a_bias_stays(corrected: SpikingModel) -> None:
+    snn = copy.deepcopy(corrected)
     path = next(iter(snn.corrections.upstream))
     bias = snn.network.get_parameter(path)
     before = snn.corrections.original(snn.network, path)
@@ -145,27 +174,27 @@ def test_training_of_a_bias_stays(residual: nn.Module, pictures: Tensor) -> None
     torch.testing.assert_close(snn.corrections.original(snn.network, path), before + 1)
 
 
-def test_saved_and_refitted(residual: nn.Module, pictures: Tensor, tmp_path: Path) -> None:
-    snn = convert(residual, pictures)
-    snn.save(tmp_path / "net.fsnn")
+def test_saved_and_refitted(
+    pictures: Tensor, plain: SpikingModel, corrected: SpikingModel, tmp_path: Path
+) -> None:
+    corrected.save(tmp_path / "net.fsnn")
     back = load(tmp_path / "net.fsnn")
-    assert back.report.corrections == snn.report.corrections
+    assert back.report.corrections == corrected.report.corrections
     with torch.no_grad():
-        for one, other in ((snn, back), (snn.original(), back.original())):
+        for one, other in ((corrected, back), (corrected.original(), back.original())):
             assert torch.equal(one(pictures), other(pictures))
-        with snn.with_steps(4), back.with_steps(4):
-            assert torch.equal(snn(pictures), back(pictures))
+        with corrected.with_steps(4), back.with_steps(4):
+            assert torch.equal(corrected(pictures), back(pictures))
     # Layers may sum in another order than before the conversion.
-    again = refit(back, pictures, steps=[2, 4], method="binary", progress=False)
-    for new, old in zip(again.report.corrections, snn.report.corrections, strict=True):
+    again = refit(back, pictures, progress=False)
+    for new, old in zip(again.report.corrections, corrected.report.corrections, strict=True):
         assert dataclasses.asdict(new) == pytest.approx(dataclasses.asdict(old), rel=0.01)
     with torch.no_grad():
-        torch.testing.assert_close(again(pictures), snn(pictures), rtol=0.05, atol=0.05)
-    plain = refit(back, steps=2, method="binary", progress=False)
-    assert plain.report.corrections == [] and not plain.corrections.upstream
+        torch.testing.assert_close(again(pictures), corrected(pictures), rtol=0.05, atol=0.05)
+    without = refit(back, steps=2, progress=False)
+    assert without.report.corrections == [] and not without.corrections.upstream
     with torch.no_grad():
-        expected = convert(residual, pictures, sequential=False)(pictures)
-        assert torch.equal(plain(pictures), expected)
+        assert torch.equal(without(pictures), plain(pictures))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -227,5 +256,5 @@ def test_a_stretched_neuron_takes_x_as_a_multiple() -> None:
 
 
 def test_one_image_changes_nothing(residual: nn.Module, pictures: Tensor) -> None:
-    snn = convert(residual, pictures[:1])
+    snn = convert(residual, pictures[:1], steps=2)
     assert snn.report.corrections == [] and not snn.corrections.upstream

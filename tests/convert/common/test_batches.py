@@ -1,4 +1,4 @@
-"""Batches are read ahead, in order, and an error comes where it belongs."""
+"""Batches can be read twice, or are read ahead, in order; an error comes where it belongs."""
 
 import threading
 import time
@@ -7,8 +7,43 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from convert.common import batches as module
 from convert.common import torch_threads as openmp
-from convert.common.batches import ahead
+from convert.common.batches import ahead, batches_of, batches_once
+from convert.errors import CalibrationError, InputError
+
+
+def test_can_be_read_twice() -> None:
+    x = torch.arange(300.0)[:, None]
+    parts = batches_of(x)
+    assert [len(part) for part in parts] == [128, 128, 44]
+    assert torch.equal(torch.cat(list(parts)), x)
+    assert batches_of({"x": x}) == [{"x": x}]
+    listed = [x, x]
+    assert batches_of(listed) is listed
+    once = batches_of(iter([1, 2]))
+    assert list(once) == list(once) == [1, 2]
+
+
+def test_an_iterator_too_large_to_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "KEPT_BYTES", 100)
+    assert len(list(batches_of(torch.zeros(10) for _ in range(2)))) == 2
+    with pytest.raises(CalibrationError, match="DataLoader"):
+        batches_of(torch.zeros(10) for _ in range(3))
+
+
+@pytest.mark.parametrize("bad", [torch.zeros(0, 3), torch.tensor(1.0), 7, None])
+def test_what_is_no_calibration_data(bad: object) -> None:
+    with pytest.raises(CalibrationError, match=r"calibration (tensor|data)"):
+        batches_of(bad)
+
+
+def test_read_once() -> None:
+    once = iter([1, 2])
+    assert batches_once(once) is once
+    assert len(list(batches_once(torch.zeros(130, 2)))) == 2
+    with pytest.raises(InputError, match="test data is a int"):
+        batches_once(7)
 
 
 def test_same_batches_in_order() -> None:

@@ -1,0 +1,74 @@
+"""The fits of a network's sites, each made once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+from ..fitting.methods import fit_problems
+from ..fitting.problem import Problem, Solution
+from ..graph.roles import constants_barred
+from ..network.settings import ConversionSettings
+from ..neuron.few_spikes import FewSpikesNeuron
+from ..sites.find import Site
+from .calibrated import Calibrated, SiteK
+from .fit_targets import problem
+from .insert_neurons import neuron_of
+
+
+class SiteFits:
+    """Solutions by site and K.
+
+    Args:
+        source: the network.
+        settings: how neurons are fitted.
+        progress: shows a bar on stderr.
+    """
+
+    def __init__(
+        self, source: Calibrated, settings: ConversionSettings, *, progress: bool = False
+    ) -> None:
+        self.source, self._settings, self._progress = source, settings, progress
+        graph_module = source.captured.graph_module
+        self._barred = constants_barred(graph_module, {site.module for site in source.sites})
+        self._solutions: dict[tuple[str, int], Solution] = {}
+
+    def fit(self, wanted: Iterable[tuple[Site, int]]) -> None:
+        """Fits these sites with these K, all at once; what is there already isn't fitted again."""
+        missing = {
+            (site.name, k): site for site, k in wanted if (site.name, k) not in self._solutions
+        }
+        problems = [self._problem(site, k) for (_, k), site in missing.items()]
+        found = fit_problems(
+            problems,
+            self._settings.method,
+            seed=self._settings.seed,
+            effort=self._settings.effort,
+            progress=self._progress,
+        )
+        self._solutions |= dict(zip(missing, found, strict=True))
+
+    def _problem(self, site: Site, k: int) -> Problem:
+        offset = site.module not in self._barred
+        return problem(site, self.source.observed.histograms[site.name], k, offset=offset)
+
+    def solution(self, site: Site, k: int) -> Solution:
+        """The fit of a site for one K."""
+        return self._solutions[site.name, k]
+
+    def neuron(self, site: Site, k: int, dtype: torch.dtype | None = None) -> FewSpikesNeuron:
+        """A new neuron of a site; its data type is what the site's tensor needs, or `dtype`."""
+        if dtype is None:
+            wide = site.node.meta["val"].dtype == torch.float64
+            dtype = torch.float64 if wide else torch.float32
+        histogram = self.source.observed.histograms[site.name]
+        return neuron_of(self.solution(site, k), histogram, dtype=dtype)
+
+    def neurons(self, steps: SiteK) -> dict[str, FewSpikesNeuron]:
+        """New neurons of all sites, by the name of the site.
+
+        Args:
+            steps: K of every site.
+        """
+        return {site.name: self.neuron(site, steps[site.name]) for site in self.source.sites}

@@ -1,0 +1,284 @@
+"""What a conversion was asked for: one value, checked when it is made.
+
+The report and the file keep it, and refitting starts from it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..fitting.methods import DEFAULT, METHODS, check
+
+# A neuron's spikes of one input are the bits of one int64.
+MOST_STEPS = 63
+# Relative squared error of the outputs up to which K is chosen where nothing else is said.
+_MAX_LOSS = 0.005
+
+
+class SiteSteps(Mapping[str, int]):
+    """K by the name or glob of sites, in the order given; can't be changed."""
+
+    def __init__(self, steps: Mapping[str, int]) -> None:
+        self._pairs = tuple(steps.items())
+
+    def __getitem__(self, pattern: str) -> int:
+        return dict(self._pairs)[pattern]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict(self._pairs))
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __eq__(self, other: object) -> bool:
+        # The last pattern that matches a site decides, so the order counts.
+        return isinstance(other, Mapping) and list(self.items()) == list(other.items())
+
+    def __hash__(self) -> int:
+        return hash(self._pairs)
+
+    def __repr__(self) -> str:
+        return repr(dict(self._pairs))
+
+
+@dataclass(frozen=True)
+class Automatic:
+    """That K is chosen for every site.
+
+    Args:
+        max_loss: largest relative squared error of the outputs on the calibration images.
+        budget: steps of all sites together; the error doesn't matter then.
+    """
+
+    max_loss: float = _MAX_LOSS
+    budget: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConversionSettings:
+    """The settings of a conversion; the arguments are those of `to_spiking`.
+
+    They are checked when the value is made, and kept in one form: numbers as Python's own, several
+    K as a tuple.
+
+    Args:
+        steps: K, several K of which the first is the network's own, or ``"auto"``.
+        max_loss: with ``"auto"``, the largest error of the outputs.
+        budget: with ``"auto"``, the steps of all sites together instead.
+        seed: of everything random.
+        method: how neurons are fitted.
+        per_site_steps: another K for sites by name or glob.
+        effort: ``"normal"`` or ``"high"``.
+        sequential: whether mean errors are taken out of the biases.
+        encode: False, True or ``"all"``.
+        normalisation: whether norms are taken apart.
+        max_pool: False, True or ``"first"``.
+
+    Raises:
+        InputError: naming the setting that can't be used.
+        FitError: for a method, an effort or a seed that doesn't exist.
+    """
+
+    steps: int | Sequence[int] | str = 8
+    max_loss: float | None = None
+    budget: int | None = None
+    seed: int = 0
+    method: str = DEFAULT
+    per_site_steps: Mapping[str, int] = SiteSteps({})
+    effort: str = "normal"
+    sequential: bool = True
+    encode: bool | str = False
+    normalisation: bool = False
+    max_pool: bool | str = False
+
+    def __post_init__(self) -> None:
+        self._keep("steps", _steps(self.steps))
+        self._keep("per_site_steps", _site_steps(self.per_site_steps))
+        self._check_choice()
+        seed = whole(self.seed)
+        check(
+            self.method if isinstance(self.method, str) else repr(self.method),
+            self.effort,
+            self.seed if seed is None else seed,
+        )
+        self._keep("seed", seed)
+        for name, word in (
+            ("sequential", None),
+            ("encode", "all"),
+            ("normalisation", None),
+            ("max_pool", "first"),
+        ):
+            self._keep(name, _switch(name, getattr(self, name), word))
+
+    def _keep(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
+
+    def _check_choice(self) -> None:
+        """Checks what decides how K is chosen, or that K isn't."""
+        if self.steps != "auto":
+            if self.max_loss is not None or self.budget is not None:
+                raise InputError(
+                    f'max_loss and budget go with steps="auto", found steps={self.steps!r}'
+                )
+            return
+        if self.max_loss is not None and self.budget is not None:
+            raise InputError(
+                "give max_loss or budget, not both: each decides how many steps there are"
+            )
+        if self.budget is not None:
+            budget = whole(self.budget)
+            if budget is None or budget < 1:
+                raise InputError(f"budget must be a whole number >= 1, found {self.budget!r}")
+            self._keep("budget", budget)
+        if self.max_loss is not None:
+            number = isinstance(self.max_loss, Real) and not isinstance(self.max_loss, bool)
+            if not number or not 0 < self.max_loss < 1:
+                raise InputError(
+                    f"max_loss must be a number between 0 and 1, found {self.max_loss!r}"
+                )
+            self._keep("max_loss", float(self.max_loss))
+
+    @property
+    def wanted(self) -> tuple[int, ...]:
+        """Every K that is wanted, the network's own first; empty where K is chosen."""
+        if isinstance(self.steps, str):
+            return ()
+        return (self.steps,) if isinstance(self.steps, int) else tuple(self.steps)
+
+    @property
+    def automatic(self) -> Automatic | None:
+        """How K is chosen for every site; None where `steps` gives it."""
+        if self.steps != "auto":
+            return None
+        return Automatic(_MAX_LOSS if self.max_loss is None else self.max_loss, self.budget)
+
+    def changed(self, given: Mapping[str, Any]) -> ConversionSettings:
+        """These settings with others in their place.
+
+        What decides on K goes together: K given as a number drops max_loss and budget, and each
+        of these two drops the other.
+
+        Args:
+            given: settings by name; one that is None stays as it is.
+
+        Raises:
+            ConversionError: a subclass for a setting that can't be used.
+        """
+        new = {name: value for name, value in given.items() if value is not None}
+        if "steps" in new and not isinstance(new["steps"], str):
+            new = {"max_loss": None, "budget": None} | new
+        elif "max_loss" in new or "budget" in new:
+            new = {"max_loss": None, "budget": None} | new
+        return dataclasses.replace(self, **new)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings by name, out of JSON's types."""
+        return {
+            "steps": self.steps if isinstance(self.steps, int | str) else list(self.steps),
+            "max_loss": self.max_loss,
+            "budget": self.budget,
+            "seed": self.seed,
+            "method": self.method,
+            "per_site_steps": dict(self.per_site_steps),
+            "effort": self.effort,
+            "sequential": self.sequential,
+            "encode": self.encode,
+            "normalisation": self.normalisation,
+            "max_pool": self.max_pool,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ConversionSettings:
+        """What `to_dict` gave; what isn't there is the default.
+
+        A method of fitting that this process doesn't know is kept by its name: it was known where
+        the network was converted, and only fitting again needs it.
+
+        Raises:
+            ConversionError: a subclass for a name that is no setting, or a value that can't be
+                used.
+        """
+        unknown = set(data) - {field.name for field in dataclasses.fields(cls)}
+        if unknown:
+            raise InputError(f"no setting of a conversion is called {min(unknown)!r}")
+        method = data.get("method", DEFAULT)
+        foreign = isinstance(method, str) and method not in METHODS
+        made = cls(**(dict(data) | ({"method": DEFAULT} if foreign else {})))
+        made._keep("method", method)
+        return made
+
+
+def whole(value: object) -> int | None:
+    """A whole number of Python's, numpy's or torch's as Python's; None for anything else."""
+    if isinstance(value, bool) or (isinstance(value, Tensor) and value.dtype == torch.bool):
+        return None
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+
+
+def _steps(steps: object) -> int | tuple[int, ...] | str:
+    """K as one number, several as a tuple, or "auto"."""
+    listed = steps.tolist() if isinstance(steps, np.ndarray | Tensor) else steps
+    if isinstance(listed, str):
+        if listed != "auto":
+            raise InputError(f'steps must be a whole number, several, or "auto", found {steps!r}')
+        return listed
+    several = list(listed) if isinstance(listed, Sequence) else [listed]
+    numbers = [_step("steps: every K", k, steps) for k in several]
+    if not numbers or len(set(numbers)) < len(numbers):
+        raise InputError(f"steps must name every K once, and one at least, found {steps!r}")
+    return numbers[0] if len(numbers) == 1 else tuple(numbers)
+
+
+def _site_steps(given: object) -> SiteSteps:
+    """K by pattern."""
+    if not isinstance(given, Mapping):
+        raise InputError(
+            f"per_site_steps must give K by the name or glob of sites, as {{'layer4.*': 12}}, "
+            f"found {given!r}"
+        )
+    for name in given:
+        if not isinstance(name, str):
+            raise InputError(
+                f"per_site_steps must name sites by strings, as {{'layer4.*': 12}}, found {name!r}"
+            )
+    return SiteSteps(
+        {name: _step(f"per_site_steps: K of {name!r}", k, k) for name, k in given.items()}
+    )
+
+
+def _step(what: str, k: object, found: object) -> int:
+    """One K.
+
+    Raises:
+        InputError: naming what must be K, and what was found.
+    """
+    number = whole(k)
+    if number is None or not 1 <= number <= MOST_STEPS:
+        raise InputError(
+            f"{what} must be a whole number from 1 to {MOST_STEPS}, the most that a spike code "
+            f"holds, found {found!r}"
+        )
+    return number
+
+
+def _switch(name: str, value: object, word: str | None) -> bool | str:
+    """False, True or the one word that the setting knows."""
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    if word is not None and isinstance(value, str) and value == word:
+        return word
+    known = f"False, True or {word!r}" if word else "False or True"
+    raise InputError(f"{name} must be {known}, found {value!r}")

@@ -1,0 +1,27 @@
+"""K of the sites that have one of their own."""
+
+import pytest
+from torch import Tensor, nn
+
+from convert import SiteError
+from convert.assembly.fixed_steps import fixed_steps
+from convert.graph.capture import capture
+from convert.sites.find import Site, find_sites
+
+
+@pytest.fixture(scope="module")
+def sites(small_model: nn.Module, noise: Tensor) -> list[Site]:
+    return find_sites(capture(small_model, noise).graph_module)
+
+
+def test_names_and_globs(sites: list[Site]) -> None:
+    assert fixed_steps(sites, {}) == {}
+    assert fixed_steps(sites, {"si*": 7}) == {"silu": 7}
+    # The last that matches decides.
+    assert fixed_steps(sites, {"*": 7, "act": 3}) == {"silu": 7, "act": 3}
+    assert fixed_steps(sites, {"act": 3, "*": 7}) == {"silu": 7, "act": 7}
+
+
+def test_a_pattern_that_matches_nothing(sites: list[Site]) -> None:
+    with pytest.raises(SiteError, match=r"no site matches 'head\*'; there are e\.g\. silu, act"):
+        fixed_steps(sites, {"act": 4, "head*": 3})

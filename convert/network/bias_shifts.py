@@ -7,6 +7,8 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor, nn
 
+from ..graph.run import module_at
+
 
 class Shifts(nn.Module):
     """One tensor for each of some biases, by the bias's path in the network."""
@@ -18,11 +20,15 @@ class Shifts(nn.Module):
         for index, value in enumerate(values.values()):
             self.register_buffer(str(index), value.detach().clone())
 
+        self._place = {path: str(index) for index, path in enumerate(self.paths)}
+
     def __getitem__(self, path: str) -> Tensor:
-        return self.get_buffer(str(self.paths.index(path)))
+        found = self._buffers[self._place[path]]
+        assert found is not None
+        return found
 
     def __contains__(self, path: str) -> bool:
-        return path in self.paths
+        return path in self._place
 
 
 class Corrections(nn.Module):
@@ -109,6 +115,7 @@ class Corrections(nn.Module):
 
 def _tensor(network: nn.Module, path: str) -> Tensor:
     owner, _, name = path.rpartition(".")
-    found = getattr(network.get_submodule(owner), name)
-    assert isinstance(found, Tensor)
+    module = module_at(network, owner)
+    found = module._parameters[name] if name in module._parameters else module._buffers[name]
+    assert found is not None
     return found

@@ -22,6 +22,7 @@ from ..calibration.histogram import Histogram
 from ..errors import InputError, SiteError
 from ..graph.call_signature import Signature
 from ..graph.memory_layout import prefers_channels_last
+from ..graph.run import module_at
 from ..neuron.few_spikes import WHOLE, FewSpikesNeuron, NeuronPlan, around
 from .bias_shifts import Corrections
 from .range_check import Outside, OutsideCounter, inputs_outside, warn
@@ -215,8 +216,9 @@ class SpikingModel(torch.nn.Module):
         Raises:
             SiteError: for a site that doesn't exist.
         """
+        known = self.sites
         for name in sites:
-            self.sites[name]
+            known[name]
         around = self.plan.spiking
         chosen = frozenset(sites) if around is None else around.intersection(sites)
         with self.running(spiking=chosen):
@@ -292,8 +294,10 @@ class SpikingModel(torch.nn.Module):
                 f"the readout is after step {plan.readout}, but the neurons that run have "
                 f"{longest} at most; choose an earlier step, or other neurons by with_steps"
             )
+        plans = plan.of_neurons()
         calls: Calls = tuple(
-            SiteCall(site, self._called(site, plan), plan) for site in runner.sites
+            SiteCall(site, self._called(site, plan), plans(site), plan.watchers)
+            for site in runner.sites
         )
         tensors = self._replaced(plan) or None
         plain = plan.plain and all(call.decodes for call in calls)
@@ -305,8 +309,8 @@ class SpikingModel(torch.nn.Module):
         if not plan.spikes(site):
             return self.exact[_key(path)]
         if plan.fit is None:
-            return self.network.get_submodule(path)
-        return self.refitted[str(plan.fit)].get_submodule(_key(path))
+            return module_at(self.network, path)
+        return module_at(self.refitted, f"{plan.fit}.{_key(path)}")
 
     # Neurons.
 
@@ -485,7 +489,7 @@ def _plan_of_neuron(neuron: FewSpikesNeuron) -> NeuronPlan:
         for site, path in network.names.items():
             fits = (fit.get_submodule(_key(path)) for fit in network.refitted.values())
             if network.network.get_submodule(path) is neuron or any(n is neuron for n in fits):
-                return plan.of_neuron(site)
+                return plan.of_neurons()(site)[0]
     return WHOLE
 
 

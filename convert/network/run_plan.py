@@ -7,7 +7,7 @@ onto neurons, so plans compose, and threads don't see each other's.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -93,16 +93,23 @@ class RunPlan:
         """Whether the neuron of a site runs, and not its exact function."""
         return self.spiking is None or site in self.spiking
 
-    def of_neuron(self, site: str) -> NeuronPlan:
-        """What the neuron of a site does in this run."""
-        count = None
-        if self.counters:
+    def of_neurons(self) -> Callable[[str], tuple[NeuronPlan, NeuronPlan]]:
+        """What the neuron of a site does, by its name; the second may work in place."""
+        cut = self.readout, self.corrected
+        if not self.counters:
+            alike = NeuronPlan(*cut), NeuronPlan(*cut, in_place=True)
+            return lambda site: alike
+        return lambda site: _pair(cut, self.counters, site)
 
-            def count(spikes: int) -> None:
-                for counter in self.counters:
-                    counter(site, spikes)
 
-        return NeuronPlan(self.readout, self.corrected, count)
+def _pair(
+    cut: tuple[int | None, bool], counters: tuple[Counter, ...], site: str
+) -> tuple[NeuronPlan, NeuronPlan]:
+    def count(spikes: int) -> None:
+        for counter in counters:
+            counter(site, spikes)
+
+    return NeuronPlan(*cut, count), NeuronPlan(*cut, count, in_place=True)
 
 
 class SiteCall:
@@ -111,17 +118,22 @@ class SiteCall:
     Args:
         site: its name.
         module: its neuron, or its exact function.
-        plan: of the run.
+        plans: of the neuron; the second may work in place.
+        watchers: of the run.
     """
 
     __slots__ = ("_in_place", "_plan", "module", "neuron", "site", "watchers")
 
-    def __init__(self, site: str, module: torch.nn.Module, plan: RunPlan) -> None:
-        self.site, self.module = site, module
-        self.watchers = plan.watchers
+    def __init__(
+        self,
+        site: str,
+        module: torch.nn.Module,
+        plans: tuple[NeuronPlan, NeuronPlan],
+        watchers: tuple[Watcher, ...],
+    ) -> None:
+        self.site, self.module, self.watchers = site, module, watchers
         self.neuron = module if isinstance(module, FewSpikesNeuron) else None
-        self._plan = plan.of_neuron(site)
-        self._in_place = replace(self._plan, in_place=True)
+        self._plan, self._in_place = plans
 
     @property
     def decodes(self) -> bool:

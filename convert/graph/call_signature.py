@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from ..common.tracing import traced
 from ..errors import InputError
 
 
@@ -178,8 +179,7 @@ class Signature:
 
     def _laid_out(self, leaf: Any, layout: torch.memory_format) -> Any:
         image = isinstance(leaf, Tensor) and leaf.dim() == 4 and leaf.is_floating_point()
-        traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-        if not self.channels_last or not image or traced or leaf.device.type != "cpu":
+        if not self.channels_last or not image or traced() or leaf.device.type != "cpu":
             return leaf
         return leaf.contiguous(memory_format=layout)
 

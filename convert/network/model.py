@@ -19,6 +19,7 @@ from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
 from ..calibration.histogram import Histogram
+from ..common.tracing import traced
 from ..errors import InputError, SiteError
 from ..graph.call_signature import Signature
 from ..graph.memory_layout import prefers_channels_last
@@ -135,10 +136,9 @@ class SpikingModel(torch.nn.Module):
         return plan.kept.leaves(given, lambda: self.signature.flatten(args, kwargs))
 
     def _to_be_checked(self, plan: RunPlan) -> bool:
-        """A cut readout repeats a call that was checked; a compiler can't follow the check."""
-        traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        """A cut readout repeats a call that was checked; tracers can't follow the check."""
         wanted = self.check_inputs and plan.check_inputs and self.report is not None
-        return wanted and not traced and plan.readout in (None, self._longest(plan.fit))
+        return wanted and not traced() and plan.readout in (None, self._longest(plan.fit))
 
     def _ranges(self) -> dict[str, tuple[float, float]]:
         """Lowest and highest calibrated input of every site."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.fx import GraphModule
 
+from ..common.tracing import traced
 from ..graph.region_function import ExactFunction, may_alias
 from ..graph.run import walk
 from ..neuron.few_spikes import FewSpikesNeuron
@@ -106,10 +107,7 @@ class Runner:
 def _followed(network: GraphModule, leaves: list[Any], called: list[torch.nn.Module]) -> bool:
     """Whether somebody follows the run: autograd, a compiler, a tracer, a transform, a hook."""
     return (
-        torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
-        or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._functorch.peek_interpreter_stack() is not None
+        traced()
         or forward_ad._current_level >= 0
         or any(isinstance(leaf, Tensor) and type(leaf) not in _PLAIN for leaf in leaves)
         or bool(torch.nn.modules.module._global_forward_hooks)

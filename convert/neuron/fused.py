@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ..common import torch_threads as openmp
+from ..common.tracing import traced
 from ..errors import InputError
 from .llvm_code import Compiled, Job, compiled
 
@@ -47,7 +48,7 @@ def usable(x: Tensor) -> bool:
     Compilers, tracers and transforms of `torch.func` must see the steps themselves.
     """
     return (
-        not torch.compiler.is_compiling()
+        not traced()
         and type(x) in (Tensor, torch.nn.Parameter)
         and x.device.type in ("cpu", "cuda")
         and x.dtype in (torch.float32, torch.float64)
@@ -55,9 +56,6 @@ def usable(x: Tensor) -> bool:
         and not x.is_neg()
         and not x._is_zerotensor()
         and x.layout is torch.strided
-        and torch._C._len_torch_dispatch_stack() == 0
-        and torch._C._functorch.peek_interpreter_stack() is None
-        and not torch.jit.is_tracing()
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
 
 from convert import InputError, SpikingModel, features, load, to_spiking
@@ -393,3 +394,18 @@ def test_compiled_networks_follow_blocks(snn: SpikingModel, images: Tensor) -> N
             with snn.with_steps(5), snn.count_spikes() as counted:
                 assert close(compiled(images), snn(images))
             assert counted["silu"] > 0
+
+
+def test_transforms_of_a_network(snn: SpikingModel, images: Tensor) -> None:
+    with torch.no_grad():
+        expected = snn(images)
+    along = torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
+    given = images.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(snn(given).sum(), given)
+    value, tangent = torch.func.jvp(snn, (images,), (along,))
+    assert torch.allclose(value, expected, rtol=1e-4, atol=1e-5)
+    assert torch.allclose(tangent.sum(), (slope * along).sum(), rtol=1e-3, atol=1e-4)
+    batched = torch.func.vmap(snn)(images.view(2, 2, *images.shape[1:]))
+    assert torch.allclose(batched.flatten(0, 1), expected, rtol=1e-4, atol=1e-5)
+    traced = make_fx(snn)(images)
+    assert torch.allclose(traced(images), expected, rtol=1e-4, atol=1e-5)

@@ -65,7 +65,8 @@ def build(
         seconds: of the stages before; those of the fit are added.
     """
     with timed(seconds, "compile"):
-        warm_up(method, progress=progress)
+        least = [problem(site, observed.histograms[site.name], 1) for site in sites]
+        warm_up(method, least, progress)
     settings: dict[str, Any] = {"method": method, "seed": seed, "effort": effort}
     settings["progress"] = progress
     known: Solutions = {}
@@ -89,7 +90,7 @@ def build(
             for site in sites
         ]
         missing = [p for p in problems if (p.name, p.steps) not in known]
-        found = fit_problems(missing, **settings)
+        found = fit_problems(missing, shared=True, **settings)
         fitted = known | dict(zip([(p.name, p.steps) for p in missing], found, strict=True))
         solutions = [fitted[p.name, p.steps] for p in problems]
     report = _report(captured, sites, observed, problems, solutions, method, seed, seconds)

@@ -91,15 +91,17 @@ def choose(
     known: Solutions = {}
     pairs = [
         (site, k)
-        for k in range(1, max([_MOST, *fixed.values()]) + 1)
         for site in sites
+        for k in range(1, max([_MOST, *fixed.values()]) + 1)
         if k == fixed.get(site.name, k if k <= _MOST else 0)
     ]
     problems = [
         problem(site, observed.histograms[site.name], k, offset=site.module not in barred)
         for site, k in pairs
     ]
-    solved = fit_problems(problems, method, seed=seed, effort=effort, progress=progress)
+    solved = fit_problems(
+        problems, method, seed=seed, effort=effort, shared=True, progress=progress
+    )
     for (site, k), solution in zip(pairs, solved, strict=True):
         known[site.name, k] = solution
     effects = {

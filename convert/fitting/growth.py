@@ -160,7 +160,7 @@ class Growth:
         state = np.random.SeedSequence([self.seed, k, island]).generate_state(1, np.uint64)
         rounds = effort.rounds
         if len(self.tables):
-            pieces, _ = self._pieces(self.tables[0])
+            pieces = self._pieces(self.tables[0])
             share = max(min(1.0, _OPERATIONS / (pieces * k)), min(4.0, _CHEAP / (pieces * k)))
             rounds = max(8, round(rounds * share))
         known = self.tables.shape[2] == k - 1
@@ -195,13 +195,20 @@ class Growth:
         order = np.argsort(errors, kind="stable")[:_FROM_LIBRARY]
         return tables[order[np.isfinite(errors[order])]]
 
-    def _pieces(self, table: Array) -> tuple[int, Array]:
-        """How many pieces a table ``[2, K]`` has, and its best weights and y0 ``[K + 1]``."""
+    def _pieces(self, table: Array) -> int:
+        """How many pieces a table ``[2, K]`` has."""
         k = table.shape[1]
-        d = np.empty(k + 1)
-        T, h = np.ascontiguousarray(table[0]), np.ascontiguousarray(table[1])
-        _, pieces = loss(T, h, self.target, scratch(), np.empty((k + 1, k + 1)), d)
-        return pieces, d
+        T, h = np.ascontiguousarray(table)
+        _, pieces = loss(T, h, self.target, scratch(), np.empty((k + 1, k + 1)), np.empty(k + 1))
+        return int(pieces)
+
+    def _weights(self, table: Array) -> Array:
+        """The best weights and y0 ``[K + 1]`` of a table ``[2, K]``."""
+        d = np.empty(table.shape[1] + 1)
+        # A descent without iterations, which a ramp has loaded already.
+        T, h = np.array(table)
+        descend(T, h, d, self.target, 0, scratch())
+        return d
 
     def _pooled(self, found: Sequence[Found]) -> tuple[Array, list[Start]]:
         """The best tables of several searches, no two of one error."""
@@ -220,7 +227,7 @@ class Growth:
         result = []
         if problem.steps in self.best:
             table, start = self.best[problem.steps]
-            _, d = self._pieces(table)
+            d = self._weights(table)
             T, h, weights, offset = self.scaled.back(table[0], table[1], d)
             result.append(Solution(T, h, weights, offset, 0.0, start))
         result += [Solution(z[0], z[1], z[2], 0.0, 0.0, Start.TBPI) for z in given]

@@ -50,11 +50,13 @@ def solve(
         entries: solutions to start from, those of the package unless given.
     """
     begin = time.perf_counter()
-    known = library.shipped() if entries is None else entries
+    curved = [i for i, problem in enumerate(problems) if ramp_of(problem) is None]
+    # A ramp has a better start.
+    known = library.shipped() if entries is None and curved else entries or ()
     groups: dict[_Key, list[int]] = defaultdict(list)
     for i, problem in enumerate(problems):
         groups[_key(problem)].append(i)
-    given = _initial_values(problems, seed, progress)
+    given = _initial_values(problems, curved, seed, progress)
     work = (_SHARED if shared else _ALONE)[effort]
     growths = [
         Growth([problems[i] for i in members], [given[i] for i in members], work, seed, known)
@@ -81,9 +83,10 @@ def _key(problem: Problem) -> _Key:
     return (problem.name, problem.function, problem.offset, problem.spike_cost, *data)  # type: ignore[return-value]
 
 
-def _initial_values(problems: Sequence[Problem], seed: int, progress: bool) -> list[list[Array]]:
-    """TBPI's trends in each problem's units; a ramp has a better start and skips them."""
-    curved = [i for i, p in enumerate(problems) if ramp_of(p) is None]
+def _initial_values(
+    problems: Sequence[Problem], curved: Sequence[int], seed: int, progress: bool
+) -> list[list[Array]]:
+    """TBPI's trends in each problem's units, for those at `curved`; none for the others."""
     found: list[list[Array]] = [[] for _ in problems]
     values = tbpi.initial_values([problems[i] for i in curved], seed=seed, progress=progress)
     for i, trends in zip(curved, values, strict=True):

@@ -62,6 +62,8 @@ def register_method(
 
     A method is a function from problems to solutions, one each, in their order::
 
+        from convert import register_method, to_spiking
+
         def levels(problems, *, seed, effort, shared, progress):
             return [equal_levels(problem) for problem in problems]
 

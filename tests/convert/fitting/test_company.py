@@ -16,12 +16,17 @@ from convert.fitting.problem import Problem, Solution
 
 @pytest.fixture(autouse=True)
 def short_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What company does shows after a few epochs, too."""
-    monkeypatch.setattr(tbpi, "_EPOCHS_FIRST", 300)
+    """Long enough for trends that a growth would be moved by."""
+    monkeypatch.setattr(tbpi, "_EPOCHS_FIRST", 1000)
     monkeypatch.setattr(tbpi, "_EPOCHS_THIRD", 300)
 
 
-def _problem(steps: int, name: str = "a", function=F.silu, high: float = 6.0) -> Problem:
+def _wave(x: torch.Tensor) -> torch.Tensor:
+    """The library has nothing like it, so its tables grow."""
+    return torch.sin(2 * x) + 0.3 * x**2
+
+
+def _problem(steps: int, name: str = "a", function=_wave, high: float = 6.0) -> Problem:
     edges = np.linspace(-4.0, high, 1025)
     values = function(torch.from_numpy(0.5 * (edges[1:] + edges[:-1]))).numpy()
     return Problem(edges, np.full(1024, 1 / 1024), values, steps, function.__name__, name)
@@ -34,7 +39,7 @@ def _same(a: Solution, b: Solution) -> bool:
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(("shared", "steps"), [(False, (2, 3)), (True, (2, 3, 5))])
+@pytest.mark.parametrize(("shared", "steps"), [(False, (2, 3)), (True, (2, 3, 4))])
 def test_a_problem_alone_and_beside_other_steps(
     method: str, shared: bool, steps: tuple[int, ...]
 ) -> None:

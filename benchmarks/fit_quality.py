@@ -17,7 +17,8 @@ import numpy as np
 from tqdm import tqdm
 
 from convert.common.files import atomic_path
-from convert.fitting.measure import function_named, measure
+from convert.fitting.functions import function_named
+from convert.fitting.measure import measure
 from convert.fitting.methods import warm_up
 from convert.fitting.problem import Array
 

@@ -16,12 +16,13 @@ from tqdm import tqdm
 
 from convert.common.files import atomic_path
 from convert.fitting import library, tbpi
-from convert.fitting.activation import distribution, problem_of
 from convert.fitting.build_library import WANTED, exact
-from convert.fitting.grow import errors_of
-from convert.fitting.newton import descend, scratch
+from convert.fitting.distributions import distribution
+from convert.fitting.exact_error import errors_of, scratch
+from convert.fitting.functions import problem_of
+from convert.fitting.newton import descend
 from convert.fitting.problem import Array
-from convert.fitting.tbpi_exact import Scaled
+from convert.fitting.scaled import Scaled
 
 KINDS = (
     "paper's trends",
@@ -58,18 +59,16 @@ def compare(wanted_index: int, steps: int, seed: int) -> dict[str, tuple[float, 
         KINDS[3]: library.tables(own, steps, *span),
     }
     result = {}
-    work, codes = scratch()
+    target, space = scaled.target(True, 0.0), scratch()
     for kind, tables in starts.items():
         if not len(tables):
             continue
-        errors = errors_of(np.ascontiguousarray(tables), scaled.data, True, 0.0, work, codes)
+        errors = errors_of(np.ascontiguousarray(tables), target, space)
         order = np.argsort(errors)[:_DESCENDED]
         after = []
         for i in order:
             T, h, d = tables[i, 0].copy(), tables[i, 1].copy(), np.empty(steps + 1)
-            after.append(
-                descend(T, h, d, scaled.data, scaled.f, True, 0.0, _ITERATIONS, work, codes)
-            )
+            after.append(descend(T, h, d, target, _ITERATIONS, space))
         result[kind] = float(errors[order[0]]), float(min(after))
     return result
 

@@ -20,7 +20,7 @@ from .evaluation.measure import evaluate
 from .evaluation.result import Evaluation
 from .fitting.activation import fit
 from .fitting.methods import DEFAULT as DEFAULT_METHOD
-from .fitting.methods import METHODS
+from .fitting.methods import METHODS, register_method
 from .inspect import Audit, audit
 from .network.layer_outputs import features
 from .network.model import SpikingModel
@@ -54,5 +54,6 @@ __all__ = [
     "fit",
     "load",
     "refit",
+    "register_method",
     "to_spiking",
 ]

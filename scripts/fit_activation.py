@@ -12,8 +12,9 @@ from torch import Tensor
 import convert
 from convert.common.tables import table
 from convert.evaluation.plots import draw_fits
-from convert.fitting.activation import distribution, problem_of
-from convert.fitting.measure import function_named, measure, rows_to_json
+from convert.fitting.distributions import distribution
+from convert.fitting.functions import function_named, problem_of
+from convert.fitting.measure import measure, rows_to_json
 from convert.fitting.methods import DEFAULT, EFFORTS, METHODS, check, warm_up
 
 
@@ -52,7 +53,7 @@ def run(options: argparse.Namespace) -> None:
     """Fits for every K, prints the table, and writes what was asked for."""
     function = function_named(options.name)
     check_all(function, options)
-    compilation = warm_up(options.method, progress=not options.quiet)
+    compilation = warm_up(options.method, None, not options.quiet)
     print(f"{options.name}, method {options.method}, seed {options.seed}")
     print(f"compilation, kept on disk and not counted below: {compilation:.1f} s", flush=True)
     fits = measure(

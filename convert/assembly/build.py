@@ -7,7 +7,6 @@ from collections.abc import Mapping
 import torch
 
 from ..common.timing import timed
-from ..fitting.methods import warm_up
 from ..graph.roles import latency_steps, operations
 from ..network.model import SpikingModel
 from ..network.report import Report, SiteRow
@@ -36,9 +35,9 @@ def build(
         seconds: of the stages before; those of the stages here are added.
         progress: shows bars on stderr.
     """
-    with timed(seconds, "compile"):
-        warm_up(settings.method, progress=progress)
     fits = SiteFits(source, settings, progress=progress)
+    with timed(seconds, "compile"):
+        fits.warm_up()
     wanted = _wanted(fits, settings, seconds, progress)
     with timed(seconds, "fit"):
         fits.fit((site, steps[site.name]) for steps in wanted.values() for site in source.sites)

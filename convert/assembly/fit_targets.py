@@ -7,8 +7,8 @@ import numpy.typing as npt
 
 from ..calibration.histogram import Histogram
 from ..calibration.range_tails import beyond
-from ..fitting.binary import ramp_of
 from ..fitting.problem import Problem, Solution, scattered
+from ..fitting.ramp import ramp_of
 from ..sites.find import Site
 
 # This share of a fit's weight goes by how often values occur, the rest by what they do.

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import torch
 
-from ..fitting.methods import fit_problems
+from ..fitting.methods import fit_problems, warm_up
 from ..fitting.problem import Problem, Solution
 from ..graph.roles import constants_barred
 from ..network.settings import ConversionSettings
@@ -31,8 +31,13 @@ class SiteFits:
     ) -> None:
         self.source, self._settings, self._progress = source, settings, progress
         graph_module = source.captured.graph_module
-        self._barred = constants_barred(graph_module, {site.module for site in source.sites})
         self._solutions: dict[tuple[str, int], Solution] = {}
+        self._barred = constants_barred(graph_module, {site.module for site in source.sites})
+
+    def warm_up(self) -> None:
+        """Compiles what the fits will run, so that their time is theirs alone."""
+        least = [self._problem(site, 1) for site in self.source.sites]
+        warm_up(self._settings.method, least, self._progress)
 
     def fit(self, wanted: Iterable[tuple[Site, int]]) -> None:
         """Fits these sites with these K, all at once; what is there already isn't fitted again."""
@@ -45,6 +50,7 @@ class SiteFits:
             self._settings.method,
             seed=self._settings.seed,
             effort=self._settings.effort,
+            shared=True,
             progress=self._progress,
         )
         self._solutions |= dict(zip(missing, found, strict=True))

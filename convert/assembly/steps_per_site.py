@@ -81,12 +81,11 @@ def _check_budget(source: Calibrated, wanted: Automatic) -> None:
 
 
 def _compared(source: Calibrated) -> Iterator[tuple[Site, int]]:
-    """Every site with every K that it may have, the fewest steps of all sites first."""
-    for k in range(1, max([_MOST, *source.fixed.values()]) + 1):
-        for site in source.sites:
-            fixed = source.fixed.get(site.name)
-            if k == fixed or (fixed is None and k <= _MOST):
-                yield site, k
+    """Every site with every K that it may have, site by site."""
+    for site in source.sites:
+        fixed = source.fixed.get(site.name)
+        for k in range(1, _MOST + 1) if fixed is None else (fixed,):
+            yield site, k
 
 
 def _loss(fits: SiteFits) -> tuple[Callable[[SiteK], float], int]:

@@ -3,70 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
 from .parallel import run_all
-from .problem import Array, Problem, Solution
+from .problem import Array, Problem, Solution, Start
+from .ramp import Ramp, at_zero, ramp_of
 
-# Relative size below which a change of slope is rounding.
-_STRAIGHT = 1e-6
 # Bins wider than this share of a level are too coarse to be seen as points at their centres.
 _COARSE = 0.25
-
-
-@dataclass(frozen=True)
-class Ramp:
-    """f(x) = base + slope * clip(x - begin, 0, length)."""
-
-    begin: float
-    length: float
-    slope: float
-    base: float
-
-    def __call__(self, x: Array) -> Array:
-        """The ramp's values."""
-        return self.base + self.slope * np.clip(x - self.begin, 0.0, self.length)
-
-
-def ramp_of(problem: Problem) -> Ramp | None:
-    """The one ramp that a problem's function is, flat before and after; None if it isn't one."""
-    used = problem.weights > 0
-    x, f = problem.centres[used], problem.values[used]
-    spread = float(np.ptp(f))
-    if spread == 0 or len(x) < 3:
-        return None
-    slopes = np.diff(f) / np.diff(x)
-    steep = np.abs(slopes) > 1e-9 * spread / (x[-1] - x[0])
-    moving = np.flatnonzero(steep)
-    # Where a kink lies inside a bin, the two pieces beside it aren't on the line.
-    inner = slopes[moving[0] + 1 : moving[-1]] if len(moving) > 3 else slopes[moving]
-    slope = float(np.median(inner))
-    if slope == 0:
-        return None  # several jumps with flats between them
-    at = int(moving[len(moving) // 2])
-    offset = float(f[at] - slope * x[at])
-    flat_before, flat_after = float(f[0]), float(f[-1])
-    # Beside one flat bin alone, the line to the next is less steep than the ramp.
-    flatter = np.abs(slopes[[0, -1]]) < (1 - _STRAIGHT) * abs(slope)
-    foot, top = moving[0] > 0 or flatter[0], moving[-1] < len(slopes) - 1 or flatter[1]
-    begin = (flat_before - offset) / slope if foot else problem.low
-    end = (flat_after - offset) / slope if top else problem.high
-    ramp = Ramp(begin, end - begin, slope, slope * begin + offset)
-    width = float(np.max(np.diff(x)))
-    near_kink = (np.abs(x - begin) <= width) | (np.abs(x - end) <= width)
-    error = np.abs(ramp(x) - f)
-    fits = bool((error[~near_kink] <= _STRAIGHT * spread).all())
-    return ramp if fits and bool((error <= abs(slope) * width + _STRAIGHT * spread).all()) else None
-
-
-def at_zero(problem: Problem, ramp: Ramp) -> bool:
-    """Whether a ramp's foot is at 0 to within the bin that holds it."""
-    width = float(problem.edges[1] - problem.edges[0])
-    used = problem.values[problem.weights > 0]
-    return abs(ramp.base) <= 2 * abs(ramp.slope) * width + 1e-6 * float(np.ptp(used))
 
 
 def table(ramp: Ramp, alpha: float, steps: int) -> tuple[Array, Array, Array]:
@@ -124,11 +70,11 @@ def solve_one(problem: Problem) -> Solution | None:
     alpha = min((float(grid[best]), ending), key=lambda alpha: error(begin, alpha))
     cut = Ramp(begin, ramp.length, ramp.slope, foot(begin))
     T, h, d = table(cut, alpha, problem.steps - spent)
-    solution = Solution(T, h, d, cut.base, 0.0, "binary")
+    solution = Solution(T, h, d, cut.base, 0.0, Start.BINARY)
     if spent:
         return _with_constant_step(problem, solution, x, f, w)
     mse = float(w @ (solution(x) - f) ** 2)
-    return Solution(T, h, d, cut.base, mse, "binary")
+    return Solution(T, h, d, cut.base, mse, Start.BINARY)
 
 
 def _both_ends(
@@ -152,7 +98,7 @@ def _both_ends(
 def _silent(problem: Problem, value: float) -> Solution:
     """No steps, one value."""
     none = np.empty(0)
-    return Solution(none, none, none, value, 0.0, "binary")
+    return Solution(none, none, none, value, 0.0, Start.BINARY)
 
 
 def _with_constant_step(
@@ -163,8 +109,8 @@ def _with_constant_step(
     T = np.concatenate([[below], solution.thresholds])
     h = np.concatenate([[0.0], solution.resets])
     d = np.concatenate([[solution.offset], solution.weights])
-    whole = Solution(T, h, d, 0.0, 0.0, "binary")
-    return Solution(T, h, d, 0.0, float(w @ (whole(x) - f) ** 2), "binary")
+    whole = Solution(T, h, d, 0.0, 0.0, Start.BINARY)
+    return Solution(T, h, d, 0.0, float(w @ (whole(x) - f) ** 2), Start.BINARY)
 
 
 def solve_line(problem: Problem) -> Solution:
@@ -195,14 +141,23 @@ def solve_line(problem: Problem) -> Solution:
         begins, alphas = (begin - step, begin + step), (alpha / ratio, alpha * ratio)
     _, slope, base = fitted(begin, alpha)
     T, h, d = table(Ramp(begin, alpha, slope, base), alpha, problem.steps)
-    mse = float(w @ (Solution(T, h, d, base, 0.0, "binary")(x) - f) ** 2)
-    return Solution(T, h, d, base, mse, "binary")
+    mse = float(w @ (Solution(T, h, d, base, 0.0, Start.BINARY)(x) - f) ** 2)
+    return Solution(T, h, d, base, mse, Start.BINARY)
 
 
 def solve(
-    problems: Sequence[Problem], *, seed: int = 0, effort: str = "normal", progress: bool = False
+    problems: Sequence[Problem],
+    *,
+    seed: int = 0,
+    effort: str = "normal",
+    shared: bool = False,
+    progress: bool = False,
 ) -> list[Solution]:
-    """The binary table of every problem: exact for one ramp, else the nearest quantised ramp."""
+    """The binary table of every problem: exact for one ramp, else the nearest quantised ramp.
+
+    There is nothing random in it and nothing to spend more work on: only `problems` and
+    `progress` count.
+    """
     tasks = [partial(_solve, problem) for problem in problems]
     return run_all(tasks, "fit", progress)
 

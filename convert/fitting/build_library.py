@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import library, tbpi_exact
-from .activation import distribution, problem_of
-from .measure import function_named
+from .distributions import distribution
+from .functions import function_named, problem_of
 
-MOST_STEPS = 16
+TABULATED_STEPS = 16
 _BINS = 16384
 
 
@@ -88,9 +88,8 @@ def entry(wanted: Wanted, *, effort: str, seed: int, progress: bool = False) -> 
     """
     edges, weights = distribution(**wanted.given)
     function = exact(wanted.function)
-    problems = [
-        problem_of(function, edges, weights, k, wanted.function) for k in range(1, MOST_STEPS + 1)
-    ]
+    every = range(1, TABULATED_STEPS + 1)
+    problems = [problem_of(function, edges, weights, k, wanted.function) for k in every]
     found = tbpi_exact.solve(problems, seed=seed, effort=effort, progress=progress, entries=())
     solutions = {p.steps: s for p, s in zip(problems, found, strict=True)}
     low, high = library.span(edges, np.concatenate([[0.0], np.cumsum(weights)]))

@@ -6,15 +6,53 @@ at x = T(t) + o, and the part above goes on with o + h(t). With prefix sums of p
 piece's share of the error costs two look-ups, and the best output weights d are a weighted least
 squares problem with K unknowns. No grid is evaluated.
 
-Everything here is compiled; inputs are scaled to [0, 1] (`Scaled` in `refine`).
+Everything here is compiled; inputs are scaled to [0, 1] (`scaled.Scaled`).
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
+import numpy.typing as npt
 from numba import njit
 
+from .problem import Array
+
 MOST_PIECES = 1 << 13
+
+
+class Target(NamedTuple):
+    """What a table is fitted to.
+
+    Args:
+        data: rows grid, P, F, Q: bin edges and prefix sums of p, p f, p f^2, ``[4, B + 1]``.
+        f: function on the bins ``[B]``.
+        free: whether y0 may differ from 0.
+        price: of one expected spike.
+    """
+
+    data: Array
+    f: Array
+    free: bool
+    price: float
+
+
+class Scratch(NamedTuple):
+    """Work space of one thread, where `loss` leaves the pieces of a table.
+
+    Args:
+        work: rows edges, offsets, three moments, outputs, ``[6, MOST_PIECES + 1]``.
+        codes: bit t is s(t) ``[MOST_PIECES]``.
+    """
+
+    work: Array
+    codes: npt.NDArray[np.int64]
+
+
+def scratch() -> Scratch:
+    """Work space for one thread."""
+    return Scratch(np.empty((6, MOST_PIECES + 1)), np.empty(MOST_PIECES, np.int64))
 
 
 @njit(cache=True, nogil=True)
@@ -187,26 +225,36 @@ def error_of(n, codes, m, y, price):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def loss(T, h, data, free, price, work, codes, G, d):  # type: ignore[no-untyped-def]
+def loss(T, h, target, scratch, G, d):  # type: ignore[no-untyped-def]
     """Error with the best weights for T and h; d is written. Infinite beyond `MOST_PIECES`.
 
     Args:
         T, h: ``[K]``.
-        data: as in `moments`.
-        free: whether y0 may differ from 0.
-        price: of one expected spike.
-        work: scratch ``[6, MOST_PIECES + 1]``: edges, offsets, three moments, outputs.
-        codes: written, ``[MOST_PIECES]``.
+        target: see `Target`.
+        scratch: written, see `Scratch`.
         G, d: written, as in `best_weights`.
 
     Returns:
         The error and the number of pieces.
     """
     K = len(T)
+    work, codes = scratch.work, scratch.codes
     n = split(T, h, work[0], work[1], codes)
     if n < 0:
         return np.inf, 0
-    moments(n, work[0], data, work[2:5])
-    best_weights(K, n, codes, work[2:5], free, G, d)
+    moments(n, work[0], target.data, work[2:5])
+    best_weights(K, n, codes, work[2:5], target.free, G, d)
     outputs(K, n, codes, d, work[5])
-    return error_of(n, codes, work[2:5], work[5], price), n
+    return error_of(n, codes, work[2:5], work[5], target.price), n
+
+
+@njit(cache=True, nogil=True)
+def errors_of(tables, target, scratch):  # type: ignore[no-untyped-def]
+    """Error of each of ``tables [n, 2, K]`` with its best weights, ``[n]``."""
+    n, K = len(tables), tables.shape[2]
+    G, d = np.empty((K + 1, K + 1)), np.empty(K + 1)
+    result = np.empty(n)
+    for i in range(n):
+        T, h = tables[i, 0].copy(), tables[i, 1].copy()
+        result[i], _ = loss(T, h, target, scratch, G, d)
+    return result

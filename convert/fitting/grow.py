@@ -7,11 +7,44 @@ piece, or moves of one part of the input out of the way of the later steps.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numba import njit
 
-from .exact_error import loss
+from .exact_error import Scratch, loss
 from .newton import descend
+from .problem import Array
+
+
+class Search(NamedTuple):
+    """How much a search does.
+
+    Args:
+        beam: how many tables are kept.
+        rounds: steps removed and regrown.
+        tries: proposals for each regrowth.
+        polish: how many of these, the best, descend.
+        iterations: of each descent.
+    """
+
+    beam: int
+    rounds: int
+    tries: int
+    polish: int
+    iterations: int
+
+
+class Best(NamedTuple):
+    """The best tables so far, sorted.
+
+    Args:
+        tables: ``[n, 2, K]``.
+        errors: ``[n]``, infinite where unused.
+    """
+
+    tables: Array
+    errors: Array
 
 
 @njit(cache=True, nogil=True)
@@ -31,12 +64,13 @@ def _choose(state, n):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def propose(T, h, n, work, codes, state, new_T, new_h):  # type: ignore[no-untyped-def]
-    """A table with one step more; `work` and `codes` hold the n pieces of T, h.
+def propose(T, h, n, scratch, state, new_T, new_h):  # type: ignore[no-untyped-def]
+    """A table with one step more; `scratch` holds the n pieces of T, h.
 
     Returns nothing; new_T, new_h ``[K + 1]`` are written.
     """
     K = len(T)
+    work, codes = scratch.work, scratch.codes
     edges, m, y = work[0], work[2:5], work[5]
     total = 0.0
     for i in range(n):
@@ -86,27 +120,15 @@ def propose(T, h, n, work, codes, state, new_T, new_h):  # type: ignore[no-untyp
 
 
 @njit(cache=True, nogil=True)
-def errors_of(tables, data, free, price, work, codes):  # type: ignore[no-untyped-def]
-    """Error of each of ``tables [n, 2, K]`` with its best weights, ``[n]``."""
-    n, K = len(tables), tables.shape[2]
-    G, d = np.empty((K + 1, K + 1)), np.empty(K + 1)
-    result = np.empty(n)
-    for i in range(n):
-        T, h = tables[i, 0].copy(), tables[i, 1].copy()
-        result[i], _ = loss(T, h, data, free, price, work, codes, G, d)
-    return result
-
-
-@njit(cache=True, nogil=True)
-def _keep(tables, errors, filled, T, h, error):  # type: ignore[no-untyped-def]
-    """Puts a table among the best, sorted, unless it is there already; returns how many there are.
+def _keep(best, filled, T, h, error):  # type: ignore[no-untyped-def]
+    """Puts a table among the best, unless it is there already; returns how many there are.
 
     Args:
-        tables: ``[n, 2, K]``.
-        errors: ``[n]``.
+        best: written, see `Best`.
         filled: how many of them are in use.
         T, h, error: the newcomer.
     """
+    tables, errors = best.tables, best.errors
     most = len(errors)
     for i in range(filled):
         if abs(errors[i] - error) <= 1e-6 * error:
@@ -125,169 +147,103 @@ def _keep(tables, errors, filled, T, h, error):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _regrow(  # type: ignore[no-untyped-def]
-    T,
-    h,
-    data,
-    f,
-    free,
-    price,
-    tries,
-    polish,
-    iterations,
-    work,
-    codes,
-    state,
-    tables,
-    errors,
-    filled,
-):
-    """Adds one step to T, h ``[K - 1]`` in many ways; keeps the best among `tables`."""
+def _regrow(T, h, target, search, scratch, state, best, filled):  # type: ignore[no-untyped-def]
+    """Adds one step to T, h ``[K - 1]`` in many ways; returns how many tables `best` holds then."""
     K = len(T) + 1
     G, d = np.empty((K + 1, K + 1)), np.empty(K + 1)
     small_G, small_d = np.empty((K, K)), np.empty(K)
     trial_T, trial_h = np.empty(K), np.empty(K)
-    found, marks = np.empty((polish, 2, K)), np.full(polish, np.inf)
+    found = Best(np.empty((search.polish, 2, K)), np.full(search.polish, np.inf))
     count = 0
-    base, n = loss(T, h, data, free, price, work, codes, small_G, small_d)
+    base, n = loss(T, h, target, scratch, small_G, small_d)
     if not np.isfinite(base):
         return filled
-    old_work, old_codes = work[:, : n + 1].copy(), codes[:n].copy()
-    for _ in range(tries):
-        propose(T, h, n, old_work, old_codes, state, trial_T, trial_h)
-        error, _pieces = loss(trial_T, trial_h, data, free, price, work, codes, G, d)
+    pieces = Scratch(scratch.work[:, : n + 1].copy(), scratch.codes[:n].copy())
+    for _ in range(search.tries):
+        propose(T, h, n, pieces, state, trial_T, trial_h)
+        error, _pieces = loss(trial_T, trial_h, target, scratch, G, d)
         if np.isfinite(error):
-            count = _keep(found, marks, count, trial_T, trial_h, error)
+            count = _keep(found, count, trial_T, trial_h, error)
     for i in range(count):
-        trial_T[:] = found[i, 0]
-        trial_h[:] = found[i, 1]
-        error = descend(trial_T, trial_h, d, data, f, free, price, iterations, work, codes)
+        trial_T[:] = found.tables[i, 0]
+        trial_h[:] = found.tables[i, 1]
+        error = descend(trial_T, trial_h, d, target, search.iterations, scratch)
         if np.isfinite(error):
-            filled = _keep(tables, errors, filled, trial_T, trial_h, error)
+            filled = _keep(best, filled, trial_T, trial_h, error)
     return filled
 
 
 @njit(cache=True, nogil=True)
-def grow(  # type: ignore[no-untyped-def]
-    before,
-    filled_before,
-    starts,
-    data,
-    f,
-    free,
-    price,
-    beam,
-    rounds,
-    tries,
-    polish,
-    iterations,
-    work,
-    codes,
-    state,
-):
+def _remove(table, gone, less_T, less_h):  # type: ignore[no-untyped-def]
+    """Writes a table ``[2, K]`` without one of its steps into less_T, less_h ``[K - 1]``."""
+    for s in range(len(less_T)):
+        source = s if s < gone else s + 1
+        less_T[s] = table[0, source]
+        less_h[s] = table[1, source]
+
+
+@njit(cache=True, nogil=True)
+def _take_starts(starts, target, search, scratch, best):  # type: ignore[no-untyped-def]
+    """Descends from every start ``[m, 2, K]``; how many tables are kept, and the best one's start.
+
+    The latter is -1 where there is none.
+    """
+    K = starts.shape[2]
+    T, h, d = np.empty(K), np.empty(K), np.empty(K + 1)
+    filled, winner = 0, -1
+    for i in range(len(starts)):
+        T[:] = starts[i, 0]
+        h[:] = starts[i, 1]
+        error = descend(T, h, d, target, 4 * search.iterations, scratch)
+        if np.isfinite(error):
+            if filled == 0 or error < best.errors[0]:
+                winner = i
+            filled = _keep(best, filled, T, h, error)
+    return filled, winner
+
+
+@njit(cache=True, nogil=True)
+def grow(before, starts, target, search, scratch, state):  # type: ignore[no-untyped-def]
     """The best tables of K steps from the best of K - 1 and from further starts.
 
     Args:
-        before: best tables of K - 1 steps ``[n, 2, K - 1]``, `filled_before` of them in use.
+        before: best tables of K - 1 steps ``[n, 2, K - 1]``.
         starts: further starts ``[m, 2, K]``.
-        data, f, free, price: as in `refine.descend`.
-        beam: how many tables are kept.
-        rounds: steps removed and regrown.
-        tries: proposals for each regrowth; the best `polish` of them descend.
-        iterations: of each descent.
-        work, codes, state: scratch, and the state of the random numbers.
+        target: see `exact_error.Target`.
+        search: see `Search`.
+        scratch: written, see `exact_error.Scratch`.
+        state: of the random numbers, uint64 ``[1]``; written.
 
     Returns:
         Tables ``[beam, 2, K]``, their errors (infinite where unused), which start the best
         table came from (-1 if grown), and how many tables are in use.
     """
     K = before.shape[2] + 1
-    tables, errors = np.empty((beam, 2, K)), np.full(beam, np.inf)
-    filled, winner = 0, -1
-    d = np.empty(K + 1)
-    T, h = np.empty(K), np.empty(K)
-    for i in range(len(starts)):
-        T[:] = starts[i, 0]
-        h[:] = starts[i, 1]
-        error = descend(T, h, d, data, f, free, price, 4 * iterations, work, codes)
-        if np.isfinite(error):
-            if filled == 0 or error < errors[0]:
-                winner = i
-            filled = _keep(tables, errors, filled, T, h, error)
-    for i in range(filled_before):
+    best = Best(np.empty((search.beam, 2, K)), np.full(search.beam, np.inf))
+    filled, winner = _take_starts(starts, target, search, scratch, best)
+    T, h, d = np.empty(K), np.empty(K), np.empty(K + 1)
+    for i in range(len(before)):
         # A step that never fires: as good as K - 1, for certain.
         T[: K - 1] = before[i, 0]
         h[: K - 1] = before[i, 1]
         T[K - 1], h[K - 1] = 3.0 + 10.0 * K, 0.0
-        error = descend(T, h, d, data, f, free, price, 0, work, codes)
+        error = descend(T, h, d, target, 0, scratch)
         if np.isfinite(error):
-            if i == 0 and (filled == 0 or error < errors[0]):
+            if i == 0 and (filled == 0 or error < best.errors[0]):
                 winner = -1
-            filled = _keep(tables, errors, filled, T, h, error)
-        best = errors[0] if filled else np.inf
-        filled = _regrow(
-            before[i, 0].copy(),
-            before[i, 1].copy(),
-            data,
-            f,
-            free,
-            price,
-            tries,
-            polish,
-            iterations,
-            work,
-            codes,
-            state,
-            tables,
-            errors,
-            filled,
-        )
-        if filled and errors[0] < best:
+            filled = _keep(best, filled, T, h, error)
+        least = best.errors[0] if filled else np.inf
+        less_T, less_h = before[i, 0].copy(), before[i, 1].copy()
+        filled = _regrow(less_T, less_h, target, search, scratch, state, best, filled)
+        if filled and best.errors[0] < least:
             winner = -1
-    if K == 1 and filled_before == 0:
-        none = np.empty(0)
-        filled = _regrow(
-            none,
-            none,
-            data,
-            f,
-            free,
-            price,
-            tries,
-            polish,
-            iterations,
-            work,
-            codes,
-            state,
-            tables,
-            errors,
-            filled,
-        )
     less_T, less_h = np.empty(K - 1), np.empty(K - 1)
-    for _ in range(rounds if K > 1 and filled else 0):
+    if K == 1 and len(before) == 0:
+        filled = _regrow(less_T, less_h, target, search, scratch, state, best, filled)
+    for _ in range(search.rounds if K > 1 and filled else 0):
         # The better ones more often.
         u = _uniform(state)
         chosen = min(int(u * u * filled), filled - 1)
-        gone = _choose(state, K)
-        for s in range(K - 1):
-            source = s if s < gone else s + 1
-            less_T[s] = tables[chosen, 0, source]
-            less_h[s] = tables[chosen, 1, source]
-        filled = _regrow(
-            less_T,
-            less_h,
-            data,
-            f,
-            free,
-            price,
-            tries,
-            polish,
-            iterations,
-            work,
-            codes,
-            state,
-            tables,
-            errors,
-            filled,
-        )
-    return tables, errors, winner, filled
+        _remove(best.tables[chosen], _choose(state, K), less_T, less_h)
+        filled = _regrow(less_T, less_h, target, search, scratch, state, best, filled)
+    return best.tables, best.errors, winner, filled

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ..common.files import atomic_path
-from .problem import Array, Solution
+from .problem import Array, Solution, Start
 
 FILE = "library.json"
 _VERSION = 1
@@ -63,7 +63,7 @@ def read(text: str) -> list[Entry]:
                     np.array(s["d"]),
                     s["y0"],
                     s["mse"],
-                    "library",
+                    Start.LIBRARY,
                 )
                 for k, s in e["steps"].items()
             },

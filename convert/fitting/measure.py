@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from ..common.files import atomic_path
-from ..errors import FitError
-from .activation import distribution, fit_solution
-from .methods import DEFAULT, SWEEPS
-from .problem import Array, Problem, Solution
-
-FRESH_POINTS = 400_000
+from .activation import fit_solutions
+from .distributions import Density, distribution, fresh_points
+from .functions import Function
+from .methods import DEFAULT, METHODS, check
+from .problem import Array, Problem, Solution, Start
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +43,7 @@ class Fit:
     worst: float
     spikes: float
     seconds: float
-    start: str
+    start: Start
 
     def to_dict(self) -> dict[str, Any]:
         """The keys that fit_activation.py writes."""
@@ -66,29 +61,14 @@ class Fit:
         }
 
 
-def function_named(name: str) -> Callable[[Tensor], Tensor]:
-    """An elementwise function of torch.nn.functional or torch.
-
-    Raises:
-        FitError: if there is none with that name.
-    """
-    for module in (F, torch):
-        found = getattr(module, name, None)
-        if callable(found) and not inspect.isclass(found) and not name.startswith("_"):
-            return found
-    known = [n for n in dir(F) + dir(torch) if n.islower() and not n.startswith("_")]
-    near = get_close_matches(name, known, 3, 0.5) or ["silu", "gelu", "sigmoid"]
-    raise FitError(f"torch has no function {name!r}; did you mean {', '.join(near)}?")
-
-
 def measure(
-    function: Callable[[Tensor], Tensor],
+    function: Function,
     steps: Sequence[int],
     *,
     low: float | None = None,
     high: float | None = None,
     normal: tuple[float, float] | None = None,
-    density: tuple[Any, Any] | None = None,
+    density: Density | None = None,
     method: str = DEFAULT,
     effort: str = "normal",
     spike_cost: float = 0.0,
@@ -107,17 +87,18 @@ def measure(
         FitError: for a distribution or function that can't be fitted.
     """
     given: dict[str, Any] = {"low": low, "high": high, "normal": normal, "density": density}
+    check(method, effort, seed)
     edges, weights = distribution(**given)
     points = fresh_points(edges, weights, normal)
     with torch.no_grad():
         exact = function(torch.from_numpy(points)).double().numpy()
     variance = float(exact.var())
     fits: list[Fit] = []
-    sweeps = [list(steps)] if method in SWEEPS else [[k] for k in steps]
+    sweeps = [list(steps)] if METHODS[method].sweeps else [[k] for k in steps]
     solved: dict[int, tuple[Solution, float]] = {}
     for sweep in sweeps:
         begin = time.perf_counter()
-        found = fit_solution(
+        found = fit_solutions(
             function,
             sweep,
             **given,
@@ -154,25 +135,6 @@ def _timed(
     solution, own = result[last]
     result[last] = solution, own + seconds - before
     return result
-
-
-def fresh_points(
-    edges: Array, weights: Array, normal: tuple[float, float] | None = None, count: int = 0
-) -> Array:
-    """Points of a distribution, float64 ``[count]``: quantiles with a random shift in each.
-
-    The seed differs from any that a fit uses. A normal distribution is drawn as it is, its far
-    tails included.
-    """
-    count = count or FRESH_POINTS
-    generator = np.random.default_rng([count, 0xF5])
-    if normal is not None:
-        return np.asarray(generator.normal(*normal, count))
-    u = (np.arange(count) + generator.random(count)) / count
-    total = np.concatenate([[0.0], np.cumsum(weights)])
-    bins = np.clip(np.searchsorted(total, u * total[-1], side="right") - 1, 0, len(weights) - 1)
-    inside = (u * total[-1] - total[bins]) / np.where(weights[bins] > 0, weights[bins], 1.0)
-    return np.asarray(edges[bins] + np.clip(inside, 0.0, 1.0) * np.diff(edges)[bins])
 
 
 def rows_to_json(fits: Sequence[Fit], path: str | os.PathLike[str]) -> None:

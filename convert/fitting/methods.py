@@ -1,30 +1,112 @@
-"""The methods by name. To add one: a module with `solve`, and a line in `METHODS`."""
+"""The fit methods by name, and the one way to run them."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from numbers import Integral
+from types import MappingProxyType
+from typing import Protocol
 
 import numpy as np
-from tqdm import tqdm
 
 from ..errors import FitError
-from . import binary, tbpi, tbpi_exact
-from .problem import Problem, Solution
+from . import binary, compilation, tbpi, tbpi_exact
+from .problem import Problem, Solution, Start
 
-METHODS: dict[str, Callable[..., list[Solution]]] = {
-    "tbpi-exact": tbpi_exact.solve,
-    "tbpi": tbpi.solve,
-    "random": tbpi.solve_random,
-    "random-best": partial(tbpi.solve_random, best=True),
-    "binary": binary.solve,
-}
+
+class Solve(Protocol):
+    """How a method is called; see `register_method`."""
+
+    def __call__(
+        self,
+        problems: Sequence[Problem],
+        *,
+        seed: int,
+        effort: str,
+        shared: bool,
+        progress: bool,
+    ) -> list[Solution]: ...
+
+
+Compile = Callable[[Sequence[Problem]], None]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A fit method; the arguments are those of `register_method`."""
+
+    solve: Solve
+    sweeps: bool = False
+    spike_cost: bool = False
+    compiles: Compile = compilation.nothing
+
+
+_methods: dict[str, Method] = {}
+# The methods by name, to be read; `register_method` adds to it.
+METHODS: Mapping[str, Method] = MappingProxyType(_methods)
 DEFAULT = "tbpi-exact"
-# Fit every K of a function at once, each from the last, so that the error never rises with K.
-SWEEPS = ("tbpi-exact",)
 EFFORTS = ("normal", "high")
+
+
+def register_method(
+    name: str,
+    solve: Solve,
+    *,
+    sweeps: bool = False,
+    spike_cost: bool = False,
+    compiles: Compile = compilation.nothing,
+) -> None:
+    """Adds a fit method: every ``method=`` then takes its name.
+
+    A method is a function from problems to solutions, one each, in their order::
+
+        from convert import register_method, to_spiking
+
+        def levels(problems, *, seed, effort, shared, progress):
+            return [equal_levels(problem) for problem in problems]
+
+        register_method("levels", levels)
+        snn = to_spiking(model, images, method="levels")
+
+    `problems` are `convert.fitting.problem.Problem`: bin edges, weights and values of f, and K
+    (`steps`); none of them has a constant f. A `Solution` has T, h and d of K numbers each, y0,
+    the mean squared error under the problem's distribution, and a `Start`. `seed` is of everything
+    random, `effort` one of `EFFORTS`, `shared` says that the problems are a network's sites, of
+    which each should get less work than a function that is fitted alone, and `progress` that a
+    bar may be shown on stderr. A problem's solution must not depend on which other K are asked for.
+
+    Args:
+        name: a new one.
+        solve: the function.
+        sweeps: it is quicker with every K of a function in one call than with one after the other.
+        spike_cost: it heeds `Problem.spike_cost`.
+        compiles: called with the problems before the fit is timed; it may compile what they need.
+
+    Raises:
+        FitError: if there is a method of that name, or it is no text.
+    """
+    if not isinstance(name, str) or not name:
+        raise FitError(f"a method's name must be a text, found {name!r}")
+    if name in _methods:
+        raise FitError(f"there is a method called {name!r} already; choose another name")
+    if not callable(solve):
+        raise FitError(f"method {name!r}: solve must be a function, found {solve!r}")
+    _methods[name] = Method(solve, sweeps, spike_cost, compiles)
+
+
+def unregister_method(name: str) -> None:
+    """Takes a method out again.
+
+    Args:
+        name: as it was registered.
+
+    Raises:
+        FitError: naming the methods that there are.
+    """
+    check(name)
+    del _methods[name]
 
 
 def check(method: str, effort: str = "normal", seed: int = 0) -> None:
@@ -47,15 +129,21 @@ def fit_problems(
     *,
     seed: int = 0,
     effort: str = "normal",
+    shared: bool = False,
     progress: bool = False,
 ) -> list[Solution]:
     """Fits every problem; sites whose function is constant on their data need no method.
+
+    A problem's solution doesn't depend on which other K are asked for. Sites of one function
+    learn from each other, in the order in which they first appear.
 
     Args:
         problems: functions, input distributions and numbers of steps.
         method: a key of `METHODS`.
         seed: of everything random; the same seed gives the same result on one machine.
         effort: ``"high"`` spends about ten times the work.
+        shared: the problems are a network's sites, each of which gets less work than a function
+            that is fitted alone.
         progress: shows a bar on stderr.
 
     Raises:
@@ -65,25 +153,32 @@ def fit_problems(
     result: list[Solution | None] = [_constant(problem) for problem in problems]
     open_problems = [p for p, solution in zip(problems, result, strict=True) if solution is None]
     if open_problems:
-        solved = iter(METHODS[method](open_problems, seed=seed, effort=effort, progress=progress))
+        solve = METHODS[method].solve
+        found = solve(open_problems, seed=seed, effort=effort, shared=shared, progress=progress)
+        if len(found) != len(open_problems):
+            raise FitError(
+                f"method {method!r} gave {len(found)} solutions for {len(open_problems)} problems; "
+                "it must give one each"
+            )
+        solved = iter(found)
         result = [next(solved) if solution is None else solution for solution in result]
     return [solution for solution in result if solution is not None]
 
 
-def warm_up(method: str = DEFAULT, progress: bool = False) -> float:
+def warm_up(
+    method: str = DEFAULT, problems: Sequence[Problem] | None = None, progress: bool = False
+) -> float:
     """Compiles what a method runs, so that compilation isn't in the time of a fit; seconds taken.
 
     The compiled code is kept on disk, so only a first use after an installation is slow.
+
+    Args:
+        method: a key of `METHODS`.
+        problems: what will be fitted; a ramp and a curve if None.
+        progress: shows a bar on stderr.
     """
-    begin = time.perf_counter()
-    edges = np.linspace(-2.0, 2.0, 65)
-    x = 0.5 * (edges[:-1] + edges[1:])
-    even = np.full(64, 1 / 64)
-    curves = [Problem(edges, even, np.tanh(x), 3), Problem(edges, even, np.maximum(x, 0.0), 3)]
-    with tqdm(total=1, desc="compile", disable=None if progress else True) as bar:
-        fit_problems(curves, method)
-        bar.update()
-    return time.perf_counter() - begin
+    check(method)
+    return compilation.timed(METHODS[method].compiles, problems, progress)
 
 
 def _constant(problem: Problem) -> Solution | None:
@@ -93,4 +188,11 @@ def _constant(problem: Problem) -> Solution | None:
         return None
     above = np.full(problem.steps, problem.high + (problem.high - problem.low))
     silent = np.zeros(problem.steps)
-    return Solution(above, silent, silent, float(values[0]), 0.0, "binary")
+    return Solution(above, silent, silent, float(values[0]), 0.0, Start.BINARY)
+
+
+register_method(DEFAULT, tbpi_exact.solve, sweeps=True, spike_cost=True, compiles=compilation.exact)
+register_method("tbpi", tbpi.solve, compiles=compilation.training)
+register_method("random", tbpi.solve_random, compiles=compilation.training)
+register_method("random-best", partial(tbpi.solve_random, best=True), compiles=compilation.training)
+register_method("binary", binary.solve)

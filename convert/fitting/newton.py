@@ -8,13 +8,30 @@ step the output weights are set to their optimum (variable projection).
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numba import njit
 
-from .exact_error import MOST_PIECES, bin_of, cholesky_solve, loss
+from .exact_error import bin_of, cholesky_solve, loss
+from .problem import Array
 
 # Half width over which the density at a boundary is taken: a histogram's single bins are noisy.
 _WINDOW = 1.0 / 2048
+
+
+class Derivatives(NamedTuple):
+    """What `newton` writes, and `G`, which it reads.
+
+    Args:
+        G: Gram matrix of the weights, from `loss` ``[K + 1, K + 1]``.
+        H: curvature in (T, h, d, y0) ``[3 K + 1, 3 K + 1]``.
+        g: gradient ``[3 K + 1]``.
+    """
+
+    G: Array
+    H: Array
+    g: Array
 
 
 @njit(cache=True, nogil=True)
@@ -41,12 +58,15 @@ def _value(data, f, x):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def newton(T, h, d, data, f, free, price, n, work, codes, G, H, g):  # type: ignore[no-untyped-def]
-    """Gradient g and curvature H of the error in (T, h, d, y0), ``[3 K + 1]``.
+def newton(T, h, d, n, target, scratch, derivatives):  # type: ignore[no-untyped-def]
+    """Gradient and curvature of the error in (T, h, d, y0), ``[3 K + 1]``.
 
-    `work`, `codes`, `G` and d are what `loss` left behind for T and h.
+    `scratch`, with its n pieces, `derivatives.G` and d are what `loss` left behind for T and h.
     """
     K = len(T)
+    work, codes = scratch.work, scratch.codes
+    data, f, price = target.data, target.f, target.price
+    G, H, g = derivatives.G, derivatives.H, derivatives.g
     size = 3 * K + 1
     H[:size, :size] = 0.0
     g[:size] = 0.0
@@ -96,7 +116,7 @@ def newton(T, h, d, data, f, free, price, n, work, codes, G, H, g):  # type: ign
                 if mixed != 0.0:
                     H[row, 2 * K + s] += mixed
                     H[2 * K + s, row] += mixed
-    if not free:
+    if not target.free:
         last = 3 * K
         for a in range(size):
             H[last, a] = 0.0
@@ -105,17 +125,15 @@ def newton(T, h, d, data, f, free, price, n, work, codes, G, H, g):  # type: ign
 
 
 @njit(cache=True, nogil=True)
-def descend(T, h, d, data, f, free, price, iterations, work, codes):  # type: ignore[no-untyped-def]
+def descend(T, h, d, target, iterations, scratch):  # type: ignore[no-untyped-def]
     """Levenberg-Marquardt from T, h, which are overwritten with d; returns the error.
 
     Args:
         T, h: ``[K]``, read and written.
         d: weights and y0 ``[K + 1]``, written.
-        data: as in `pieces.moments`.
-        f: function on the bins ``[B]``.
-        free, price: as in `pieces.loss`.
+        target: see `exact_error.Target`.
         iterations: the most steps.
-        work, codes: scratch, as in `pieces.loss`.
+        scratch: written, see `exact_error.Scratch`.
     """
     K = len(T)
     size = 3 * K + 1
@@ -123,13 +141,13 @@ def descend(T, h, d, data, f, free, price, iterations, work, codes):  # type: ig
     H, A = np.zeros((size, size)), np.zeros((size, size))
     g, step = np.zeros(size), np.zeros(size)
     trial_T, trial_h, trial_d = np.empty(K), np.empty(K), np.empty(K + 1)
-    now, n = loss(T, h, data, free, price, work, codes, G, d)
+    now, n = loss(T, h, target, scratch, G, d)
     if not np.isfinite(now):
         return now
     damping, stalled, fresh = 1e-3, 0, False
     for _ in range(iterations):
         if not fresh:
-            newton(T, h, d, data, f, free, price, n, work, codes, G, H, g)
+            newton(T, h, d, n, target, scratch, Derivatives(G, H, g))
             fresh = True
         biggest = 0.0
         for i in range(2 * K):
@@ -145,7 +163,7 @@ def descend(T, h, d, data, f, free, price, iterations, work, codes):  # type: ig
             for i in range(K):
                 trial_T[i] = T[i] + min(max(step[i], -0.05), 0.05)
                 trial_h[i] = h[i] + min(max(step[K + i], -0.05), 0.05)
-            then, m = loss(trial_T, trial_h, data, free, price, work, codes, G, trial_d)
+            then, m = loss(trial_T, trial_h, target, scratch, G, trial_d)
             if then < now:
                 accepted = True
                 gain = (now - then) / now
@@ -160,10 +178,5 @@ def descend(T, h, d, data, f, free, price, iterations, work, codes):  # type: ig
     if not fresh:
         return now
     # A refused trial left its own pieces behind.
-    now, n = loss(T, h, data, free, price, work, codes, G, d)
+    now, n = loss(T, h, target, scratch, G, d)
     return now
-
-
-def scratch() -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
-    """Work space of one thread."""
-    return np.empty((6, MOST_PIECES + 1)), np.empty(MOST_PIECES, np.int64)

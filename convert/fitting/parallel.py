@@ -16,6 +16,8 @@ def run_all(
     tasks: Sequence[Callable[[], Result]], title: str = "fit", progress: bool = False
 ) -> list[Result]:
     """Runs the tasks in threads; they must release the interpreter's lock to gain from it."""
+    if not tasks:
+        return []
     with ThreadPoolExecutor(max(1, os.cpu_count() or 1)) as pool:
         futures = [pool.submit(task) for task in tasks]
         try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
+from numbers import Integral
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +13,8 @@ from ..errors import FitError
 
 Array = npt.NDArray[np.float64]
 
+# The most steps: which of them fired is one int64, a bit for each, and the sign stays free.
+MOST_STEPS = 63
 
 # Multiples of it fall evenly and never regularly into [0, 1).
 _GOLDEN = 0.5 * (5**0.5 - 1)
@@ -22,6 +26,31 @@ def scattered(low: Array, high: Array) -> Array:
     Levels finer than the intervals would be in step with their centres.
     """
     return low + (high - low) * (np.arange(len(low)) * _GOLDEN % 1)
+
+
+class Start(StrEnum):
+    """Where the table that a fit returns came from."""
+
+    TBPI = "tbpi"
+    RANDOM = "random"
+    BINARY = "binary"
+    LIBRARY = "library"
+    GROWN = "grown"
+
+
+def check_steps(steps: object, name: str = "steps") -> None:
+    """Refuses what is no K.
+
+    Args:
+        steps: one number of time steps.
+        name: what it is called in the message.
+
+    Raises:
+        FitError: unless it is a whole number from 1 to `MOST_STEPS`.
+    """
+    whole = isinstance(steps, Integral) and not isinstance(steps, bool)
+    if not whole or not 1 <= steps <= MOST_STEPS:  # type: ignore[operator]
+        raise FitError(f"{name} must be one whole number K from 1 to {MOST_STEPS}, found {steps!r}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +71,8 @@ class Problem:
         spike_cost: squared error that one spike fewer is worth; `tbpi-exact` heeds it.
 
     Raises:
-        FitError: for a shape that doesn't fit, a weight or value that isn't finite, or K < 1.
+        FitError: for a shape that doesn't fit, a weight or value that isn't finite, or K
+            that is no whole number from 1 to `MOST_STEPS`.
     """
 
     edges: Array
@@ -78,8 +108,7 @@ class Problem:
             raise FitError(
                 f"{self.name}: spike_cost must be finite and >= 0, found {self.spike_cost!r}"
             )
-        if isinstance(self.steps, bool) or self.steps != int(self.steps) or self.steps < 1:
-            raise FitError(f"{self.name}: steps must be a whole number >= 1, found {self.steps!r}")
+        check_steps(self.steps, f"{self.name}: steps")
 
     @property
     def centres(self) -> Array:
@@ -115,7 +144,7 @@ class Solution:
         weights: d, float64 ``[K]``.
         offset: y0.
         mse: mean squared error under the problem's distribution.
-        start: which start won: ``tbpi``, ``random``, ``binary``, ``library`` or ``grown``.
+        start: which start won.
         stages: mean squared error after each stage of the method, for those who ask.
         seconds: from the start of a sweep over K until this table was found, or 0.
     """
@@ -125,7 +154,7 @@ class Solution:
     weights: Array
     offset: float
     mse: float
-    start: str
+    start: Start
     stages: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
 

@@ -3,22 +3,27 @@
 Jeong et al. 2024, arXiv 2409.00044. (1) T, h and d are trained by gradient from random values;
 (2) each of the three is fitted over t by a trend; (3) the trend's values are trained again.
 `solve_random` is what the paper compares it with: the same training from random values.
+
+Sites of one network share what is learned about their function. What they learn for one K depends
+on no other K that is asked for.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from .parallel import run_all
-from .problem import Array, Problem, Solution
+from .problem import Array, Problem, Solution, Start
 from .surrogate_training import BLOCK, train
+
+Floats32 = npt.NDArray[np.float32]
 
 # The paper's domain, and the range of swish on it: there the surrogate's triangle has width 1.
 _LOW, _HIGH, _RANGE = -8.0, 12.0, 12.28
@@ -38,9 +43,9 @@ class Mapped:
     x' = (x - low) * stretch - 8 and f' = f * gain.
     """
 
-    x: Any
-    f: Any
-    w: Any
+    x: Floats32
+    f: Floats32
+    w: Floats32
     low: float
     stretch: float
     gain: float
@@ -78,7 +83,7 @@ def mapped(problem: Problem, points: int = _POINTS) -> Mapped:
 
 def loss(parameters: Array, problem: Problem) -> float:
     """Mean squared error of T, h, d ``[3, K]`` on the problem's bins."""
-    solution = Solution(parameters[0], parameters[1], parameters[2], 0.0, 0.0, "")
+    solution = Solution(parameters[0], parameters[1], parameters[2], 0.0, 0.0, Start.TBPI)
     used = problem.weights > 0
     w = problem.weights[used]
     error = solution(problem.centres[used]) - problem.values[used]
@@ -115,15 +120,48 @@ def learn(problem: Problem, seed: int, index: int) -> tuple[Array, Array]:
     return trained, best
 
 
-def finish(problem: Problem, initial: Array, start: str = "tbpi") -> Solution:
+def finish(problem: Problem, initial: Array, start: Start = Start.TBPI) -> Solution:
     """Stage 3 from one trend, or other values; never worse than those themselves."""
     points = mapped(problem)
     trained, _ = train(points.x, points.f, points.w, initial, _EPOCHS_THIRD, 1e-2, 1e-5, 0.5)
     before, after = points.back(initial), points.back(trained)
     at_first, at_end = loss(before, problem), loss(after, problem)
     best, mse = (after, at_end) if at_end <= at_first else (before, at_first)
-    stages = {"trend" if start == "tbpi" else "random": at_first, "trained": at_end}
+    stages = {"trend" if start is Start.TBPI else "random": at_first, "trained": at_end}
     return Solution(best[0], best[1], best[2], 0.0, mse, start, stages)
+
+
+def site_numbers(problems: Sequence[Problem]) -> list[int]:
+    """For each problem the number of its site, in the order in which the sites first appear.
+
+    A site's problems have one name and different K. Of problems that share name and K, each
+    belongs to another site.
+    """
+    numbers: dict[tuple[str, int], int] = {}
+    alike: dict[tuple[str, int], int] = defaultdict(int)
+    result = []
+    for problem in problems:
+        number = alike[problem.name, problem.steps]
+        alike[problem.name, problem.steps] += 1
+        result.append(numbers.setdefault((problem.name, number), len(numbers)))
+    return result
+
+
+def _learners(problems: Sequence[Problem]) -> dict[tuple[str, int], list[Problem]]:
+    """For each function and K that is asked for, a problem of that K for each site.
+
+    Sites that ask for another K take part, so that it doesn't matter which K the others have.
+    """
+    asked: dict[str, dict[int, dict[int, Problem]]] = defaultdict(lambda: defaultdict(dict))
+    for problem, site in zip(problems, site_numbers(problems), strict=True):
+        asked[problem.function][site][problem.steps] = problem
+    return {
+        (function, k): [
+            by_k[k] if k in by_k else replace(by_k[min(by_k)], steps=k) for by_k in sites.values()
+        ]
+        for function, sites in asked.items()
+        for k in sorted({k for by_k in sites.values() for k in by_k})
+    }
 
 
 def initial_values(
@@ -132,20 +170,16 @@ def initial_values(
     """Stages 1 and 2: for each problem the trends of its function and K, best first.
 
     A tendency is learned once for each function and number of steps: every random start is
-    trained on another of the problems that share them.
+    trained on another of the sites that share the function.
 
     Returns:
         For each problem, T, h, d ``[3, K]`` in the paper's units.
     """
-    groups: dict[tuple[str, int], list[int]] = defaultdict(list)
-    for i, problem in enumerate(problems):
-        groups[problem.function, problem.steps].append(i)
-    tasks: list[Callable[[], Any]] = []
+    tasks: list[Callable[[], tuple[Array, Array]]] = []
     keys: list[tuple[str, int]] = []
-    for key, members in groups.items():
+    for key, members in _learners(problems).items():
         for index in range(_STARTS[effort]):
-            chosen = problems[members[index % len(members)]]
-            tasks.append(partial(learn, chosen, seed, index))
+            tasks.append(partial(learn, members[index % len(members)], seed, index))
             keys.append(key)
     found: dict[tuple[str, int], list[Array]] = defaultdict(list)
     for key, (_, trend) in zip(keys, run_all(tasks, "tendencies", progress), strict=True):
@@ -153,13 +187,19 @@ def initial_values(
     result = []
     for problem in problems:
         points = mapped(problem)
-        candidates = found[problem.function, problem.steps]
-        result.append(sorted(candidates, key=lambda p: loss(points.back(p), problem)))
+        losses = [loss(points.back(p), problem) for p in found[problem.function, problem.steps]]
+        order = np.argsort(losses, kind="stable")
+        result.append([found[problem.function, problem.steps][i] for i in order])
     return result
 
 
 def solve(
-    problems: Sequence[Problem], *, seed: int = 0, effort: str = "normal", progress: bool = False
+    problems: Sequence[Problem],
+    *,
+    seed: int = 0,
+    effort: str = "normal",
+    shared: bool = False,
+    progress: bool = False,
 ) -> list[Solution]:
     """All three stages for every problem.
 
@@ -167,10 +207,12 @@ def solve(
         problems: what to fit; problems of one function and K share their tendencies.
         seed: of the random starts.
         effort: ``"high"`` takes ten times the starts.
+        shared: the problems are a network's sites: the best two trends of each are trained again,
+            not all.
         progress: shows a bar on stderr.
     """
     starts = initial_values(problems, seed=seed, effort=effort, progress=progress)
-    count = _finished(problems, effort)
+    count = _finished(shared, effort)
     tasks: list[list[Callable[[], Solution]]] = [
         [partial(finish, problem, trend) for trend in trend_list[:count]]
         for problem, trend_list in zip(problems, starts, strict=True)
@@ -183,21 +225,22 @@ def solve_random(
     *,
     seed: int = 0,
     effort: str = "normal",
+    shared: bool = False,
     progress: bool = False,
     best: bool = False,
 ) -> list[Solution]:
     """Stages 1 and 3 without a tendency: every problem is trained from random values of its own.
 
     Args:
-        problems, seed, progress: as for `solve`.
+        problems, seed, shared, progress: as for `solve`.
         effort: with `best`, as for `solve`; one start is one start.
         best: False for one start a problem. True for the best of as many as `solve` takes to stage
             3, which is about the work of `solve`: two for each site of a network.
     """
-    count = _finished(problems, effort) if best else 1
+    count = _finished(shared, effort) if best else 1
     tasks: list[list[Callable[[], Solution]]] = [
-        [partial(untrended, problem, seed, i * count + start) for start in range(count)]
-        for i, problem in enumerate(problems)
+        [partial(untrended, problem, seed, site * count + start) for start in range(count)]
+        for problem, site in zip(problems, site_numbers(problems), strict=True)
     ]
     return _best(tasks, progress)
 
@@ -205,12 +248,12 @@ def solve_random(
 def untrended(problem: Problem, seed: int, index: int) -> Solution:
     """Stage 1 from a random start, and stage 3 from where it ends."""
     trained, _ = learn(problem, seed, index)
-    return finish(problem, trained, "random")
+    return finish(problem, trained, Start.RANDOM)
 
 
-def _finished(problems: Sequence[Problem], effort: str) -> int:
+def _finished(shared: bool, effort: str) -> int:
     """How many initial values of a problem go through stage 3."""
-    return _TRENDS_PER_SITE if len(problems) > 1 else _STARTS[effort]
+    return _TRENDS_PER_SITE if shared else _STARTS[effort]
 
 
 def _best(tasks: list[list[Callable[[], Solution]]], progress: bool) -> list[Solution]:

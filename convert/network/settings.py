@@ -18,9 +18,8 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..fitting.methods import DEFAULT, METHODS, check
+from ..fitting.problem import MOST_STEPS
 
-# A neuron's spikes of one input are the bits of one int64.
-MOST_STEPS = 63
 # Relative squared error of the outputs up to which K is chosen where nothing else is said.
 _MAX_LOSS = 0.005
 

@@ -23,7 +23,8 @@ from torch import Tensor
 from ..common import torch_threads as openmp
 from ..common.tracing import traced
 from ..errors import InputError
-from .llvm_code import Compiled, Job, compiled
+from .llvm_code import Compiled, compiled
+from .llvm_program import Job
 
 _LOG = logging.getLogger(__name__)
 # Elements for each thread in a block of the loop in torch: its buffers stay in the cache.

@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F
 
 from convert.fitting import library, tbpi_exact
-from convert.fitting.activation import distribution, problem_of
 from convert.fitting.build_library import WANTED, build, exact
+from convert.fitting.distributions import distribution
+from convert.fitting.functions import problem_of
+from convert.fitting.growth import Growth
 
 
 def of(function, steps, **given):
@@ -54,7 +56,7 @@ def test_a_function_written_by_hand_finds_its_table():
     (cold,) = tbpi_exact.solve([problem], entries=())
     (warm,) = tbpi_exact.solve([problem])
     assert warm.mse <= cold.mse * 1.03
-    growth = tbpi_exact._Growth([problem], [[]], tbpi_exact._SHARED["normal"], 0, library.shipped())
+    growth = Growth([problem], [[]], tbpi_exact._SHARED["normal"], 0, library.shipped())
     nearest = growth._nearest(6)
     assert len(nearest) == 4
 
@@ -68,7 +70,7 @@ def test_a_library_that_fits_badly_does_no_harm():
 
 
 def test_a_build_keeps_the_other_entries(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys.modules["convert.fitting.build_library"], "MOST_STEPS", 2)
+    monkeypatch.setattr(sys.modules["convert.fitting.build_library"], "TABULATED_STEPS", 2)
     path = tmp_path / "library.json"
     silu = [w for w in WANTED if w.function == "silu"][:1]
     gelu = [w for w in WANTED if w.function == "gelu"][:1]

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 import convert
 from convert.errors import ConversionError
 from convert.fitting import tbpi_exact
-from convert.fitting.exact_error import loss, split
+from convert.fitting.exact_error import Target, loss, scratch, split
 from convert.fitting.methods import fit_problems
-from convert.fitting.newton import descend, newton, scratch
-from convert.fitting.problem import Problem, Solution
-from convert.fitting.tbpi_exact import Scaled
+from convert.fitting.newton import Derivatives, descend, newton
+from convert.fitting.problem import MOST_STEPS, Problem, Solution
+from convert.fitting.scaled import Scaled
 
 
 def _problem(function=F.silu, low=-8.0, high=12.0, steps=4, bins=2048, normal=None) -> Problem:
@@ -33,14 +33,14 @@ def _tables(steps: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _loss(T, h, scaled: Scaled, free=False, price=0.0):
-    work, codes = scratch()
+    space = scratch()
     gram, d = np.empty((len(T) + 1, len(T) + 1)), np.empty(len(T) + 1)
-    error, n = loss(T, h, scaled.data, free, price, work, codes, gram, d)
-    return error, n, d, work, codes, gram
+    error, n = loss(T, h, Target(scaled.data, scaled.f, free, price), space, gram, d)
+    return error, n, d, space, gram
 
 
 @settings(max_examples=40)
-@given(st.integers(1, 7), st.integers(0, 999))
+@given(st.sampled_from([1, 2, 3, 4, 5, 6, 7, MOST_STEPS]), st.integers(0, 999))
 def test_pieces_are_those_of_the_definition(steps: int, seed: int) -> None:
     T, h = _tables(steps, seed)
     work, codes = scratch()
@@ -49,10 +49,10 @@ def test_pieces_are_those_of_the_definition(steps: int, seed: int) -> None:
     assert edges[0] == 0 and edges[n] == 1 and (np.diff(edges) > 0).all()
     x = np.linspace(0.00013, 0.99987, 4001)
     x = x[np.abs(x[:, None] - edges).min(1) > 1e-9]
-    v, code = x.copy(), np.zeros(len(x), int)
+    v, code = x.copy(), np.zeros(len(x), np.int64)
     for t in range(steps):
         s = v > T[t]
-        code |= s.astype(int) << t
+        code |= s.astype(np.int64) << t
         v -= h[t] * s
     assert np.array_equal(codes[np.searchsorted(edges, x) - 1], code)
 
@@ -86,9 +86,10 @@ def test_gradient_by_differences(price: float) -> None:
     checked = 0
     for seed in range(6):
         T, h = _tables(5, seed)
-        _, n, d, work, codes, gram = _loss(T, h, scaled, False, price)
-        H, g = np.zeros((16, 16)), np.zeros(16)
-        newton(T, h, d, scaled.data, scaled.f, False, price, n, work, codes, gram, H, g)
+        _, n, d, space, gram = _loss(T, h, scaled, False, price)
+        g = np.zeros(16)
+        target = Target(scaled.data, scaled.f, False, price)
+        newton(T, h, d, n, target, space, Derivatives(gram, np.zeros((16, 16)), g))
         for i in range(10):
             move = np.zeros(10)
             move[i] = 2e-4
@@ -106,8 +107,7 @@ def test_descent_never_climbs_and_ends_in_a_minimum() -> None:
         T, h = _tables(4, seed)
         before = _loss(T, h, scaled)[0]
         d = np.empty(5)
-        work, codes = scratch()
-        after = descend(T, h, d, scaled.data, scaled.f, False, 0.0, 200, work, codes)
+        after = descend(T, h, d, Target(scaled.data, scaled.f, False, 0.0), 200, scratch())
         assert after <= before
         assert _loss(T, h, scaled)[0] == pytest.approx(after, rel=1e-9)
         rng = np.random.default_rng(seed)
@@ -202,7 +202,7 @@ def test_same_result_however_many_workers(monkeypatch: pytest.MonkeyPatch) -> No
     results = []
     for workers in (1, 2, 5):
         monkeypatch.setattr(os, "cpu_count", lambda n=workers: n)
-        results.append([s.thresholds for s in fit_problems(problems, seed=3)])
+        results.append([s.thresholds for s in fit_problems(problems, seed=3, shared=True)])
     for other in results[1:]:
         assert all(np.array_equal(a, b) for a, b in zip(results[0], other, strict=True))
 

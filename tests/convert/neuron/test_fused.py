@@ -13,6 +13,7 @@ from convert.errors import InputError
 from convert.neuron import fused as kernel
 from convert.neuron import llvm_code as machine
 from convert.neuron.few_spikes import WHOLE, FewSpikesNeuron, NeuronPlan
+from convert.neuron.llvm_program import Registers
 
 
 def _neuron(steps: int = 8, dtype: torch.dtype = torch.float32) -> FewSpikesNeuron:
@@ -232,7 +233,7 @@ def test_a_compiler_that_fails_is_no_error(monkeypatch: pytest.MonkeyPatch) -> N
 def test_registers_of_other_machines(
     registers: tuple[int, int, bool], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine, "_registers", lambda _: registers)
+    monkeypatch.setattr(machine, "_registers", lambda _: Registers(*registers))
     monkeypatch.setattr(kernel, "compiled", machine.compiled.__wrapped__)
     monkeypatch.setattr(kernel, "WORTH_COMPILING", 0)
     neuron = _neuron(dtype=dtype)

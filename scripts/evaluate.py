@@ -146,8 +146,8 @@ def run(options: argparse.Namespace) -> int:
         snn = convert.load(options.file, device=device)
     except convert.StorageError as error:
         raise Refusal(BAD_NETWORK, error) from error
-    if options.step is not None and options.step > snn.steps:
-        raise Refusal(WRONG_USE, f"--step {options.step}: the network has steps 1 to {snn.steps}")
+    if options.step is not None and options.step > snn.longest:
+        raise Refusal(WRONG_USE, f"--step {options.step}: the network has steps 1 to {snn.longest}")
     try:
         prepared = preprocessing(snn, options)
         model = checkpoint(snn, options, prepared.classes)

@@ -105,8 +105,9 @@ class Report:
 
     @property
     def steps(self) -> int:
-        """The largest K of a site."""
-        return max(site.steps for site in self.sites)
+        """K that the network was fitted as; the largest of a site where K was chosen."""
+        asked = self.settings.wanted if self.settings is not None else ()
+        return asked[0] if asked else max(site.steps for site in self.sites)
 
     @property
     def neurons(self) -> int:

@@ -135,7 +135,7 @@ def test_every_k_is_corrected_whichever_is_the_larger(
 ) -> None:
     # One site fixed at 4: K = 2 is not the largest there, and is what the biases are shifted for.
     snn = convert(residual, pictures, per_site_steps={"silu": 4})
-    assert snn.fitted_as == 2 and snn.steps == 4
+    assert snn.fitted_as == 2 and snn.longest == 4
     assert [row.steps for row in snn.report.corrections] == [2, 4]
     assert set(snn.corrections.held.values()) == {"2"}
     # All layers but the last come before that site and are corrected as without it.
@@ -152,10 +152,10 @@ def test_a_layer_behind_exact_sites_is_as_trained(corrected: SpikingModel) -> No
     assert any(not torch.equal(state[path], value) for path, value in trained.items())
     names = list(snn.sites)
     with snn.spiking_only(names[:2]):
-        now = snn.network.state_dict()
-        for path, needed in snn.corrections.upstream.items():
-            expected = state[path] if needed <= set(names[:2]) else trained[path]
-            assert torch.equal(now[path], expected)
+        now = snn.as_planned(snn.plan).state_dict()
+    for path, needed in snn.corrections.upstream.items():
+        expected = state[path] if needed <= set(names[:2]) else trained[path]
+        assert torch.equal(now[path], expected)
     now = snn.network.state_dict()
     assert all(torch.equal(now[path], state[path]) for path in trained)
 
@@ -168,9 +168,9 @@ def test_training_of_a_bias_stays(corrected: SpikingModel) -> None:
     with torch.no_grad():
         bias.add_(1.0)
     with snn.with_steps(4):
-        four = bias.detach().clone()
+        four = snn.as_planned(snn.plan).get_parameter(path)
     shift = snn.corrections.shifts["4"][path]
-    torch.testing.assert_close(four, before + 1 + shift)
+    torch.testing.assert_close(four.detach(), before + 1 + shift)
     torch.testing.assert_close(snn.corrections.original(snn.network, path), before + 1)
 
 

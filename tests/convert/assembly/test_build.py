@@ -26,7 +26,7 @@ def fixed(small_model: nn.Module, noise: Tensor) -> SpikingModel:
 
 
 def test_a_network_is_known_by_the_first_of_its_steps(fixed: SpikingModel) -> None:
-    assert fixed.fitted_as == 3 and fixed.steps == 5
+    assert fixed.fitted_as == fixed.steps == fixed.report.steps == 3 and fixed.longest == 5
     assert list(fixed.refitted) == ["5"]
     assert {name: neuron.steps for name, neuron in fixed.sites.items()} == {"silu": 3, "act": 5}
     with fixed.with_steps(5):
@@ -40,7 +40,7 @@ def test_the_report_keeps_the_settings(fixed: SpikingModel) -> None:
     assert fixed.report.settings == expected
     data = fixed.report.to_dict()
     assert data["settings"] == expected.to_dict()
-    assert (data["steps"], data["method"], data["seed"]) == (5, "binary", 0)
+    assert (data["steps"], data["method"], data["seed"]) == (3, "binary", 0)
     # Only a graph's nodes can't be pickled.
     plain = dataclasses.replace(fixed.report, operations=[])
     assert pickle.loads(pickle.dumps(plain)) == plain

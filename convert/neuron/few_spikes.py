@@ -138,13 +138,14 @@ class FewSpikesNeuron(base.StepModule, torch.nn.Module):
                 were replaced by tensors of another length.
         """
         T, h, d = self.thresholds, self.resets, self.weights
-        if not len(T) == len(h) == len(d) or T.dim() != 1 or self.offset.numel() != 1:
+        if not T.shape == h.shape == d.shape or T.dim() != 1 or self.offset.numel() != 1:
             self._refuse_lengths()
+        K = T.shape[0]
         if plan is None:
             plan = WHOLE if torch.compiler.is_compiling() else _plan_around(self)
-        steps = len(T) if plan.steps is None else min(plan.steps, len(T))
+        steps = K if plan.steps is None else min(plan.steps, K)
         offset = self.offset
-        if plan.corrected and steps < len(T):
+        if plan.corrected and steps < K:
             offset = offset + self.missing_mean[steps]
         learns = _learns(x, addend, T, h, d)
         if addend is not None and (

@@ -83,7 +83,7 @@ def run(
         in_place: the output may take the memory of x.
         addend: added to x first, of the same shape and dtype; both must be `usable`.
     """
-    steps = len(thresholds) if steps is None else steps
+    steps = thresholds.shape[0] if steps is None else steps
     x, function = x.detach(), None
     if addend is not None:
         if _dense(x) and addend.stride() == x.stride():

@@ -191,16 +191,23 @@ def tidy(graph_module: GraphModule) -> None:
                 if _join(prefix, name) not in used:
                     del store[name]
     called = {str(n.target) for n in graph.nodes if n.op == "call_module"}
-    _prune(graph_module, "", used | called)
+    named = used | called
+    parents: set[str] = set()
+    for target in named:
+        while target := target.rpartition(".")[0]:
+            parents.add(target)
+    _prune(graph_module, "", named, parents)
     graph.lint()
     graph_module.recompile()
 
 
-def _prune(module: torch.nn.Module, path: str, used: set[str]) -> None:
+def _prune(module: torch.nn.Module, path: str, named: set[str], parents: set[str]) -> None:
+    """Drops the modules inside which nothing is named."""
     for name, child in list(module._modules.items()):
         full = _join(path, name)
-        if any(target == full or target.startswith(full + ".") for target in used):
-            if full not in used and child is not None:
-                _prune(child, full, used)
-        else:
+        if full in named:
+            continue
+        if full not in parents:
             del module._modules[name]
+        elif child is not None:
+            _prune(child, full, named, parents)

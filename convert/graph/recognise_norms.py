@@ -56,7 +56,7 @@ def recognise(graph_module: GraphModule) -> None:
     _split(graph_module.graph)
     norms = _Norms(graph_module)
     # The outermost product first, so that the weight goes with it.
-    for node in reversed(list(graph_module.graph.nodes)):
+    for node in reversed(list(graph_module.graph.nodes) if norms.spreads else []):
         if packet(node) in ("mul", "div") and node.op == "call_function" and node.users:
             norms.replace(node)
     fold.tidy(graph_module)
@@ -84,6 +84,11 @@ class _Norms:
     def __init__(self, graph_module: GraphModule) -> None:
         self.graph_module = graph_module
         self.graph = graph_module.graph
+        # What a norm is built of comes before it, so that no replacing changes it.
+        self.spreads: dict[Node, _Spread] = {}
+        for node in self.graph.nodes:
+            if (spread := self._read_spread(node)) is not None:
+                self.spreads[node] = spread
 
     def replace(self, node: Node) -> None:
         """Replaces one product if it is a norm."""
@@ -206,13 +211,13 @@ class _Norms:
     # Matching
 
     def _match(self, node: Node) -> tuple[_Spread, list[tuple[Any, float]]] | None:
-        for spread_node, power in list(self._terms(node, 1.0, None)):
+        for spread_node, power in list(self._terms(node, None)):
             spread = self._spread(spread_node)
             if spread is None or not math.isclose(power * spread.power, -0.5):
                 continue
             if not self._kept(spread_node, spread):
                 continue
-            terms = list(self._terms(node, 1.0, spread.source))
+            terms = list(self._terms(node, spread.source))
             rest = [t for t in terms if t[0] is not spread_node]
             constants = [t for t in rest if self._constant(t[0]) is not None]
             signals = [t for t in rest if self._constant(t[0]) is None]
@@ -224,32 +229,29 @@ class _Norms:
                 return spread, constants
         return None
 
-    def _terms(
-        self, value: Any, power: float, stop: Node | None, top: bool = True
-    ) -> Iterator[tuple[Any, float]]:
-        """Factors of a product, with their powers."""
-        node = _peeled(value)
-        name = _name(node)
-        # What others read too is a value of its own, of which the norm is not a part.
-        inner = top or (isinstance(node, Node) and len(node.users) == 1)
-        if node is stop or not inner:
-            name = "" if node is stop or name in ("mul", "div") else name
-        if name == "mul":
-            yield from self._terms(node.args[0], power, stop, False)
-            yield from self._terms(node.args[1], power, stop, False)
-        elif name == "div" and not node.kwargs:
-            yield from self._terms(node.args[0], power, stop, False)
-            yield from self._terms(node.args[1], -power, stop, False)
-        elif name == "reciprocal":
-            yield from self._terms(node.args[0], -power, stop, False)
-        elif name == "rsqrt":
-            yield node.args[0], -0.5 * power
-        elif name == "sqrt":
-            yield node.args[0], 0.5 * power
-        elif name == "pow" and isinstance(node.args[1], int | float) and node.args[1] != 1:
-            yield node.args[0], node.args[1] * power
-        else:
-            yield node, power
+    def _terms(self, product: Node, stop: Node | None) -> Iterator[tuple[Any, float]]:
+        """Factors of a product, with their powers; `stop` is one factor, whatever it is made of."""
+        waiting: list[tuple[Any, float]] = [(product, 1.0)]
+        while waiting:
+            value, power = waiting.pop()
+            node = _peeled(value)
+            name = "" if node is stop else _name(node)
+            # What others read too is a value of its own, of which the norm is not a part.
+            inner = value is product or (isinstance(node, Node) and len(node.users) == 1)
+            if name == "mul" and inner:
+                waiting += [(node.args[1], power), (node.args[0], power)]
+            elif name == "div" and inner and not node.kwargs:
+                waiting += [(node.args[1], -power), (node.args[0], power)]
+            elif name == "reciprocal":
+                waiting.append((node.args[0], -power))
+            elif name == "rsqrt":
+                yield node.args[0], -0.5 * power
+            elif name == "sqrt":
+                yield node.args[0], 0.5 * power
+            elif name == "pow" and isinstance(node.args[1], int | float) and node.args[1] != 1:
+                yield node.args[0], node.args[1] * power
+            else:
+                yield node, power
 
     def _centre(self, node: Any, dims: tuple[int, ...]) -> Node | None:
         """x for ``x - mean(x)``."""
@@ -272,8 +274,11 @@ class _Norms:
         return None
 
     def _spread(self, value: Any) -> _Spread | None:
-        node = _unsqueezed(_peeled(value))
-        if not isinstance(node, Node) or node.op != "call_function":
+        return self.spreads.get(_unsqueezed(_peeled(value)))
+
+    def _read_spread(self, node: Node) -> _Spread | None:
+        """The spread that a node is, if those before it are known."""
+        if node.op != "call_function":
             return None
         name, args = packet(node), node.args
         if name == "var":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property, reduce
 from typing import Any
 
 import torch
@@ -74,6 +75,9 @@ class Regions:
         self.given: set[Node] = set()
         self.root: dict[Node, Node] = {}
         self.form: dict[Node, Form] = {}
+        # A chain for each node, back to its root: what all of it passes through.
+        self._before: dict[Node, Node] = {}
+        self._depth: dict[Node, int] = {}
         for node in graph_module.graph.nodes:
             if node.op == "placeholder":
                 if isinstance(node.meta.get("val"), Tensor):
@@ -86,7 +90,13 @@ class Regions:
                     if self._is_given(node):
                         self.given.add(node)
             self.root[node] = self._find_root(node)
+            self._find_before(node)
             self.form[node] = Form(1.0) if self.root[node] is node else self._find_form(node)
+
+    @cached_property
+    def signals(self) -> set[Node]:
+        """What varies and isn't given."""
+        return self.varying - self.given
 
     def _is_given(self, node: Node) -> bool:
         inputs = [i for i in node.all_input_nodes if i in self.varying]
@@ -180,19 +190,25 @@ class Regions:
                 stack.extend(self.inputs(node))
             else:
                 frontier.append(node)
-        chains = [self._chain(node) for node in frontier]
-        common = [node for node in chains[0] if all(node in chain for chain in chains)]
-        return common[0]
+        return reduce(self._common, frontier)
 
-    def _chain(self, node: Node) -> list[Node]:
-        """Affine ancestors through which a node is reached, nearest first, the root last."""
-        root = self.root[node]
-        if node is root:
-            return [root]
-        parents = [self._chain(parent) for parent in dict.fromkeys(self.inputs(node))]
-        if not parents:
-            return [root]
-        return [node, *(n for n in parents[0] if all(n in chain for chain in parents))]
+    def _find_before(self, node: Node) -> None:
+        """Notes the last node before this one through which all that it depends on passes."""
+        parents = [] if self.root[node] is node else list(self.inputs(node))
+        if parents:
+            before = reduce(self._common, parents)
+            self._before[node] = before
+            self._depth[node] = self._depth[before] + 1
+        else:
+            self._depth[node] = 0
+
+    def _common(self, a: Node, b: Node) -> Node:
+        """The last node through which all passes that two values of a region depend on."""
+        while a is not b:
+            if self._depth[a] < self._depth[b]:
+                a, b = b, a
+            a = self._before[a]
+        return a
 
 
 def is_pointwise(node: Node) -> bool:

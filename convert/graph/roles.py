@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
-from torch.fx import GraphModule, Node
+from torch.fx import Graph, GraphModule, Node
 
 from .regions import Regions, is_float, is_pointwise, packet
 
@@ -85,6 +85,7 @@ def operations(graph_module: GraphModule, sites: set[str]) -> list[Operation]:
         sites: paths of those modules.
     """
     regions = Regions(graph_module)
+    batch = captured_batch(graph_module.graph)
     signal: dict[Node, str] = {}
     found = []
     for node in graph_module.graph.nodes:
@@ -108,7 +109,7 @@ def operations(graph_module: GraphModule, sites: set[str]) -> list[Operation]:
         signal[node] = "spikes" if spikes else "analog"
         if packet(node) == "getitem":
             continue
-        count = _multiply_accumulates(node, kind, read)
+        count = _multiply_accumulates(node, kind, read, batch)
         shapes = tuple(shape_of(operand) for operand in read)
         found.append(Operation(kind, packet(node), inputs, where(node), count, node, shapes))
     return found
@@ -116,8 +117,7 @@ def operations(graph_module: GraphModule, sites: set[str]) -> list[Operation]:
 
 def operands(node: Node, regions: Regions) -> list[Node]:
     """The signals that an operation reads; the whole numbers that it reads where there is none."""
-    signals = regions.varying - regions.given
-    return list(_read(node, signals)) or list(_read(node, regions.varying))
+    return list(_read(node, regions.signals)) or list(_read(node, regions.varying))
 
 
 def _read(node: Node, varying: set[Node]) -> Iterator[Node]:
@@ -148,7 +148,7 @@ def _kind(node: Node, regions: Regions, operands: list[Node], sites: set[str]) -
     if not all(is_float(o) or not isinstance(o.meta.get("val"), Tensor) for o in operands):
         return "remaining"
     if name in _LAYOUT:
-        return "synaptic" if _first_only(node, regions.varying - regions.given) else "remaining"
+        return "synaptic" if _first_only(node, regions.signals) else "remaining"
     if name in _SUMS:
         return "synaptic"
     if name in WEIGHTED:
@@ -179,7 +179,7 @@ def _pointwise_kind(node: Node, name: str, regions: Regions, operands: list[Node
     if name in ("where", "masked_fill"):
         # A mask that doesn't vary picks values: a sum of two masked signals.
         mask = node.args[0] if name == "where" else node.args[1]
-        return "remaining" if mask in regions.varying - regions.given else "synaptic"
+        return "remaining" if mask in regions.signals else "synaptic"
     return "remaining"
 
 
@@ -244,11 +244,10 @@ def numel(node: Node) -> int:
     return math.prod(size(length) for length in node.meta["val"].shape)
 
 
-def _multiply_accumulates(node: Node, kind: str, operands: list[Node]) -> int:
+def _multiply_accumulates(node: Node, kind: str, operands: list[Node], batch: int) -> int:
     """Multiply-accumulates of one image (the captured batch is divided out)."""
     if kind not in ("synaptic", "product") or not isinstance(node.meta.get("val"), Tensor):
         return 0
-    batch = captured_batch(node)
     name = packet(node)
     out = numel(node)
     if name.startswith("conv_transpose"):
@@ -270,13 +269,13 @@ def _multiply_accumulates(node: Node, kind: str, operands: list[Node]) -> int:
     return round(out * inner / batch)
 
 
-def captured_batch(node: Node) -> int:
+def captured_batch(graph: Graph) -> int:
     """Images of the batch that was captured."""
-    for other in node.graph.nodes:
-        value = other.meta.get("val")
-        if other.op == "placeholder" and "batch" in other.meta:
-            return int(other.meta["batch"])  # a loaded graph has numbers for symbols
-        if other.op == "placeholder" and isinstance(value, Tensor) and value.dim():
+    for node in graph.nodes:
+        value = node.meta.get("val")
+        if node.op == "placeholder" and "batch" in node.meta:
+            return int(node.meta["batch"])  # a loaded graph has numbers for symbols
+        if node.op == "placeholder" and isinstance(value, Tensor) and value.dim():
             if not isinstance(value.shape[0], int):
                 return size(value.shape[0])
     return 1
@@ -309,17 +308,14 @@ def constants_barred(graph_module: GraphModule, sites: set[str]) -> set[str]:
     """
     kinds = {found.node: found.kind for found in operations(graph_module, sites)}
     barred = set()
-    for start in graph_module.graph.nodes:
-        if start.op != "call_module" or start.target not in sites:
-            continue
-        seen, waiting = {start}, list(start.users)
-        while waiting:
-            node = waiting.pop()
-            if node in seen or (node.op == "call_module" and node.target in sites):
+    # Values that a product takes before a site does.
+    reaching: set[Node] = set()
+    for node in reversed(graph_module.graph.nodes):
+        for user in node.users:
+            if user.op == "call_module" and user.target in sites:
                 continue
-            seen.add(node)
-            if kinds.get(node) in ("product", "remaining"):
-                barred.add(str(start.target))
-                break
-            waiting += node.users
+            if user in reaching or kinds.get(user) in ("product", "remaining"):
+                reaching.add(node)
+        if node in reaching and node.op == "call_module" and node.target in sites:
+            barred.add(str(node.target))
     return barred

@@ -180,9 +180,9 @@ def pool_first(graph_module: GraphModule, maxima: list[Maximum]) -> list[Maximum
 
     The maximum of f is f of the maximum where f never falls.
     """
-    moved = []
+    moved: list[Maximum] = []
+    regions = Regions(graph_module)
     for each in maxima:
-        regions = Regions(graph_module)
         value = each.source
         if not each.pools or len(value.users) > 1 or not regions.form[value].atoms:
             continue
@@ -206,6 +206,7 @@ def pool_first(graph_module: GraphModule, maxima: list[Maximum]) -> list[Maximum
         for reader in readers:
             reader.replace_input_with(each.result, copies[value])
         moved.append(each)
+        regions = Regions(graph_module)
     fold.tidy(graph_module)
     return moved
 
@@ -240,11 +241,12 @@ def take_maxima_apart(graph_module: GraphModule, maxima: list[Maximum]) -> list[
     left = []
     # A maximum of maxima reads what the first one became.
     became: dict[Node, Node] = {}
+    given = Regions(graph_module).given
     for each in maxima:
         emit = Emitter(graph_module, each.result)
         each.source = value = became.get(each.source, each.source)
         if not each.pools:
-            value = _Unmasked(emit, each).clean(value)
+            value = _Unmasked(emit, each, given).clean(value)
         if each.masked and value is each.source:
             left.append(each)
             continue
@@ -287,11 +289,11 @@ class _Unmasked:
     row whose maximum is smaller still gets that number, which is no matter to a softmax.
     """
 
-    def __init__(self, emit: Emitter, each: Maximum) -> None:
+    def __init__(self, emit: Emitter, each: Maximum, given: set[Node]) -> None:
         self.emit, self.graph_module = emit, emit.graph_module
         self.floor = each.floor if math.isfinite(each.floor) else 0.0
         self.sign = each.sign
-        self.given = Regions(emit.graph_module).given
+        self.given = given
 
     def clean(self, node: Node) -> Node:
         """A node, or a copy of it without -inf."""

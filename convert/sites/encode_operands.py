@@ -56,8 +56,9 @@ def encode_operands(
     # What is analog without any of these neurons gets one: q, k and v although the norm before
     # them has one too. Then what is still left.
     for scalings in (False, True):
-        for operation, side, value in _analog(graph_module, found, scalings):
-            if encode == "all" or not _is_image(value, Regions(graph_module)):
+        regions = Regions(graph_module)
+        for operation, side, value in _analog(graph_module, regions, found, scalings):
+            if encode == "all" or not _is_image(value, regions):
                 found.append(_insert(graph_module, value, f"{operation.where}.{side}", taken))
     fold.tidy(graph_module)
     order = {node: i for i, node in enumerate(graph_module.graph.nodes)}
@@ -65,10 +66,9 @@ def encode_operands(
 
 
 def _analog(
-    graph_module: GraphModule, sites: Sequence[Site], scalings: bool
+    graph_module: GraphModule, regions: Regions, sites: Sequence[Site], scalings: bool
 ) -> list[tuple[Operation, str, Node]]:
     """Analog operands of multiplications: the operation, which operand, and its value."""
-    regions = Regions(graph_module)
     result: dict[Node, tuple[Operation, str, Node]] = {}
     for operation in operations(graph_module, {site.module for site in sites}):
         scaling = operation.kind == "synaptic" and packet(operation.node) in _SCALINGS

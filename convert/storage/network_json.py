@@ -120,8 +120,7 @@ def _input_types(snn: SpikingModel) -> list[torch.dtype | None]:
 
 def _batch(snn: SpikingModel) -> int:
     """A batch size of which every shape of the graph is known to make sense."""
-    nodes = [node for node in snn.network.graph.nodes if node.op == "placeholder"]
-    return captured_batch(nodes[0]) if nodes else 1
+    return captured_batch(snn.network.graph)
 
 
 def _describe(

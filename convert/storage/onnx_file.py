@@ -92,7 +92,7 @@ def _inputs(snn: SpikingModel) -> tuple[list[Tensor], list[dict[int, Any]], list
     """Example tensors, which of their axes are free, and their names."""
     device = next((t.device for t in snn.state_dict().values()), torch.device("cpu"))
     floats = _float_types(snn)
-    size = max(2, *(captured_batch(node) for node in list(snn.network.graph.nodes)[:1]))
+    size = max(2, captured_batch(snn.network.graph))
     batch = torch.export.Dim("batch", min=1)
     examples, shapes, names = [], [], []
     for described in snn.signature.inputs:

@@ -8,19 +8,9 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-aten = torch.ops.aten
+from .operators import operator_of
 
-_FACTORIES = (aten.full.default, aten.zeros.default, aten.ones.default, aten.empty.memory_format)
-# Where the output channels of a weight lie.
-_OUT_AXIS = {
-    aten.linear.default: 0,
-    aten.conv1d.default: 0,
-    aten.conv2d.default: 0,
-    aten.conv3d.default: 0,
-    aten.conv1d.padding: 0,
-    aten.conv2d.padding: 0,
-    aten.conv3d.padding: 0,
-}
+aten = torch.ops.aten
 
 
 def read(graph_module: GraphModule, node: Node) -> Any:
@@ -117,7 +107,8 @@ def batch_norms(graph_module: GraphModule) -> None:
 
 
 def _foldable(source: Node, norm: Node) -> bool:
-    if source.target not in _OUT_AXIS or set(source.users) != {norm}:
+    row = operator_of(source)
+    if row is None or row.out_axis is None or set(source.users) != {norm}:
         return False
     if source.target is aten.linear.default and source.meta["val"].dim() != 2:
         return False  # the norm's channels are not the layer's
@@ -126,7 +117,9 @@ def _foldable(source: Node, norm: Node) -> bool:
 
 
 def _fold(graph_module: GraphModule, layer: Node, scale: Tensor, shift: Tensor) -> Node:
-    axis = _OUT_AXIS[layer.target]  # type: ignore[index]
+    row = operator_of(layer)
+    assert row is not None and row.out_axis is not None
+    axis = row.out_axis
     weight_node: Any = layer.args[1]
     bias_node: Any = layer.args[2] if len(layer.args) > 2 else None
     weight = read(graph_module, weight_node)

@@ -18,11 +18,12 @@ from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
 from . import fold
+from .operators import Kind, kind_of
 from .regions import is_float, packet
 
 aten = torch.ops.aten
 
-_CASTS = ("_to_copy", "clone", "alias", "detach", "expand")
+_CASTS = (Kind.IDENTITY, Kind.CAST)
 # Outside the root an epsilon differs from one inside; up to these it differs by rounding only.
 _ADDED, _FLOOR = 1e-5, 1e-6
 
@@ -354,7 +355,7 @@ class _Norms:
     def _biased(self, node: Node, spread: _Spread) -> tuple[Node, tuple[Any, float] | None]:
         """The sum that ends a layer norm, and its bias."""
         users = list(node.users)
-        while len(users) == 1 and packet(users[0]) in _CASTS[:4]:
+        while len(users) == 1 and kind_of(users[0]) in _CASTS:
             users = list(users[0].users)
         if len(users) == 1 and packet(users[0]) == "add" and len(users[0].args) == 2:
             total = users[0]
@@ -371,7 +372,7 @@ def _name(value: Any) -> str:
 
 def _peeled(value: Any) -> Any:
     """A value without casts and broadcasts around it."""
-    while isinstance(value, Node) and value.op == "call_function" and packet(value) in _CASTS:
+    while isinstance(value, Node) and (kind_of(value) in _CASTS or _name(value) == "expand"):
         if not isinstance(value.args[0], Node) or not is_float(value.args[0]):
             break
         value = value.args[0]

@@ -12,25 +12,12 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from . import fold
+from .operators import Kind, is_aten, kind_of, operator_of
 
 aten = torch.ops.aten
 
-# Change the type or the layout, never the value.
-_SAME = {
-    aten._to_copy.default,
-    aten.alias.default,
-    aten.clone.default,
-    aten.detach.default,
-    aten.lift_fresh_copy.default,
-    aten.positive.default,
-}
-_FILLED = {aten.full_like.default, aten.zeros_like.default, aten.ones_like.default}
-# What makes a mask of floating-point numbers out of given whole numbers.
-_MASKING = frozenset(
-    "_to_copy add clone expand masked_fill mul neg permute rsub slice squeeze sub unsqueeze view "
-    "where".split()
-)
-_SIZES = {aten.sym_size.int, aten.new_full.default, *_FILLED}
+# Read a tensor's form, not its values.
+_NO_SIGNAL = (Kind.FILL, Kind.SIZE)
 
 
 @dataclass
@@ -84,7 +71,7 @@ class Regions:
                     self.varying.add(node)
                     if not is_float(node):
                         self.given.add(node)
-            elif node.op in ("call_function", "call_module") and node.target not in _SIZES:
+            elif node.op in ("call_function", "call_module") and kind_of(node) not in _NO_SIGNAL:
                 if any(i in self.varying for i in node.all_input_nodes):
                     self.varying.add(node)
                     if self._is_given(node):
@@ -102,7 +89,8 @@ class Regions:
         inputs = [i for i in node.all_input_nodes if i in self.varying]
         if not isinstance(node.meta.get("val"), Tensor) or any(i not in self.given for i in inputs):
             return False
-        return not is_float(node) or packet(node) in _MASKING
+        row = operator_of(node)
+        return not is_float(node) or (row is not None and row.masks)
 
     def scalar(self, value: Any) -> float | None:
         """The number that an argument stands for, None if it isn't one."""
@@ -118,11 +106,12 @@ class Regions:
         if node.op != "call_function" or not is_pointwise(node):
             return node
         varying = [i for i in node.all_input_nodes if i in self.varying]
-        if node.target in _FILLED:
+        fills = kind_of(node) is Kind.FILL
+        if fills:
             varying = list(node.all_input_nodes)[:1]
         others = [i for i in node.all_input_nodes if i not in varying]
         # A number made of whole numbers or truth values alone is where a signal begins.
-        if is_float(node) and node.target not in _FILLED and not any(map(is_float, varying)):
+        if is_float(node) and not fills and not any(map(is_float, varying)):
             return node
         roots = {self.root[i] for i in varying}
         if len(roots) != 1 or any(self.scalar(i) is None for i in others):
@@ -138,14 +127,14 @@ class Regions:
         return Form(1.0) if value is root else self.form[value]
 
     def _find_form(self, node: Node) -> Form:
-        root, target, args = self.root[node], node.target, node.args
-        name = packet(node)
-        if target in _FILLED:
+        root, kind, args = self.root[node], kind_of(node), node.args
+        name = packet(node) if is_aten(node) else ""
+        if kind is Kind.FILL:
             fill = {"full_like": args[1] if len(args) > 1 else 0.0, "ones_like": 1.0}
             return Form(one=float(fill.get(name, 0.0)))  # type: ignore[arg-type]
         if not is_float(node):
             return Form(atoms={node: 1.0})
-        if target in _SAME:
+        if kind in (Kind.IDENTITY, Kind.CAST):
             source = args[0]
             if isinstance(source, Node) and is_float(source):
                 return self._of(source, root)
@@ -218,7 +207,7 @@ def is_pointwise(node: Node) -> bool:
     if node.target is aten.clone.default:
         # With a memory format it is a layout that a later view relies on.
         return node.kwargs.get("memory_format") in (None, torch.preserve_format)
-    if node.target in _SAME or node.target in _FILLED:
+    if kind_of(node) in (Kind.POINTWISE, Kind.IDENTITY, Kind.CAST, Kind.FILL):
         return True
     tags = getattr(node.target, "tags", ())
     return torch.Tag.pointwise in tags and torch.Tag.nondeterministic_seeded not in tags

@@ -14,33 +14,8 @@ from typing import Any
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
+from .operators import Kind, Operator, is_aten, kind_of, operator_of
 from .regions import Regions, is_float, is_pointwise, packet
-
-# Linear in the one varying input, whatever the other arguments hold; they only move values.
-_LAYOUT = frozenset(
-    "alias as_strided cat chunk clone concat constant_pad_nd contiguous copy detach diagonal "
-    "expand expand_copy flip gather getitem index index_add index_put _unsafe_index_put "
-    "index_select lift_fresh_copy movedim narrow pad permute pixel_shuffle pixel_unshuffle "
-    "reflection_pad1d reflection_pad2d repeat scatter_add "
-    "repeat_interleave replication_pad1d replication_pad2d reshape roll scatter select "
-    "select_scatter slice slice_scatter split split_with_sizes squeeze stack t tile transpose "
-    "unbind unflatten unfold unsqueeze view view_copy _unsafe_view _unsafe_index channel_shuffle "
-    "unsafe_split".split()
-)
-_SUMS = frozenset(
-    "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d _adaptive_avg_pool2d avg_pool1d "
-    "avg_pool2d avg_pool3d cumsum mean sum upsample_bilinear2d upsample_nearest2d "
-    "upsample_nearest1d _upsample_nearest_exact2d upsample_bicubic2d upsample_linear1d "
-    "upsample_trilinear3d _upsample_bilinear2d_aa im2col col2im fold trace".split()
-)
-# Weighted sums: the input first, then what may be weights.
-WEIGHTED = frozenset(
-    "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution linear "
-    "mm bmm matmul addmm baddbmm addbmm mv addmv dot vdot einsum bilinear".split()
-)
-_LOOKUPS = frozenset("embedding index index_select gather _unsafe_index".split())
-_MATRIX = frozenset("mm bmm matmul mv dot vdot".split())
-LINEAR = _LAYOUT | _SUMS | WEIGHTED
 
 
 @dataclass(frozen=True)
@@ -70,11 +45,6 @@ class Operation:
     def signal(self) -> str:
         """``spikes`` if every varying input is spike-coded, else ``analog``."""
         return "spikes" if all(name == "spikes" for name in self.inputs) else "analog"
-
-
-def is_layout(node: Node) -> bool:
-    """Whether an operation moves or casts values and computes none."""
-    return node.op == "call_function" and (packet(node) in _LAYOUT or packet(node) == "_to_copy")
 
 
 def operations(graph_module: GraphModule, sites: set[str]) -> list[Operation]:
@@ -132,50 +102,52 @@ def _read(node: Node, varying: set[Node]) -> Iterator[Node]:
 
 
 def _kind(node: Node, regions: Regions, operands: list[Node], sites: set[str]) -> str:
-    name = packet(node)
     if node.op == "call_module":
         return "spiking" if str(node.target) in sites else "remaining"
-    if not operands:
+    row = operator_of(node)
+    if not operands or packet(node) == "getitem":
         return "synaptic"
-    if name == "getitem":
-        return "synaptic"
-    if name in _LOOKUPS and node.args[0] not in regions.varying:
+    given = all(operand in regions.given for operand in operands)
+    if row is not None and row.looks_up and node.args[0] not in regions.varying:
         # A row of a table for a whole number: linear in its one-hot code.
-        return "synaptic" if all(o in regions.given for o in operands) else "remaining"
-    if all(o in regions.given for o in operands):
+        return "synaptic" if given else "remaining"
+    if given:
         # Where whole numbers become a signal.
-        return "synaptic" if name in _LAYOUT | _SUMS | WEIGHTED | {"_to_copy"} else "remaining"
+        begins = row is not None and (row.linear or row.kind is Kind.CAST)
+        return "synaptic" if begins else "remaining"
     if not all(is_float(o) or not isinstance(o.meta.get("val"), Tensor) for o in operands):
         return "remaining"
-    if name in _LAYOUT:
-        return "synaptic" if _first_only(node, regions.signals) else "remaining"
-    if name in _SUMS:
+    if row is not None and (row.linear or row.kind is Kind.AFFINE):
+        return _linear_kind(node, row, regions, operands)
+    return _pointwise_kind(node, regions, operands) if is_pointwise(node) else "remaining"
+
+
+def _linear_kind(node: Node, row: Operator, regions: Regions, operands: list[Node]) -> str:
+    """What an operation is that is linear in its one varying input."""
+    if row.kind is Kind.SUM:
         return "synaptic"
-    if name in WEIGHTED:
-        if name == "bilinear" or len(operands) > 1:
-            return "product" if _bilinear(node, operands) else "remaining"
+    if row.weighted and (len(operands) > 1 or row.name == "bilinear"):
+        return "product" if _bilinear(node, row, operands) else "remaining"
+    if row.weighted:
         return "synaptic"
-    if name in ("batch_norm", "_native_batch_norm_legit_no_training"):
+    if row.kind is Kind.AFFINE:
         return "synaptic" if len(operands) == 1 else "remaining"
-    if is_pointwise(node):
-        return _pointwise_kind(node, name, regions, operands)
-    return "remaining"
+    return "synaptic" if _first_only(node, regions.signals) else "remaining"
 
 
-def _pointwise_kind(node: Node, name: str, regions: Regions, operands: list[Node]) -> str:
+def _pointwise_kind(node: Node, regions: Regions, operands: list[Node]) -> str:
     if not is_float(node):
         return "remaining"
     if regions.root[node] is not node:
         return "remaining" if regions.form[node].atoms else "synaptic"
-    if name in ("add", "sub", "rsub", "neg"):
+    name = packet(node) if is_aten(node) else ""
+    if name in ("add", "sub", "rsub", "neg") or kind_of(node) is Kind.CAST:
         return "synaptic"
     if name == "mul":
         return "synaptic" if len(operands) == 1 else "product"
     if name == "div":
         first = operands == [node.args[0]] and "rounding_mode" not in node.kwargs
         return "synaptic" if first else "remaining"
-    if name in ("_to_copy", "clone", "alias", "detach"):
-        return "synaptic"
     if name in ("where", "masked_fill"):
         # A mask that doesn't vary picks values: a sum of two masked signals.
         mask = node.args[0] if name == "where" else node.args[1]
@@ -202,11 +174,11 @@ def _first_only(node: Node, varying: set[Node]) -> bool:
     )
 
 
-def _bilinear(node: Node, operands: list[Node]) -> bool:
+def _bilinear(node: Node, row: Operator, operands: list[Node]) -> bool:
     """Whether a matrix product of varying signals is linear in each of them."""
-    if packet(node) in _MATRIX:
+    if row.kind is Kind.MATRIX:
         return True
-    if packet(node) in ("addmm", "baddbmm", "addbmm", "addmv"):
+    if row.bias == 0:
         return node.args[0] not in operands
     return len(operands) == 2
 
@@ -248,21 +220,18 @@ def _multiply_accumulates(node: Node, kind: str, operands: list[Node], batch: in
     """Multiply-accumulates of one image (the captured batch is divided out)."""
     if kind not in ("synaptic", "product") or not isinstance(node.meta.get("val"), Tensor):
         return 0
-    name = packet(node)
-    out = numel(node)
-    if name.startswith("conv_transpose"):
-        weight = node.args[1].meta["val"]  # type: ignore[union-attr]
-        inner = math.prod(weight.shape[1:])
-        out = numel(operands[0])
-    elif name.startswith("conv"):
-        weight = node.args[1].meta["val"]  # type: ignore[union-attr]
-        inner = math.prod(weight.shape[1:])
-    elif name in WEIGHTED:
-        inner = size(operands[-1 if name.startswith("add") else 0].meta["val"].shape[-1])
-        if name in _MATRIX and len(node.args) == 2 and operands[0] is node.args[1]:
+    row, out = operator_of(node), numel(node)
+    if row is not None and row.convolves:
+        weight: Any = node.args[1]
+        inner = math.prod(weight.meta["val"].shape[1:])
+        if row.name.startswith("conv_transpose"):
+            out = numel(operands[0])
+    elif row is not None and row.weighted:
+        inner = size(operands[-1 if row.bias == 0 else 0].meta["val"].shape[-1])
+        if row.kind is Kind.MATRIX and len(node.args) == 2 and operands[0] is node.args[1]:
             shape = operands[0].meta["val"].shape
             inner = size(shape[-2] if len(shape) > 1 else shape[-1])
-    elif name in ("mul", "batch_norm", "_native_batch_norm_legit_no_training"):
+    elif row is not None and (row.name == "mul" or row.kind is Kind.AFFINE):
         inner = 1
     else:
         return 0

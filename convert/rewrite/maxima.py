@@ -15,10 +15,10 @@ from torch.fx.node import map_arg
 
 from ..graph import fold
 from ..graph.edit import Emitter
+from ..graph.operators import operator_of
 from ..graph.origins import OUTPUT_OF
 from ..graph.region_function import extract
 from ..graph.regions import Regions, is_float, packet
-from ..graph.roles import is_layout
 from .tournament import Window, maximum
 
 aten = torch.ops.aten
@@ -310,7 +310,8 @@ class _Unmasked:
         if name == "add" and len(node.args) == 2:
             return self._sum(node)
         first = node.args[0] if node.args else None
-        if is_layout(node) and isinstance(first, Node):
+        row = operator_of(node)
+        if row is not None and row.layout and isinstance(first, Node):
             inner = self.clean(first)
             if inner is not first:
                 return self.emit.call(node.target, inner, *node.args[1:], **node.kwargs)  # type: ignore[arg-type]

@@ -13,10 +13,11 @@ from torch.fx import Graph, GraphModule, Node
 
 from ..errors import InputError
 from ..graph import fold
+from ..graph.operators import operator_of
 from ..graph.origins import OUTPUT_OF
 from ..graph.region_function import ExactFunction
 from ..graph.regions import Regions, is_float, packet
-from ..graph.roles import WEIGHTED, Operation, is_layout, operands, operations
+from ..graph.roles import Operation, operands, operations
 from .find import Site
 
 # What such a site computes, in the report.
@@ -90,7 +91,9 @@ def _is_image(value: Node, regions: Regions) -> bool:
         inputs = [i for i in value.all_input_nodes if i in regions.varying]
         affine = regions.root[value] is not value and not regions.form[value].atoms
         scaled = packet(value) in ("add", "sub", *_SCALINGS) and is_float(value)
-        if len(inputs) != 1 or not (affine or scaled or is_layout(value)):
+        row = operator_of(value)
+        moved = row is not None and row.layout
+        if len(inputs) != 1 or not (affine or scaled or moved):
             return False
         value = inputs[0]
     return True
@@ -123,7 +126,8 @@ def _multiplies(user: Node) -> bool:
     """Whether a reader multiplies; a skip beside the layer keeps the value itself."""
     if packet(user) == "expand":
         return any(_multiplies(reader) for reader in user.users)
-    return packet(user) in _SCALINGS or packet(user) in WEIGHTED
+    row = operator_of(user)
+    return packet(user) in _SCALINGS or (row is not None and row.weighted)
 
 
 def _identity(like: Tensor) -> ExactFunction:

@@ -14,6 +14,7 @@ from torch.fx import GraphModule, Node
 from ..errors import SiteError
 from ..graph import fold
 from ..graph.edit import SITE_NAME
+from ..graph.operators import operator_of
 from ..graph.region_function import ExactFunction, describe, extract
 from ..graph.regions import Regions, is_float, is_pointwise, packet
 
@@ -21,8 +22,6 @@ aten = torch.ops.aten
 
 # No slope of a function that is smooth at 0.
 _STEEP = 2.0**40
-# Layout only: the path from the image to an input preprocessing may hold them.
-_VIEWS = ("view", "permute", "slice", "select", "unsqueeze", "squeeze", "flip", "cat", "clone")
 
 
 @dataclass(frozen=True)
@@ -170,7 +169,9 @@ def _preprocessing(regions: Regions, head: Node, value: Node) -> bool:
     while node.op != "placeholder":
         varying = [i for i in node.all_input_nodes if i in regions.varying]
         affine = regions.root[node] is not node and not regions.form[node].atoms
-        if len(varying) != 1 or not (affine or packet(node) in _VIEWS):
+        row = operator_of(node)
+        moved = row is not None and row.framing
+        if len(varying) != 1 or not (affine or moved):
             return False
         node = varying[0]
     return True

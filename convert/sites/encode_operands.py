@@ -19,6 +19,7 @@ from ..graph.region_function import ExactFunction
 from ..graph.regions import Regions, is_float, packet
 from ..graph.roles import Operation, operands, operations
 from .find import Site
+from .names import Names
 
 # What such a site computes, in the report.
 IDENTITY = "identity"
@@ -50,7 +51,7 @@ def encode_operands(
     found = list(sites)
     if not encode:
         return found
-    taken = {site.name for site in sites}
+    taken = Names(site.name for site in sites)
     if encode == "all":
         for node in [n for n in graph_module.graph.nodes if n.op == "placeholder" and is_float(n)]:
             found.append(_insert(graph_module, node, f"{node.name}.encode", taken, whole=True))
@@ -100,15 +101,10 @@ def _is_image(value: Node, regions: Regions) -> bool:
 
 
 def _insert(
-    graph_module: GraphModule, value: Node, wanted: str, taken: set[str], *, whole: bool = False
+    graph_module: GraphModule, value: Node, wanted: str, taken: Names, *, whole: bool = False
 ) -> Site:
     """An identity site behind a value, read by the multiplications that read the value."""
-    name, count = wanted, 0
-    mangled = {other.replace(".", "_") for other in taken}
-    while name.replace(".", "_") in mangled:
-        count += 1
-        name = f"{wanted}_{count}"
-    taken.add(name)
+    name = taken.unique(wanted)
     module = f"sites.{name.replace('.', '_').replace(':', '_')}"
     function = _identity(value.meta["val"])
     graph_module.add_submodule(module, function)

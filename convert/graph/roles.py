@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from torch import Tensor
@@ -18,33 +19,54 @@ from .operators import Kind, Operator, is_aten, kind_of, operator_of
 from .regions import Regions, is_float, is_pointwise, packet
 
 
+class Role(StrEnum):
+    """What an operation of a network with sites is; equal to its plain word."""
+
+    SPIKING = "spiking"  # a site: a few-spikes neuron
+    SYNAPTIC = "synaptic"  # linear or affine in its one varying input, or a sum of signals
+    PRODUCT = "product"  # linear in each of two signals
+    REMAINING = "remaining"  # a nonlinearity that is left as it was
+    GIVEN = "given"  # on whole numbers and masks that come with the input
+
+
+class Signal(StrEnum):
+    """What a value is; equal to its plain word."""
+
+    SPIKES = "spikes"  # every path from it back to the input ends at a site, linearly
+    ANALOG = "analog"  # any other
+
+
 @dataclass(frozen=True)
 class Operation:
     """One operation of the graph.
 
     Args:
-        kind: ``spiking``, ``synaptic``, ``product`` or ``remaining``; ``given`` for operations on
-            whole numbers and masks that come with the input.
+        kind: what it is.
         op: its name.
-        inputs: ``spikes`` or ``analog`` for each varying input.
+        inputs: spikes or analog, for each varying input.
         where: module path of the call, or the line of the source.
         multiply_accumulates: for one image; 0 for sums, layouts and what remains.
         node: the graph node.
         shapes: of the varying inputs; ``batch`` and expressions of it stand for its size.
     """
 
-    kind: str
+    kind: Role
     op: str
-    inputs: tuple[str, ...]
+    inputs: tuple[Signal, ...]
     where: str
     multiply_accumulates: int
     node: Node
     shapes: tuple[tuple[int | str, ...], ...] = ()
 
+    def __post_init__(self) -> None:
+        # Plain words become members; others are refused with a ValueError that names them.
+        object.__setattr__(self, "kind", Role(self.kind))
+        object.__setattr__(self, "inputs", tuple(map(Signal, self.inputs)))
+
     @property
-    def signal(self) -> str:
-        """``spikes`` if every varying input is spike-coded, else ``analog``."""
-        return "spikes" if all(name == "spikes" for name in self.inputs) else "analog"
+    def signal(self) -> Signal:
+        """Spikes if every varying input is spike-coded, else analog."""
+        return _joint(self.inputs)
 
 
 def operations(graph_module: GraphModule, sites: set[str]) -> list[Operation]:
@@ -56,33 +78,38 @@ def operations(graph_module: GraphModule, sites: set[str]) -> list[Operation]:
     """
     regions = Regions(graph_module)
     batch = captured_batch(graph_module.graph)
-    signal: dict[Node, str] = {}
+    signal: dict[Node, Signal] = {}
     found = []
     for node in graph_module.graph.nodes:
         if node not in regions.varying:
             continue
         if node.op == "placeholder":
-            signal[node] = "analog"
+            signal[node] = Signal.ANALOG
             continue
         if node.op not in ("call_function", "call_module"):
             continue
         if node in regions.given:
-            found.append(Operation("given", packet(node), (), where(node), 0, node))
-            signal[node] = "analog"
+            found.append(Operation(Role.GIVEN, packet(node), (), where(node), 0, node))
+            signal[node] = Signal.ANALOG
             continue
         read = operands(node, regions)
         inputs = tuple(signal[operand] for operand in read)
         kind = _kind(node, regions, read, sites)
-        spikes = kind == "spiking" or (
-            kind == "synaptic" and all(value == "spikes" for value in inputs)
-        )
-        signal[node] = "spikes" if spikes else "analog"
+        if kind is Role.SPIKING:
+            signal[node] = Signal.SPIKES
+        else:
+            signal[node] = _joint(inputs) if kind is Role.SYNAPTIC else Signal.ANALOG
         if packet(node) == "getitem":
             continue
         count = _multiply_accumulates(node, kind, read, batch)
         shapes = tuple(shape_of(operand) for operand in read)
         found.append(Operation(kind, packet(node), inputs, where(node), count, node, shapes))
     return found
+
+
+def _joint(inputs: Iterable[Signal]) -> Signal:
+    """What a linear operation makes of its inputs."""
+    return Signal.SPIKES if all(i is Signal.SPIKES for i in inputs) else Signal.ANALOG
 
 
 def operands(node: Node, regions: Regions) -> list[Node]:
@@ -101,58 +128,58 @@ def _read(node: Node, varying: set[Node]) -> Iterator[Node]:
             stack.extend(reversed(value))
 
 
-def _kind(node: Node, regions: Regions, operands: list[Node], sites: set[str]) -> str:
+def _kind(node: Node, regions: Regions, operands: list[Node], sites: set[str]) -> Role:
     if node.op == "call_module":
-        return "spiking" if str(node.target) in sites else "remaining"
+        return Role.SPIKING if str(node.target) in sites else Role.REMAINING
     row = operator_of(node)
     if not operands or packet(node) == "getitem":
-        return "synaptic"
+        return Role.SYNAPTIC
     given = all(operand in regions.given for operand in operands)
     if row is not None and row.looks_up and node.args[0] not in regions.varying:
         # A row of a table for a whole number: linear in its one-hot code.
-        return "synaptic" if given else "remaining"
+        return Role.SYNAPTIC if given else Role.REMAINING
     if given:
         # Where whole numbers become a signal.
         begins = row is not None and (row.linear or row.kind is Kind.CAST)
-        return "synaptic" if begins else "remaining"
+        return Role.SYNAPTIC if begins else Role.REMAINING
     if not all(is_float(o) or not isinstance(o.meta.get("val"), Tensor) for o in operands):
-        return "remaining"
+        return Role.REMAINING
     if row is not None and (row.linear or row.kind is Kind.AFFINE):
         return _linear_kind(node, row, regions, operands)
-    return _pointwise_kind(node, regions, operands) if is_pointwise(node) else "remaining"
+    return _pointwise_kind(node, regions, operands) if is_pointwise(node) else Role.REMAINING
 
 
-def _linear_kind(node: Node, row: Operator, regions: Regions, operands: list[Node]) -> str:
+def _linear_kind(node: Node, row: Operator, regions: Regions, operands: list[Node]) -> Role:
     """What an operation is that is linear in its one varying input."""
     if row.kind is Kind.SUM:
-        return "synaptic"
+        return Role.SYNAPTIC
     if row.weighted and (len(operands) > 1 or row.name == "bilinear"):
-        return "product" if _bilinear(node, row, operands) else "remaining"
+        return Role.PRODUCT if _bilinear(node, row, operands) else Role.REMAINING
     if row.weighted:
-        return "synaptic"
+        return Role.SYNAPTIC
     if row.kind is Kind.AFFINE:
-        return "synaptic" if len(operands) == 1 else "remaining"
-    return "synaptic" if _first_only(node, regions.signals) else "remaining"
+        return Role.SYNAPTIC if len(operands) == 1 else Role.REMAINING
+    return Role.SYNAPTIC if _first_only(node, regions.signals) else Role.REMAINING
 
 
-def _pointwise_kind(node: Node, regions: Regions, operands: list[Node]) -> str:
+def _pointwise_kind(node: Node, regions: Regions, operands: list[Node]) -> Role:
     if not is_float(node):
-        return "remaining"
+        return Role.REMAINING
     if regions.root[node] is not node:
-        return "remaining" if regions.form[node].atoms else "synaptic"
+        return Role.REMAINING if regions.form[node].atoms else Role.SYNAPTIC
     name = packet(node) if is_aten(node) else ""
     if name in ("add", "sub", "rsub", "neg") or kind_of(node) is Kind.CAST:
-        return "synaptic"
+        return Role.SYNAPTIC
     if name == "mul":
-        return "synaptic" if len(operands) == 1 else "product"
+        return Role.SYNAPTIC if len(operands) == 1 else Role.PRODUCT
     if name == "div":
         first = operands == [node.args[0]] and "rounding_mode" not in node.kwargs
-        return "synaptic" if first else "remaining"
+        return Role.SYNAPTIC if first else Role.REMAINING
     if name in ("where", "masked_fill"):
         # A mask that doesn't vary picks values: a sum of two masked signals.
         mask = node.args[0] if name == "where" else node.args[1]
-        return "remaining" if mask in regions.signals else "synaptic"
-    return "remaining"
+        return Role.REMAINING if mask in regions.signals else Role.SYNAPTIC
+    return Role.REMAINING
 
 
 def _first_only(node: Node, varying: set[Node]) -> bool:
@@ -216,9 +243,9 @@ def numel(node: Node) -> int:
     return math.prod(size(length) for length in node.meta["val"].shape)
 
 
-def _multiply_accumulates(node: Node, kind: str, operands: list[Node], batch: int) -> int:
+def _multiply_accumulates(node: Node, kind: Role, operands: list[Node], batch: int) -> int:
     """Multiply-accumulates of one image (the captured batch is divided out)."""
-    if kind not in ("synaptic", "product") or not isinstance(node.meta.get("val"), Tensor):
+    if kind not in (Role.SYNAPTIC, Role.PRODUCT) or not isinstance(node.meta.get("val"), Tensor):
         return 0
     row, out = operator_of(node), numel(node)
     if row is not None and row.convolves:
@@ -283,7 +310,7 @@ def constants_barred(graph_module: GraphModule, sites: set[str]) -> set[str]:
         for user in node.users:
             if user.op == "call_module" and user.target in sites:
                 continue
-            if user in reaching or kinds.get(user) in ("product", "remaining"):
+            if user in reaching or kinds.get(user) in (Role.PRODUCT, Role.REMAINING):
                 reaching.add(node)
         if node in reaching and node.op == "call_module" and node.target in sites:
             barred.add(str(node.target))

@@ -17,7 +17,7 @@ from ..graph.operators import operator_of
 from ..graph.origins import OUTPUT_OF
 from ..graph.region_function import ExactFunction
 from ..graph.regions import Regions, is_float, packet
-from ..graph.roles import Operation, operands, operations
+from ..graph.roles import Operation, Role, Signal, operands, operations
 from .find import Site
 from .names import Names
 
@@ -73,7 +73,7 @@ def _analog(
     """Analog operands of multiplications: the operation, which operand, and its value."""
     result: dict[Node, tuple[Operation, str, Node]] = {}
     for operation in operations(graph_module, {site.module for site in sites}):
-        scaling = operation.kind == "synaptic" and packet(operation.node) in _SCALINGS
+        scaling = operation.kind is Role.SYNAPTIC and packet(operation.node) in _SCALINGS
         if not operation.multiply_accumulates or (scaling and not scalings):
             continue
         values = operands(operation.node, regions)
@@ -81,7 +81,7 @@ def _analog(
         for value, side, signal in zip(values, sides, operation.inputs, strict=False):
             while packet(value) == "expand" and isinstance(value.args[0], Node):
                 value = value.args[0]  # before it is copied: fewer neurons
-            if signal == "analog":
+            if signal is Signal.ANALOG:
                 result.setdefault(value, (operation, side, value))
     return list(result.values())
 

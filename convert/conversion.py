@@ -17,10 +17,8 @@ from .fitting.methods import DEFAULT, check
 from .graph.capture import capture
 from .network.model import SpikingModel
 from .rewrite.plan import check as check_apart
-from .rewrite.plan import take_apart
 from .sites.encode_operands import check as check_encode
-from .sites.encode_operands import encode_operands
-from .sites.find import find_sites
+from .sites.prepare import Preparation, prepare
 
 
 def to_spiking(
@@ -88,16 +86,9 @@ def to_spiking(
     seconds: dict[str, float] = {}
     with timed(seconds, "capture"):
         captured = capture(model, first, device=device)
-        take_apart(
-            captured,
-            batches,
-            normalisation=normalisation,
-            max_pool=max_pool,
-            device=device,
-            progress=progress,
+        sites = prepare(
+            Preparation(captured, batches, normalisation, max_pool, encode, device, progress)
         )
-        sites = find_sites(captured.graph_module)
-        sites = encode_operands(captured.graph_module, sites, encode)
         fixed = fixed_steps(sites, per_site_steps or {})
     target = next((t.device for t in captured.graph_module.state_dict().values()), device)
     with timed(seconds, "calibrate"):

@@ -24,6 +24,7 @@ from . import origins as layers
 from . import recognise_norms as norms
 from .call_signature import Signature, inputs_needed, rows, split_batch
 from .decompositions import table
+from .passes import Fact, Pass, check, run
 
 # Layers round too, not the inputs alone; a gap above the second is no rounding in any network.
 _AMPLIFIED, _MOST_AMPLIFIED = 10.0, 0.02
@@ -31,6 +32,33 @@ _AMPLIFIED, _MOST_AMPLIFIED = 10.0, 0.02
 _EXPORTED_ROWS, _CHECKED_ROWS = 5, 3
 # Largest difference that counts as rounding, over the output's largest magnitude.
 _ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 3e-2, torch.bfloat16: 0.2}
+
+# What is true of an exported graph; what is done then, and what once the graph has been checked.
+GIVEN = frozenset({Fact.PLAIN})
+_FOLDING: tuple[Pass[GraphModule], ...] = (
+    Pass("fold constants", GIVEN, frozenset({Fact.CONSTANTS}), fold.constants),
+    Pass(
+        "fold batch norms",
+        frozenset({Fact.CONSTANTS}),
+        frozenset({Fact.NO_BATCH_NORM}),
+        fold.batch_norms,
+    ),
+)
+_READING: tuple[Pass[GraphModule], ...] = (
+    Pass(
+        "recognise norms",
+        frozenset({Fact.CONSTANTS, Fact.NO_BATCH_NORM}),
+        frozenset({Fact.NORMS}),
+        norms.recognise,
+    ),
+    Pass(
+        "mark layers",
+        frozenset({Fact.NORMS}),
+        frozenset({Fact.LAYERS}),
+        lambda graph_module: layers.mark(graph_module.graph),
+    ),
+)
+PASSES = _FOLDING + _READING
 
 
 @dataclass
@@ -76,16 +104,14 @@ def capture(model: nn.Module, batch: Any, *, device: torch.device | str | None =
         module = exported.module(check_guards=False)
         graph_module = _plain(module)
         signature = Signature.of(copied, args, kwargs, exported.call_spec.out_spec, size)
-        fold.constants(graph_module)
-        fold.batch_norms(graph_module)
         flat = signature.flatten(*checked)
+        run(_FOLDING, graph_module, GIVEN)
         least = _sensitivity(copied, checked, expected)
         _difference(expected, graph_module(*flat), least)
-        norms.recognise(graph_module)
+        run(_READING, graph_module, check(_FOLDING, GIVEN))
         # An epsilon may move from outside a norm's root to inside, which double precision sees.
         least = max(least, _ROUNDING[torch.float32])
         difference = _difference(expected, graph_module(*flat), least)
-        layers.mark(graph_module.graph)
     return Captured(graph_module, signature, difference, notes)
 
 

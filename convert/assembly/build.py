@@ -13,7 +13,8 @@ from ..calibration.observe import Observed
 from ..fitting.methods import fit_problems, warm_up
 from ..fitting.problem import Problem, Solution
 from ..graph.capture import Captured
-from ..graph.roles import constants_barred, latency_steps, operations
+from ..graph.chains import constants_barred, latency_steps
+from ..graph.roles import operations
 from ..network.model import SpikingModel
 from ..network.report import Report, SiteRow
 from ..sites.find import Site

@@ -24,7 +24,7 @@ from ..errors import CalibrationError, InputError
 from ..fitting.methods import fit_problems
 from ..fitting.problem import Solution
 from ..graph.capture import Captured
-from ..graph.roles import constants_barred
+from ..graph.chains import constants_barred
 from ..sites.find import Site
 from .fit_targets import problem
 from .insert_neurons import neuron_of

@@ -6,15 +6,15 @@ Beside these stands what prepares masks and indices that come with the input.
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from torch import Tensor
-from torch.fx import Graph, GraphModule, Node
+from torch.fx import GraphModule, Node
 
+from .node_facts import captured_batch, numel, shape_of, size, where
 from .operators import Kind, Operator, is_aten, kind_of, operator_of
 from .regions import Regions, is_float, is_pointwise, packet
 
@@ -210,39 +210,6 @@ def _bilinear(node: Node, row: Operator, operands: list[Node]) -> bool:
     return len(operands) == 2
 
 
-def where(node: Node) -> str:
-    """Module path of the call that a node came from, or its line of the source."""
-    stack = list((node.meta.get("nn_module_stack") or {}).values())
-    path = str(stack[-1][0]) if stack else ""
-    path = path.removeprefix("L['self'].").removeprefix("L['self']")
-    if path:
-        return path
-    lines = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
-    return f"{lines[-1][0].rpartition('/')[2]}:{lines[-1][1]}" if lines else "the model's forward"
-
-
-def size(value: Any) -> int:
-    """A length as a number: a symbolic one by the batch it was captured with."""
-    if isinstance(value, int):
-        return value
-    return int(value.node.hint)
-
-
-def shape_of(node: Node) -> tuple[int | str, ...]:
-    """A shape with ``batch``, or an expression of it, where the batch size decides a length."""
-    value = node.meta.get("val")
-    shape = value.shape if isinstance(value, Tensor) else ()
-    return tuple(
-        length if isinstance(length, int) else re.sub(r"\b[su]\d+\b", "batch", str(length))
-        for length in shape
-    )
-
-
-def numel(node: Node) -> int:
-    """Elements of a node's value for the batch that was captured."""
-    return math.prod(size(length) for length in node.meta["val"].shape)
-
-
 def _multiply_accumulates(node: Node, kind: Role, operands: list[Node], batch: int) -> int:
     """Multiply-accumulates of one image (the captured batch is divided out)."""
     if kind not in (Role.SYNAPTIC, Role.PRODUCT) or not isinstance(node.meta.get("val"), Tensor):
@@ -263,55 +230,3 @@ def _multiply_accumulates(node: Node, kind: Role, operands: list[Node], batch: i
     else:
         return 0
     return round(out * inner / batch)
-
-
-def captured_batch(graph: Graph) -> int:
-    """Images of the batch that was captured."""
-    for node in graph.nodes:
-        value = node.meta.get("val")
-        if node.op == "placeholder" and "batch" in node.meta:
-            return int(node.meta["batch"])  # a loaded graph has numbers for symbols
-        if node.op == "placeholder" and isinstance(value, Tensor) and value.dim():
-            if not isinstance(value.shape[0], int):
-                return size(value.shape[0])
-    return 1
-
-
-def latency_steps(graph_module: GraphModule, steps: Mapping[str, int]) -> int:
-    """Time steps of the longest chain of sites: K times its length if all have one K.
-
-    Args:
-        graph_module: the network.
-        steps: K of every site, by the path of its module.
-    """
-    latest: dict[Node, int] = {}
-    for node in graph_module.graph.nodes:
-        before = max((latest[i] for i in node.all_input_nodes), default=0)
-        own = steps.get(str(node.target), 0) if node.op == "call_module" else 0
-        latest[node] = before + own
-    return max(latest.values())
-
-
-def constants_barred(graph_module: GraphModule, sites: set[str]) -> set[str]:
-    """Sites behind which a constant can't be folded away, because a product takes their output.
-
-    A constant added to a spike-coded signal passes synaptic operations as a constant, which is a
-    bias of the receiving layer; a product would turn it into a signal.
-
-    Args:
-        graph_module: a captured graph whose sites are called as modules.
-        sites: paths of those modules.
-    """
-    kinds = {found.node: found.kind for found in operations(graph_module, sites)}
-    barred = set()
-    # Values that a product takes before a site does.
-    reaching: set[Node] = set()
-    for node in reversed(graph_module.graph.nodes):
-        for user in node.users:
-            if user.op == "call_module" and user.target in sites:
-                continue
-            if user in reaching or kinds.get(user) in (Role.PRODUCT, Role.REMAINING):
-                reaching.add(node)
-        if node in reaching and node.op == "call_module" and node.target in sites:
-            barred.add(str(node.target))
-    return barred

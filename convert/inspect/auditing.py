@@ -16,8 +16,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ..common.tables import table
+from ..graph.node_facts import where
 from ..graph.regions import packet
-from ..graph.roles import Operation, Role, where
+from ..graph.roles import Operation, Role
 from ..graph.run import walk
 from ..network.model import SpikingModel
 from ..network.report import places

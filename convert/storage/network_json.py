@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from ..errors import StorageError
 from ..graph.call_signature import Signature
+from ..graph.node_facts import captured_batch
 from ..graph.region_function import ExactFunction
-from ..graph.roles import captured_batch
 from ..network.bias_shifts import Corrections, Shifts
 from ..network.model import SpikingModel
 from ..neuron.few_spikes import FewSpikesNeuron

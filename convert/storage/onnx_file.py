@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..common.files import atomic_path
 from ..errors import ExportError
-from ..graph.roles import captured_batch
+from ..graph.node_facts import captured_batch
 from ..network.model import SpikingModel
 
 # Larger networks don't fit one protobuf message.

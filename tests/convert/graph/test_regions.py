@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 
+from convert.graph.chains import constants_barred
 from convert.graph.regions import Regions
-from convert.graph.roles import constants_barred, operations
+from convert.graph.roles import operations
 from convert.sites.find import find_sites
 
 aten = torch.ops.aten

@@ -84,11 +84,11 @@ def _place(graph_module: GraphModule, node: Node) -> tuple[int, int] | None:
     row = operator_of(node)
     if row is None:
         return None
-    if row.convolves:
-        weight: Any = node.args[1]
+    if row.convolves and row.weight is not None and row.bias is not None:
+        weight: Any = node.args[row.weight]
         kernel = read(graph_module, weight) if weight.op == "get_attr" else weight.meta["val"]
         batched = value.dim() == kernel.dim()
-        place = (2, 1 if batched else 0)
+        place = (row.bias, 1 if batched else 0)
     elif row.bias is not None and row.channels == -1 and (row.bias or not node.kwargs):
         place = (row.bias, value.dim() - 1)
     elif row.name == "add" and len(node.args) == 2 and not node.kwargs:

@@ -17,7 +17,7 @@ from torch.export.decomp_utils import CustomDecompTable
 
 from ..common.registry import Registration, register
 from ..errors import InputError
-from .operators import Operation, kept_whole, overload_of
+from .operators import OperatorLike, kept_whole, overload_of
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -127,7 +127,7 @@ OWN: dict[OpOverload, Callable[..., Any]] = {
 _REGISTERED: dict[OpOverload, Callable[..., Any]] = {}
 
 
-def register_decomposition(operation: Operation, function: Callable[..., Any]) -> Registration:
+def register_decomposition(operation: OperatorLike, function: Callable[..., Any]) -> Registration:
     """Says of what simpler operations one consists that this package would leave as it is.
 
     ::

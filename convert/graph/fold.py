@@ -118,10 +118,10 @@ def _foldable(source: Node, norm: Node) -> bool:
 
 def _fold(graph_module: GraphModule, layer: Node, scale: Tensor, shift: Tensor) -> Node:
     row = operator_of(layer)
-    assert row is not None and row.out_axis is not None
+    assert row is not None and row.weight is not None and row.bias is not None
     axis = row.out_axis
-    weight_node: Any = layer.args[1]
-    bias_node: Any = layer.args[2] if len(layer.args) > 2 else None
+    weight_node: Any = layer.args[row.weight]
+    bias_node: Any = layer.args[row.bias] if len(layer.args) > row.bias else None
     weight = read(graph_module, weight_node)
     shape = [-1 if i == axis else 1 for i in range(weight.dim())]
     bias = read(graph_module, bias_node).double() if isinstance(bias_node, Node) else 0.0
@@ -133,8 +133,8 @@ def _fold(graph_module: GraphModule, layer: Node, scale: Tensor, shift: Tensor) 
         with graph_module.graph.inserting_before(layer):
             bias_node = graph_module.graph.get_attr(target)
         bias_node.meta = dict(weight_node.meta)
-        args = list(layer.args) + [None] * (3 - len(layer.args))
-        args[2] = bias_node
+        args = list(layer.args) + [None] * (row.bias + 1 - len(layer.args))
+        args[row.bias] = bias_node
         layer.args = tuple(args)
     bias_node.meta["val"] = read(graph_module, bias_node)
     return layer

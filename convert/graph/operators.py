@@ -20,7 +20,7 @@ from torch.fx import Node
 from ..common.registry import Registration, register
 from ..errors import InputError
 
-Operation = OpOverload | OpOverloadPacket | CustomOpDef | str
+OperatorLike = OpOverload | OpOverloadPacket | CustomOpDef | str
 
 
 class Kind(StrEnum):
@@ -352,7 +352,7 @@ def kept_whole() -> list[str]:
     return [row.name for row in _TABLE.values() if row.whole]
 
 
-def overload_of(operation: Operation) -> OpOverload:
+def overload_of(operation: OperatorLike) -> OpOverload:
     """The overload that a user names.
 
     Args:
@@ -385,7 +385,7 @@ def overload_of(operation: Operation) -> OpOverload:
 
 
 def register_operator(
-    operation: Operation, kind: Kind | str, *, fresh: bool = False, saved: bool = False
+    operation: OperatorLike, kind: Kind | str, *, fresh: bool = False, saved: bool = False
 ) -> Registration:
     """Says what an operation is that this package doesn't know, so that it is no more "remaining".
 

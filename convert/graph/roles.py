@@ -215,8 +215,8 @@ def _multiply_accumulates(node: Node, kind: Role, operands: list[Node], batch: i
     if kind not in (Role.SYNAPTIC, Role.PRODUCT) or not isinstance(node.meta.get("val"), Tensor):
         return 0
     row, out = operator_of(node), numel(node)
-    if row is not None and row.convolves:
-        weight: Any = node.args[1]
+    if row is not None and row.convolves and row.weight is not None:
+        weight: Any = node.args[row.weight]
         inner = math.prod(weight.meta["val"].shape[1:])
         if row.name.startswith("conv_transpose"):
             out = numel(operands[0])

@@ -10,17 +10,13 @@ from typing import Any
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from ..graph.operators import Kind, is_aten, kind_of
 from ..graph.regions import is_float, packet
 from .tournament import Window
 
 _MINUS = float("-inf")
 # What a mask writes, or adds to a score, is no larger: -inf, the least number of a type, -1e4.
 HIDDEN = -9e3
-_POOLS = tuple(
-    form.format(n)
-    for n in (1, 2, 3)
-    for form in ("max_pool{}d", "max_pool{}d_with_indices", "adaptive_max_pool{}d")
-)
 
 
 @dataclass
@@ -50,7 +46,7 @@ class Maximum:
     @property
     def pools(self) -> bool:
         """Whether it is a pooling and no maximum of rows."""
-        return packet(self.node) in _POOLS
+        return _is_pool(self.node)
 
     def whole(self) -> list[int]:
         """The axes of which one window takes everything."""
@@ -75,8 +71,8 @@ def find_maxima(graph_module: GraphModule) -> tuple[list[Maximum], list[str]]:
     """Every maximum that can be a tournament, and notes on those that can't."""
     found, notes = [], []
     for node in graph_module.graph.nodes:
-        name = packet(node) if node.op == "call_function" else ""
-        read = _pool if name in _POOLS else _READ.get(name)
+        name = packet(node) if is_aten(node) else ""
+        read = _pool if _is_pool(node) else _READ.get(name)
         if read is None or not node.args or not is_float(node.args[0]):
             continue
         values = _values(node)
@@ -89,6 +85,10 @@ def find_maxima(graph_module: GraphModule) -> tuple[list[Maximum], list[str]]:
         else:
             found.append(maximum)
     return found, list(dict.fromkeys(notes))
+
+
+def _is_pool(node: Node) -> bool:
+    return kind_of(node) is Kind.MAXIMUM and "pool" in packet(node)
 
 
 def _values(node: Node) -> Node | None:

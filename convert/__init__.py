@@ -21,6 +21,8 @@ from .evaluation.result import Evaluation
 from .fitting.activation import fit
 from .fitting.methods import DEFAULT as DEFAULT_METHOD
 from .fitting.methods import METHODS, register_method
+from .graph.decompositions import register_decomposition
+from .graph.operators import register_operator
 from .inspect import Audit, audit
 from .network.layer_outputs import features
 from .network.model import SpikingModel
@@ -54,6 +56,8 @@ __all__ = [
     "fit",
     "load",
     "refit",
+    "register_decomposition",
     "register_method",
+    "register_operator",
     "to_spiking",
 ]

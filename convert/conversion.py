@@ -19,9 +19,7 @@ from .fitting.methods import DEFAULT
 from .graph.capture import capture
 from .network.model import SpikingModel
 from .network.settings import ConversionSettings
-from .rewrite.plan import take_apart
-from .sites.encode_operands import encode_operands
-from .sites.find import find_sites
+from .sites.prepare import Preparation, prepare
 
 
 def to_spiking(
@@ -97,16 +95,17 @@ def to_spiking(
     seconds: dict[str, float] = {}
     with timed(seconds, "capture"):
         captured = capture(model, first, device=device)
-        take_apart(
-            captured,
-            batches,
-            normalisation=settings.normalisation,
-            max_pool=settings.max_pool,
-            device=device,
-            progress=progress,
+        sites = prepare(
+            Preparation(
+                captured,
+                batches,
+                settings.normalisation,
+                settings.max_pool,
+                settings.encode,
+                device,
+                progress,
+            )
         )
-        sites = find_sites(captured.graph_module)
-        sites = encode_operands(captured.graph_module, sites, settings.encode)
         fixed = fixed_steps(sites, settings.per_site_steps)
     target = next((t.device for t in captured.graph_module.state_dict().values()), device)
     with timed(seconds, "calibrate"):

@@ -11,13 +11,8 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from ..graph.fold import read
+from ..graph.operators import operator_of
 from ..graph.regions import packet
-
-_CONVOLUTIONS = frozenset(
-    "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution".split()
-)
-# What moves no value from one channel to another and drops none.
-_SAME = frozenset("alias clone contiguous detach dropout _to_copy lift_fresh_copy".split())
 
 
 @dataclass(frozen=True)
@@ -68,7 +63,7 @@ def find_layers(graph_module: GraphModule, names: Mapping[str, str]) -> list[Lay
         taken[target] = node, axis
     layers = []
     for target, (node, axis) in taken.items():
-        path = _own_bias(graph_module, node, places[node][0])
+        path = _own_bias(graph_module, node, *places[node])
         users = list(target.users)
         alone = len(users) == 1 and users[0].op == "call_module" and str(users[0].target) in names
         into = str(users[0].target) if alone else None
@@ -86,17 +81,17 @@ def _place(graph_module: GraphModule, node: Node) -> tuple[int, int] | None:
         return None
     if not value.is_floating_point():
         return None
-    name = packet(node)
-    if name in _CONVOLUTIONS:
-        weight: Any = node.args[1]
+    row = operator_of(node)
+    if row is None:
+        return None
+    if row.convolves and row.weight is not None and row.bias is not None:
+        weight: Any = node.args[row.weight]
         kernel = read(graph_module, weight) if weight.op == "get_attr" else weight.meta["val"]
         batched = value.dim() == kernel.dim()
-        place = (2, 1 if batched else 0)
-    elif name == "linear":
-        place = (2, value.dim() - 1)
-    elif name == "addmm" and not node.kwargs:
-        place = (0, value.dim() - 1)
-    elif name == "add" and len(node.args) == 2 and not node.kwargs:
+        place = (row.bias, 1 if batched else 0)
+    elif row.bias is not None and row.channels == -1 and (row.bias or not node.kwargs):
+        place = (row.bias, value.dim() - 1)
+    elif row.name == "add" and len(node.args) == 2 and not node.kwargs:
         return _constant(graph_module, node, value)
     else:
         return None
@@ -137,9 +132,9 @@ def _moved(user: Node, value: Node, axis: int) -> int | None:
     """The axis of the channels behind an operation that keeps every channel whole."""
     if user.op != "call_function" or not isinstance(user.meta.get("val"), Tensor):
         return None
-    name, arguments = packet(user), user.args
+    row, name, arguments = operator_of(user), packet(user), user.args
     shapes = [tuple(str(n) for n in node.meta["val"].shape) for node in (value, user)]
-    if name in _SAME:
+    if row is not None and row.per_channel:
         return axis
     if name == "add" and len(arguments) == 2 and not user.kwargs:
         pair = [a for a in arguments if isinstance(a, Node) and a.op != "get_attr"]
@@ -163,7 +158,7 @@ def _moved(user: Node, value: Node, axis: int) -> int | None:
     return None
 
 
-def _own_bias(graph_module: GraphModule, node: Node, index: int) -> str:
+def _own_bias(graph_module: GraphModule, node: Node, index: int, axis: int) -> str:
     """Path of the bias of a layer, made or copied so that no other layer reads it."""
     graph = graph_module.graph
     bias = node.args[index] if len(node.args) > index else None
@@ -175,8 +170,9 @@ def _own_bias(graph_module: GraphModule, node: Node, index: int) -> str:
     else:
         weight: Any = node.args[1]
         like = weight.meta["val"] if weight.op != "get_attr" else read(graph_module, weight)
-        channels = node.meta["val"].shape[1 if packet(node) != "linear" else -1]
-        value = torch.zeros(channels, dtype=like.dtype, device=_device(graph_module, like))
+        value = torch.zeros(
+            node.meta["val"].shape[axis], dtype=like.dtype, device=_device(graph_module, like)
+        )
     name, count = f"bias_{node.name}", 0
     while hasattr(graph_module, name):
         count += 1

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import torch
 
 from ..common.timing import timed
-from ..graph.roles import latency_steps, operations
+from ..graph.chains import latency_steps
+from ..graph.roles import operations
 from ..network.model import SpikingModel
 from ..network.report import Report, SiteRow
 from ..network.settings import ConversionSettings

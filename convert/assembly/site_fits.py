@@ -8,7 +8,7 @@ import torch
 
 from ..fitting.methods import fit_problems, warm_up
 from ..fitting.problem import Problem, Solution
-from ..graph.roles import constants_barred
+from ..graph.chains import constants_barred
 from ..network.settings import ConversionSettings
 from ..neuron.few_spikes import FewSpikesNeuron
 from ..sites.find import Site

@@ -25,7 +25,7 @@ def _mantissa_sums(x, sums):  # type: ignore[no-untyped-def]
         if field > 0:
             whole |= 1 << 52
         else:
-            field = 1
+            field = np.int64(1)
         if bits < 0:
             sums[0, field] -= whole >> _HALF
             sums[1, field] -= whole & ((1 << _HALF) - 1)
@@ -49,7 +49,7 @@ def exact_sum(x: npt.NDArray[np.floating]) -> Fraction:
     sums = np.zeros((2, 2048), np.int64)
     _mantissa_sums(x, sums)
     total = Fraction(0)
-    for field in sums.any(0).nonzero()[0].tolist():
+    for field in np.flatnonzero(sums.any(0)).tolist():
         whole = (int(sums[0, field]) << _HALF) + int(sums[1, field])
         total += whole * Fraction(2) ** (field + _LOWEST)
     return total

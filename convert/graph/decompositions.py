@@ -1,7 +1,8 @@
 """Which composite operations capture takes apart, and into what.
 
 To add one: write a function of the operation's own signature out of simpler torch operations and
-list it in `OWN`. An operation in `WHOLE` stays as it is.
+list it in `OWN`; for an operation of one's own, call `register_decomposition`. An operation that
+the table of `operators` keeps whole stays as it is.
 """
 
 from __future__ import annotations
@@ -11,17 +12,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
+from torch.export.decomp_utils import CustomDecompTable
 
-# Linear, pooling and norm operations that a report should name as one thing.
-WHOLE = (
-    "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d "
-    "adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d "
-    "avg_pool1d avg_pool2d avg_pool3d max_pool1d max_pool2d max_pool3d "
-    "batch_norm conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d "
-    "group_norm instance_norm layer_norm linear matmul pixel_shuffle pixel_unshuffle rms_norm "
-    "upsample_bicubic2d upsample_bilinear2d upsample_linear1d upsample_nearest1d "
-    "upsample_nearest2d upsample_nearest3d upsample_trilinear3d"
-).split()
+from ..common.registry import Registration, register
+from ..errors import InputError
+from .operators import OperatorLike, kept_whole, overload_of
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -115,7 +111,7 @@ def attention(
     return torch.matmul(torch.where(closed, 0.0, weights), value)
 
 
-OWN: dict[Any, Callable[..., Any]] = {
+OWN: dict[OpOverload, Callable[..., Any]] = {
     torch.ops.aten.prelu.default: prelu,
     torch.ops.aten._prelu_kernel.default: lambda x, weight: prelu(x, weight.flatten()),
     torch.ops.aten.rrelu.default: rrelu,
@@ -127,13 +123,47 @@ OWN: dict[Any, Callable[..., Any]] = {
 }
 
 
-def table() -> Any:
+# What users add.
+_REGISTERED: dict[OpOverload, Callable[..., Any]] = {}
+
+
+def register_decomposition(operation: OperatorLike, function: Callable[..., Any]) -> Registration:
+    """Says of what simpler operations one consists that this package would leave as it is.
+
+    ::
+
+        def swish(x: Tensor, beta: float) -> Tensor:
+            return x * torch.sigmoid(beta * x)   # known operations: this becomes a site
+
+        convert.register_decomposition(torch.ops.mylib.swish.default, swish)
+
+    Args:
+        operation: an overload, a ``torch.library.custom_op``, or its name ``"mylib::swish"``.
+        function: of the operation's own signature, out of torch operations. Every capture from
+            now on puts it in the operation's place.
+
+    Returns:
+        What was registered; its `remove` takes it out again.
+
+    Raises:
+        InputError: if it is no operation or no function, or has a decomposition already.
+    """
+    overload = overload_of(operation)
+    if not callable(function):
+        raise InputError(f"a decomposition is a function, found {function!r}")
+    what = f"the decomposition of {overload}"
+    if overload in OWN:
+        raise InputError(f"{what} is known already: it is one of the package's own")
+    return register(_REGISTERED, overload, function, what)
+
+
+def table() -> CustomDecompTable:
     """The decomposition table for `ExportedProgram.run_decompositions`."""
     result = torch.export.default_decompositions()
-    for name in WHOLE:
+    for name in kept_whole():
         packet = getattr(torch.ops.aten, name)
         for overload in packet.overloads():
             result.pop(getattr(packet, overload), None)
-    for operator, function in OWN.items():
+    for operator, function in (OWN | _REGISTERED).items():
         result[operator] = function
     return result

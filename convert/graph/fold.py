@@ -8,19 +8,9 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-aten = torch.ops.aten
+from .operators import operator_of
 
-_FACTORIES = (aten.full.default, aten.zeros.default, aten.ones.default, aten.empty.memory_format)
-# Where the output channels of a weight lie.
-_OUT_AXIS = {
-    aten.linear.default: 0,
-    aten.conv1d.default: 0,
-    aten.conv2d.default: 0,
-    aten.conv3d.default: 0,
-    aten.conv1d.padding: 0,
-    aten.conv2d.padding: 0,
-    aten.conv3d.padding: 0,
-}
+aten = torch.ops.aten
 
 
 def read(graph_module: GraphModule, node: Node) -> Any:
@@ -117,7 +107,8 @@ def batch_norms(graph_module: GraphModule) -> None:
 
 
 def _foldable(source: Node, norm: Node) -> bool:
-    if source.target not in _OUT_AXIS or set(source.users) != {norm}:
+    row = operator_of(source)
+    if row is None or row.out_axis is None or set(source.users) != {norm}:
         return False
     if source.target is aten.linear.default and source.meta["val"].dim() != 2:
         return False  # the norm's channels are not the layer's
@@ -126,9 +117,11 @@ def _foldable(source: Node, norm: Node) -> bool:
 
 
 def _fold(graph_module: GraphModule, layer: Node, scale: Tensor, shift: Tensor) -> Node:
-    axis = _OUT_AXIS[layer.target]  # type: ignore[index]
-    weight_node: Any = layer.args[1]
-    bias_node: Any = layer.args[2] if len(layer.args) > 2 else None
+    row = operator_of(layer)
+    assert row is not None and row.weight is not None and row.bias is not None
+    axis = row.out_axis
+    weight_node: Any = layer.args[row.weight]
+    bias_node: Any = layer.args[row.bias] if len(layer.args) > row.bias else None
     weight = read(graph_module, weight_node)
     shape = [-1 if i == axis else 1 for i in range(weight.dim())]
     bias = read(graph_module, bias_node).double() if isinstance(bias_node, Node) else 0.0
@@ -140,8 +133,8 @@ def _fold(graph_module: GraphModule, layer: Node, scale: Tensor, shift: Tensor) 
         with graph_module.graph.inserting_before(layer):
             bias_node = graph_module.graph.get_attr(target)
         bias_node.meta = dict(weight_node.meta)
-        args = list(layer.args) + [None] * (3 - len(layer.args))
-        args[2] = bias_node
+        args = list(layer.args) + [None] * (row.bias + 1 - len(layer.args))
+        args[row.bias] = bias_node
         layer.args = tuple(args)
     bias_node.meta["val"] = read(graph_module, bias_node)
     return layer
@@ -191,16 +184,23 @@ def tidy(graph_module: GraphModule) -> None:
                 if _join(prefix, name) not in used:
                     del store[name]
     called = {str(n.target) for n in graph.nodes if n.op == "call_module"}
-    _prune(graph_module, "", used | called)
+    named = used | called
+    parents: set[str] = set()
+    for target in named:
+        while target := target.rpartition(".")[0]:
+            parents.add(target)
+    _prune(graph_module, "", named, parents)
     graph.lint()
     graph_module.recompile()
 
 
-def _prune(module: torch.nn.Module, path: str, used: set[str]) -> None:
+def _prune(module: torch.nn.Module, path: str, named: set[str], parents: set[str]) -> None:
+    """Drops the modules inside which nothing is named."""
     for name, child in list(module._modules.items()):
         full = _join(path, name)
-        if any(target == full or target.startswith(full + ".") for target in used):
-            if full not in used and child is not None:
-                _prune(child, full, used)
-        else:
+        if full in named:
+            continue
+        if full not in parents:
             del module._modules[name]
+        elif child is not None:
+            _prune(child, full, named, parents)

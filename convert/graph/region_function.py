@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -88,39 +88,54 @@ def extract(regions: Regions, head: Node, value: Node) -> ExactFunction:
     """
     graph = Graph()
     x = graph.placeholder("x")
-    made: dict[Node, Any] = {head: x}
-
-    def build(node: Any) -> Any:
-        if not isinstance(node, Node):
-            return node
-        if node in made:
-            return made[node]
+    made: dict[Node, Node | float] = {head: x}
+    for node in _inside(head, value):
         if node not in regions.varying and (number := regions.scalar(node)) is not None:
-            return int(number) if _is_integer(regions, node) else number
-        source: Any = node.args[0] if node.args else None
-        if packet(node) == "_to_copy" and is_float(node) and is_float(source):
-            made[node] = build(source)
-            return made[node]
-        args = tuple(build(argument) for argument in node.args)
-        kwargs: dict[str, Any] = {
-            k: v for k, v in node.kwargs.items() if k not in ("device", "layout")
-        }
-        if isinstance(kwargs.get("dtype"), torch.dtype) and kwargs["dtype"].is_floating_point:
-            kwargs.pop("dtype")
-        target, args = _scalar_overload(node.target, args, x, graph)
-        made[node] = graph.call_function(target, args, kwargs)
-        return made[node]
-
-    graph.output(build(value))
+            made[node] = number if is_float(node) else int(number)
+        elif _widens(node):
+            made[node] = made[node.args[0]]  # type: ignore[index]
+        else:
+            made[node] = _copied(node, made, x, graph)
+    graph.output(made[value])
     return ExactFunction(GraphModule({}, graph, class_name="Region"), value.meta["val"].dtype)
 
 
-def _is_integer(regions: Regions, node: Node) -> bool:
-    value = node.meta.get("val")
-    return isinstance(value, Tensor) and not value.is_floating_point()
+def _inside(head: Node, value: Node) -> Iterator[Node]:
+    """What leads from a head to a value, each after what it reads, the first argument first."""
+    seen = {head}
+    waiting = [(value, False)]
+    while waiting:
+        node, read = waiting.pop()
+        if read:
+            yield node
+        elif node not in seen:
+            seen.add(node)
+            waiting.append((node, True))
+            arguments = node.args[:1] if _widens(node) else node.args
+            waiting += [(a, False) for a in reversed(arguments) if isinstance(a, Node)]
 
 
-def _scalar_overload(target: Any, args: tuple[Any, ...], x: Node, graph: Graph) -> Any:
+def _widens(node: Node) -> bool:
+    """Whether an operation changes the floating-point type and nothing else."""
+    source = node.args[0] if node.args else None
+    floats = isinstance(source, Node) and is_float(source) and is_float(node)
+    return floats and packet(node) == "_to_copy"
+
+
+def _copied(node: Node, made: Mapping[Node, Node | float], x: Node, graph: Graph) -> Node:
+    """A node of a region as one of its function's graph."""
+    args = tuple(made[a] if isinstance(a, Node) else a for a in node.args)
+    kwargs = {k: v for k, v in node.kwargs.items() if k not in ("device", "layout")}
+    dtype = kwargs.get("dtype")
+    if isinstance(dtype, torch.dtype) and dtype.is_floating_point:
+        kwargs.pop("dtype")
+    target: Any = node.target
+    return graph.call_function(target, _tensors(target, args, x, graph), kwargs)
+
+
+def _tensors(
+    target: torch._ops.OpOverload, args: tuple[Any, ...], x: Node, graph: Graph
+) -> tuple[Any, ...]:
     """Numbers where an operation takes tensors only become tensors like x."""
     schema = target._schema.arguments
     fixed = []
@@ -131,7 +146,7 @@ def _scalar_overload(target: Any, args: tuple[Any, ...], x: Node, graph: Graph) 
             elif declared is schema[0]:
                 argument = graph.call_function(aten.full_like.default, (x, argument))
         fixed.append(argument)
-    return target, tuple(fixed)
+    return tuple(fixed)
 
 
 def describe(function: ExactFunction) -> tuple[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property, reduce
 from typing import Any
 
 import torch
@@ -11,25 +12,12 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from . import fold
+from .operators import Kind, is_aten, kind_of, operator_of
 
 aten = torch.ops.aten
 
-# Change the type or the layout, never the value.
-_SAME = {
-    aten._to_copy.default,
-    aten.alias.default,
-    aten.clone.default,
-    aten.detach.default,
-    aten.lift_fresh_copy.default,
-    aten.positive.default,
-}
-_FILLED = {aten.full_like.default, aten.zeros_like.default, aten.ones_like.default}
-# What makes a mask of floating-point numbers out of given whole numbers.
-_MASKING = frozenset(
-    "_to_copy add clone expand masked_fill mul neg permute rsub slice squeeze sub unsqueeze view "
-    "where".split()
-)
-_SIZES = {aten.sym_size.int, aten.new_full.default, *_FILLED}
+# Read a tensor's form, not its values.
+_NO_SIGNAL = (Kind.FILL, Kind.SIZE)
 
 
 @dataclass
@@ -74,25 +62,35 @@ class Regions:
         self.given: set[Node] = set()
         self.root: dict[Node, Node] = {}
         self.form: dict[Node, Form] = {}
+        # A chain for each node, back to its root: what all of it passes through.
+        self._before: dict[Node, Node] = {}
+        self._depth: dict[Node, int] = {}
         for node in graph_module.graph.nodes:
             if node.op == "placeholder":
                 if isinstance(node.meta.get("val"), Tensor):
                     self.varying.add(node)
                     if not is_float(node):
                         self.given.add(node)
-            elif node.op in ("call_function", "call_module") and node.target not in _SIZES:
+            elif node.op in ("call_function", "call_module") and kind_of(node) not in _NO_SIGNAL:
                 if any(i in self.varying for i in node.all_input_nodes):
                     self.varying.add(node)
                     if self._is_given(node):
                         self.given.add(node)
             self.root[node] = self._find_root(node)
+            self._find_before(node)
             self.form[node] = Form(1.0) if self.root[node] is node else self._find_form(node)
+
+    @cached_property
+    def signals(self) -> set[Node]:
+        """What varies and isn't given."""
+        return self.varying - self.given
 
     def _is_given(self, node: Node) -> bool:
         inputs = [i for i in node.all_input_nodes if i in self.varying]
         if not isinstance(node.meta.get("val"), Tensor) or any(i not in self.given for i in inputs):
             return False
-        return not is_float(node) or packet(node) in _MASKING
+        row = operator_of(node)
+        return not is_float(node) or (row is not None and row.masks)
 
     def scalar(self, value: Any) -> float | None:
         """The number that an argument stands for, None if it isn't one."""
@@ -108,11 +106,12 @@ class Regions:
         if node.op != "call_function" or not is_pointwise(node):
             return node
         varying = [i for i in node.all_input_nodes if i in self.varying]
-        if node.target in _FILLED:
+        fills = kind_of(node) is Kind.FILL
+        if fills:
             varying = list(node.all_input_nodes)[:1]
         others = [i for i in node.all_input_nodes if i not in varying]
         # A number made of whole numbers or truth values alone is where a signal begins.
-        if is_float(node) and node.target not in _FILLED and not any(map(is_float, varying)):
+        if is_float(node) and not fills and not any(map(is_float, varying)):
             return node
         roots = {self.root[i] for i in varying}
         if len(roots) != 1 or any(self.scalar(i) is None for i in others):
@@ -128,14 +127,14 @@ class Regions:
         return Form(1.0) if value is root else self.form[value]
 
     def _find_form(self, node: Node) -> Form:
-        root, target, args = self.root[node], node.target, node.args
-        name = packet(node)
-        if target in _FILLED:
+        root, kind, args = self.root[node], kind_of(node), node.args
+        name = packet(node) if is_aten(node) else ""
+        if kind is Kind.FILL:
             fill = {"full_like": args[1] if len(args) > 1 else 0.0, "ones_like": 1.0}
             return Form(one=float(fill.get(name, 0.0)))  # type: ignore[arg-type]
         if not is_float(node):
             return Form(atoms={node: 1.0})
-        if target in _SAME:
+        if kind in (Kind.IDENTITY, Kind.CAST):
             source = args[0]
             if isinstance(source, Node) and is_float(source):
                 return self._of(source, root)
@@ -180,19 +179,25 @@ class Regions:
                 stack.extend(self.inputs(node))
             else:
                 frontier.append(node)
-        chains = [self._chain(node) for node in frontier]
-        common = [node for node in chains[0] if all(node in chain for chain in chains)]
-        return common[0]
+        return reduce(self._common, frontier)
 
-    def _chain(self, node: Node) -> list[Node]:
-        """Affine ancestors through which a node is reached, nearest first, the root last."""
-        root = self.root[node]
-        if node is root:
-            return [root]
-        parents = [self._chain(parent) for parent in dict.fromkeys(self.inputs(node))]
-        if not parents:
-            return [root]
-        return [node, *(n for n in parents[0] if all(n in chain for chain in parents))]
+    def _find_before(self, node: Node) -> None:
+        """Notes the last node before this one through which all that it depends on passes."""
+        parents = [] if self.root[node] is node else list(self.inputs(node))
+        if parents:
+            before = reduce(self._common, parents)
+            self._before[node] = before
+            self._depth[node] = self._depth[before] + 1
+        else:
+            self._depth[node] = 0
+
+    def _common(self, a: Node, b: Node) -> Node:
+        """The last node through which all passes that two values of a region depend on."""
+        while a is not b:
+            if self._depth[a] < self._depth[b]:
+                a, b = b, a
+            a = self._before[a]
+        return a
 
 
 def is_pointwise(node: Node) -> bool:
@@ -202,7 +207,7 @@ def is_pointwise(node: Node) -> bool:
     if node.target is aten.clone.default:
         # With a memory format it is a layout that a later view relies on.
         return node.kwargs.get("memory_format") in (None, torch.preserve_format)
-    if node.target in _SAME or node.target in _FILLED:
+    if kind_of(node) in (Kind.POINTWISE, Kind.IDENTITY, Kind.CAST, Kind.FILL):
         return True
     tags = getattr(node.target, "tags", ())
     return torch.Tag.pointwise in tags and torch.Tag.nondeterministic_seeded not in tags

@@ -6,41 +6,34 @@ Beside these stands what prepares masks and indices that come with the input.
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from .node_facts import captured_batch, numel, shape_of, size, where
+from .operators import Kind, Operator, is_aten, kind_of, operator_of
 from .regions import Regions, is_float, is_pointwise, packet
 
-# Linear in the one varying input, whatever the other arguments hold; they only move values.
-_LAYOUT = frozenset(
-    "alias as_strided cat chunk clone concat constant_pad_nd contiguous copy detach diagonal "
-    "expand expand_copy flip gather getitem index index_add index_put _unsafe_index_put "
-    "index_select lift_fresh_copy movedim narrow pad permute pixel_shuffle pixel_unshuffle "
-    "reflection_pad1d reflection_pad2d repeat scatter_add "
-    "repeat_interleave replication_pad1d replication_pad2d reshape roll scatter select "
-    "select_scatter slice slice_scatter split split_with_sizes squeeze stack t tile transpose "
-    "unbind unflatten unfold unsqueeze view view_copy _unsafe_view _unsafe_index channel_shuffle "
-    "unsafe_split".split()
-)
-_SUMS = frozenset(
-    "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d _adaptive_avg_pool2d avg_pool1d "
-    "avg_pool2d avg_pool3d cumsum mean sum upsample_bilinear2d upsample_nearest2d "
-    "upsample_nearest1d _upsample_nearest_exact2d upsample_bicubic2d upsample_linear1d "
-    "upsample_trilinear3d _upsample_bilinear2d_aa im2col col2im fold trace".split()
-)
-# Weighted sums: the input first, then what may be weights.
-WEIGHTED = frozenset(
-    "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution linear "
-    "mm bmm matmul addmm baddbmm addbmm mv addmv dot vdot einsum bilinear".split()
-)
-_LOOKUPS = frozenset("embedding index index_select gather _unsafe_index".split())
-_MATRIX = frozenset("mm bmm matmul mv dot vdot".split())
-LINEAR = _LAYOUT | _SUMS | WEIGHTED
+
+class Role(StrEnum):
+    """What an operation of a network with sites is; equal to its plain word."""
+
+    SPIKING = "spiking"  # a site: a few-spikes neuron
+    SYNAPTIC = "synaptic"  # linear or affine in its one varying input, or a sum of signals
+    PRODUCT = "product"  # linear in each of two signals
+    REMAINING = "remaining"  # a nonlinearity that is left as it was
+    GIVEN = "given"  # on whole numbers and masks that come with the input
+
+
+class Signal(StrEnum):
+    """What a value is; equal to its plain word."""
+
+    SPIKES = "spikes"  # every path from it back to the input ends at a site, linearly
+    ANALOG = "analog"  # any other
 
 
 @dataclass(frozen=True)
@@ -48,33 +41,32 @@ class Operation:
     """One operation of the graph.
 
     Args:
-        kind: ``spiking``, ``synaptic``, ``product`` or ``remaining``; ``given`` for operations on
-            whole numbers and masks that come with the input.
+        kind: what it is.
         op: its name.
-        inputs: ``spikes`` or ``analog`` for each varying input.
+        inputs: spikes or analog, for each varying input.
         where: module path of the call, or the line of the source.
         multiply_accumulates: for one image; 0 for sums, layouts and what remains.
         node: the graph node.
         shapes: of the varying inputs; ``batch`` and expressions of it stand for its size.
     """
 
-    kind: str
+    kind: Role
     op: str
-    inputs: tuple[str, ...]
+    inputs: tuple[Signal, ...]
     where: str
     multiply_accumulates: int
     node: Node
     shapes: tuple[tuple[int | str, ...], ...] = ()
 
+    def __post_init__(self) -> None:
+        # Plain words become members; others are refused with a ValueError that names them.
+        object.__setattr__(self, "kind", Role(self.kind))
+        object.__setattr__(self, "inputs", tuple(map(Signal, self.inputs)))
+
     @property
-    def signal(self) -> str:
-        """``spikes`` if every varying input is spike-coded, else ``analog``."""
-        return "spikes" if all(name == "spikes" for name in self.inputs) else "analog"
-
-
-def is_layout(node: Node) -> bool:
-    """Whether an operation moves or casts values and computes none."""
-    return node.op == "call_function" and (packet(node) in _LAYOUT or packet(node) == "_to_copy")
+    def signal(self) -> Signal:
+        """Spikes if every varying input is spike-coded, else analog."""
+        return _joint(self.inputs)
 
 
 def operations(graph_module: GraphModule, sites: set[str]) -> list[Operation]:
@@ -85,39 +77,44 @@ def operations(graph_module: GraphModule, sites: set[str]) -> list[Operation]:
         sites: paths of those modules.
     """
     regions = Regions(graph_module)
-    signal: dict[Node, str] = {}
+    batch = captured_batch(graph_module.graph)
+    signal: dict[Node, Signal] = {}
     found = []
     for node in graph_module.graph.nodes:
         if node not in regions.varying:
             continue
         if node.op == "placeholder":
-            signal[node] = "analog"
+            signal[node] = Signal.ANALOG
             continue
         if node.op not in ("call_function", "call_module"):
             continue
         if node in regions.given:
-            found.append(Operation("given", packet(node), (), where(node), 0, node))
-            signal[node] = "analog"
+            found.append(Operation(Role.GIVEN, packet(node), (), where(node), 0, node))
+            signal[node] = Signal.ANALOG
             continue
         read = operands(node, regions)
         inputs = tuple(signal[operand] for operand in read)
         kind = _kind(node, regions, read, sites)
-        spikes = kind == "spiking" or (
-            kind == "synaptic" and all(value == "spikes" for value in inputs)
-        )
-        signal[node] = "spikes" if spikes else "analog"
+        if kind is Role.SPIKING:
+            signal[node] = Signal.SPIKES
+        else:
+            signal[node] = _joint(inputs) if kind is Role.SYNAPTIC else Signal.ANALOG
         if packet(node) == "getitem":
             continue
-        count = _multiply_accumulates(node, kind, read)
+        count = _multiply_accumulates(node, kind, read, batch)
         shapes = tuple(shape_of(operand) for operand in read)
         found.append(Operation(kind, packet(node), inputs, where(node), count, node, shapes))
     return found
 
 
+def _joint(inputs: Iterable[Signal]) -> Signal:
+    """What a linear operation makes of its inputs."""
+    return Signal.SPIKES if all(i is Signal.SPIKES for i in inputs) else Signal.ANALOG
+
+
 def operands(node: Node, regions: Regions) -> list[Node]:
     """The signals that an operation reads; the whole numbers that it reads where there is none."""
-    signals = regions.varying - regions.given
-    return list(_read(node, signals)) or list(_read(node, regions.varying))
+    return list(_read(node, regions.signals)) or list(_read(node, regions.varying))
 
 
 def _read(node: Node, varying: set[Node]) -> Iterator[Node]:
@@ -131,56 +128,58 @@ def _read(node: Node, varying: set[Node]) -> Iterator[Node]:
             stack.extend(reversed(value))
 
 
-def _kind(node: Node, regions: Regions, operands: list[Node], sites: set[str]) -> str:
-    name = packet(node)
+def _kind(node: Node, regions: Regions, operands: list[Node], sites: set[str]) -> Role:
     if node.op == "call_module":
-        return "spiking" if str(node.target) in sites else "remaining"
-    if not operands:
-        return "synaptic"
-    if name == "getitem":
-        return "synaptic"
-    if name in _LOOKUPS and node.args[0] not in regions.varying:
+        return Role.SPIKING if str(node.target) in sites else Role.REMAINING
+    row = operator_of(node)
+    if not operands or packet(node) == "getitem":
+        return Role.SYNAPTIC
+    given = all(operand in regions.given for operand in operands)
+    if row is not None and row.looks_up and node.args[0] not in regions.varying:
         # A row of a table for a whole number: linear in its one-hot code.
-        return "synaptic" if all(o in regions.given for o in operands) else "remaining"
-    if all(o in regions.given for o in operands):
+        return Role.SYNAPTIC if given else Role.REMAINING
+    if given:
         # Where whole numbers become a signal.
-        return "synaptic" if name in _LAYOUT | _SUMS | WEIGHTED | {"_to_copy"} else "remaining"
+        begins = row is not None and (row.linear or row.kind is Kind.CAST)
+        return Role.SYNAPTIC if begins else Role.REMAINING
     if not all(is_float(o) or not isinstance(o.meta.get("val"), Tensor) for o in operands):
-        return "remaining"
-    if name in _LAYOUT:
-        return "synaptic" if _first_only(node, regions.varying - regions.given) else "remaining"
-    if name in _SUMS:
-        return "synaptic"
-    if name in WEIGHTED:
-        if name == "bilinear" or len(operands) > 1:
-            return "product" if _bilinear(node, operands) else "remaining"
-        return "synaptic"
-    if name in ("batch_norm", "_native_batch_norm_legit_no_training"):
-        return "synaptic" if len(operands) == 1 else "remaining"
-    if is_pointwise(node):
-        return _pointwise_kind(node, name, regions, operands)
-    return "remaining"
+        return Role.REMAINING
+    if row is not None and (row.linear or row.kind is Kind.AFFINE):
+        return _linear_kind(node, row, regions, operands)
+    return _pointwise_kind(node, regions, operands) if is_pointwise(node) else Role.REMAINING
 
 
-def _pointwise_kind(node: Node, name: str, regions: Regions, operands: list[Node]) -> str:
+def _linear_kind(node: Node, row: Operator, regions: Regions, operands: list[Node]) -> Role:
+    """What an operation is that is linear in its one varying input."""
+    if row.kind is Kind.SUM:
+        return Role.SYNAPTIC
+    if row.weighted and (len(operands) > 1 or row.name == "bilinear"):
+        return Role.PRODUCT if _bilinear(node, row, operands) else Role.REMAINING
+    if row.weighted:
+        return Role.SYNAPTIC
+    if row.kind is Kind.AFFINE:
+        return Role.SYNAPTIC if len(operands) == 1 else Role.REMAINING
+    return Role.SYNAPTIC if _first_only(node, regions.signals) else Role.REMAINING
+
+
+def _pointwise_kind(node: Node, regions: Regions, operands: list[Node]) -> Role:
     if not is_float(node):
-        return "remaining"
+        return Role.REMAINING
     if regions.root[node] is not node:
-        return "remaining" if regions.form[node].atoms else "synaptic"
-    if name in ("add", "sub", "rsub", "neg"):
-        return "synaptic"
+        return Role.REMAINING if regions.form[node].atoms else Role.SYNAPTIC
+    name = packet(node) if is_aten(node) else ""
+    if name in ("add", "sub", "rsub", "neg") or kind_of(node) is Kind.CAST:
+        return Role.SYNAPTIC
     if name == "mul":
-        return "synaptic" if len(operands) == 1 else "product"
+        return Role.SYNAPTIC if len(operands) == 1 else Role.PRODUCT
     if name == "div":
         first = operands == [node.args[0]] and "rounding_mode" not in node.kwargs
-        return "synaptic" if first else "remaining"
-    if name in ("_to_copy", "clone", "alias", "detach"):
-        return "synaptic"
+        return Role.SYNAPTIC if first else Role.REMAINING
     if name in ("where", "masked_fill"):
         # A mask that doesn't vary picks values: a sum of two masked signals.
         mask = node.args[0] if name == "where" else node.args[1]
-        return "remaining" if mask in regions.varying - regions.given else "synaptic"
-    return "remaining"
+        return Role.REMAINING if mask in regions.signals else Role.SYNAPTIC
+    return Role.REMAINING
 
 
 def _first_only(node: Node, varying: set[Node]) -> bool:
@@ -202,124 +201,32 @@ def _first_only(node: Node, varying: set[Node]) -> bool:
     )
 
 
-def _bilinear(node: Node, operands: list[Node]) -> bool:
+def _bilinear(node: Node, row: Operator, operands: list[Node]) -> bool:
     """Whether a matrix product of varying signals is linear in each of them."""
-    if packet(node) in _MATRIX:
+    if row.kind is Kind.MATRIX:
         return True
-    if packet(node) in ("addmm", "baddbmm", "addbmm", "addmv"):
+    if row.bias == 0:
         return node.args[0] not in operands
     return len(operands) == 2
 
 
-def where(node: Node) -> str:
-    """Module path of the call that a node came from, or its line of the source."""
-    stack = list((node.meta.get("nn_module_stack") or {}).values())
-    path = str(stack[-1][0]) if stack else ""
-    path = path.removeprefix("L['self'].").removeprefix("L['self']")
-    if path:
-        return path
-    lines = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
-    return f"{lines[-1][0].rpartition('/')[2]}:{lines[-1][1]}" if lines else "the model's forward"
-
-
-def size(value: Any) -> int:
-    """A length as a number: a symbolic one by the batch it was captured with."""
-    if isinstance(value, int):
-        return value
-    return int(value.node.hint)
-
-
-def shape_of(node: Node) -> tuple[int | str, ...]:
-    """A shape with ``batch``, or an expression of it, where the batch size decides a length."""
-    value = node.meta.get("val")
-    shape = value.shape if isinstance(value, Tensor) else ()
-    return tuple(
-        length if isinstance(length, int) else re.sub(r"\b[su]\d+\b", "batch", str(length))
-        for length in shape
-    )
-
-
-def numel(node: Node) -> int:
-    """Elements of a node's value for the batch that was captured."""
-    return math.prod(size(length) for length in node.meta["val"].shape)
-
-
-def _multiply_accumulates(node: Node, kind: str, operands: list[Node]) -> int:
+def _multiply_accumulates(node: Node, kind: Role, operands: list[Node], batch: int) -> int:
     """Multiply-accumulates of one image (the captured batch is divided out)."""
-    if kind not in ("synaptic", "product") or not isinstance(node.meta.get("val"), Tensor):
+    if kind not in (Role.SYNAPTIC, Role.PRODUCT) or not isinstance(node.meta.get("val"), Tensor):
         return 0
-    batch = captured_batch(node)
-    name = packet(node)
-    out = numel(node)
-    if name.startswith("conv_transpose"):
-        weight = node.args[1].meta["val"]  # type: ignore[union-attr]
-        inner = math.prod(weight.shape[1:])
-        out = numel(operands[0])
-    elif name.startswith("conv"):
-        weight = node.args[1].meta["val"]  # type: ignore[union-attr]
-        inner = math.prod(weight.shape[1:])
-    elif name in WEIGHTED:
-        inner = size(operands[-1 if name.startswith("add") else 0].meta["val"].shape[-1])
-        if name in _MATRIX and len(node.args) == 2 and operands[0] is node.args[1]:
+    row, out = operator_of(node), numel(node)
+    if row is not None and row.convolves and row.weight is not None:
+        weight: Any = node.args[row.weight]
+        inner = math.prod(weight.meta["val"].shape[1:])
+        if row.name.startswith("conv_transpose"):
+            out = numel(operands[0])
+    elif row is not None and row.weighted:
+        inner = size(operands[-1 if row.bias == 0 else 0].meta["val"].shape[-1])
+        if row.kind is Kind.MATRIX and len(node.args) == 2 and operands[0] is node.args[1]:
             shape = operands[0].meta["val"].shape
             inner = size(shape[-2] if len(shape) > 1 else shape[-1])
-    elif name in ("mul", "batch_norm", "_native_batch_norm_legit_no_training"):
+    elif row is not None and (row.name == "mul" or row.kind is Kind.AFFINE):
         inner = 1
     else:
         return 0
     return round(out * inner / batch)
-
-
-def captured_batch(node: Node) -> int:
-    """Images of the batch that was captured."""
-    for other in node.graph.nodes:
-        value = other.meta.get("val")
-        if other.op == "placeholder" and "batch" in other.meta:
-            return int(other.meta["batch"])  # a loaded graph has numbers for symbols
-        if other.op == "placeholder" and isinstance(value, Tensor) and value.dim():
-            if not isinstance(value.shape[0], int):
-                return size(value.shape[0])
-    return 1
-
-
-def latency_steps(graph_module: GraphModule, steps: Mapping[str, int]) -> int:
-    """Time steps of the longest chain of sites: K times its length if all have one K.
-
-    Args:
-        graph_module: the network.
-        steps: K of every site, by the path of its module.
-    """
-    latest: dict[Node, int] = {}
-    for node in graph_module.graph.nodes:
-        before = max((latest[i] for i in node.all_input_nodes), default=0)
-        own = steps.get(str(node.target), 0) if node.op == "call_module" else 0
-        latest[node] = before + own
-    return max(latest.values())
-
-
-def constants_barred(graph_module: GraphModule, sites: set[str]) -> set[str]:
-    """Sites behind which a constant can't be folded away, because a product takes their output.
-
-    A constant added to a spike-coded signal passes synaptic operations as a constant, which is a
-    bias of the receiving layer; a product would turn it into a signal.
-
-    Args:
-        graph_module: a captured graph whose sites are called as modules.
-        sites: paths of those modules.
-    """
-    kinds = {found.node: found.kind for found in operations(graph_module, sites)}
-    barred = set()
-    for start in graph_module.graph.nodes:
-        if start.op != "call_module" or start.target not in sites:
-            continue
-        seen, waiting = {start}, list(start.users)
-        while waiting:
-            node = waiting.pop()
-            if node in seen or (node.op == "call_module" and node.target in sites):
-                continue
-            seen.add(node)
-            if kinds.get(node) in ("product", "remaining"):
-                barred.add(str(start.target))
-                break
-            waiting += node.users
-    return barred

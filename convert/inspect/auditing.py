@@ -16,8 +16,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ..common.tables import table
+from ..graph.node_facts import where
 from ..graph.regions import packet
-from ..graph.roles import where
+from ..graph.roles import Operation, Role
 from ..graph.run import walk
 from ..network.model import SpikingModel
 from ..network.report import places
@@ -282,10 +283,10 @@ def _unplaced(plain: _Recorder, recorder: _Recorder) -> list[str]:
     ]
 
 
-def _compared(ran: Sequence[Ran], operations: Sequence[Any]) -> list[str]:
+def _compared(ran: Sequence[Ran], operations: Sequence[Operation]) -> list[str]:
     """Places at which the report says something else than what ran."""
     differences = []
-    for kind, listed in ((NONLINEAR, "remaining"), (PRODUCT, "product")):
+    for kind, listed in ((NONLINEAR, Role.REMAINING), (PRODUCT, Role.PRODUCT)):
         found = Counter((r.op, r.where) for r in ran if r.kind == kind)
         told = Counter((o.op, o.where) for o in operations if o.kind == listed)
         for op, at in sorted(found | told):

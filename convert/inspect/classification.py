@@ -1,7 +1,8 @@
 """What an ATen operation that really runs does to the tensors that depend on the input.
 
-This is a classification of its own: nothing is taken from the conversion, so that it can prove
-or disprove the conversion's report. Whatever isn't known to be linear is nonlinear.
+This is a classification of its own: nothing is taken from the conversion, not even its table of
+operations (`convert.graph.operators`), so that it can prove or disprove the conversion's report.
+Whatever isn't known to be linear is nonlinear.
 """
 
 from __future__ import annotations

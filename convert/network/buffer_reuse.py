@@ -22,18 +22,11 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, Node
 
+from ..graph.operators import is_fresh
 from .run_plan import Calls, SiteCall, Tensors
 
 aten = torch.ops.aten
 
-# Operations whose result is memory of their own, where their schema doesn't say otherwise.
-_FRESH = frozenset({
-    aten.linear, aten.conv1d, aten.conv2d, aten.conv3d, aten.convolution, aten.addmm, aten.mm,
-    aten.bmm, aten.baddbmm, aten.matmul, aten.add, aten.sub, aten.mul, aten.div, aten.neg,
-    aten.sum, aten.mean, aten.cat, aten.avg_pool2d, aten._adaptive_avg_pool2d,
-    aten.max_pool2d, aten.layer_norm, aten.native_layer_norm, aten.native_group_norm,
-    aten._native_batch_norm_legit_no_training, aten.amax, aten.amin,
-})  # fmt: skip
 # A sum of fewer values takes less time than what it takes to do without.
 _WORTH_ONE_PASS = 32768
 
@@ -138,7 +131,7 @@ def _call_sites(graph: Graph, places: Places) -> None:
             else:
                 continue
         new.meta = dict(node.meta)
-        node.replace_all_uses_with(new, lambda user, new=new: user is not new)  # type: ignore[misc]
+        node.replace_all_uses_with(new, lambda user, new=new: user is not new)
         if node.op == "call_module":
             graph.erase_node(node)
 
@@ -223,7 +216,7 @@ def _written(node: Node, free: Callable[[Any, Node], bool]) -> Node | None:
                 return first  # type: ignore[return-value]
     elif node.target in _INTO and not node.kwargs and len(node.args) == 2:
         first, second = node.args
-        into, commutes = _INTO[node.target]  # type: ignore[index]
+        into, commutes = _INTO[node.target]
         if free(first, node):
             node.target, node.args = into, (first, second, False)
             return first  # type: ignore[return-value]
@@ -241,27 +234,18 @@ def _memory(
         return frozenset([None])
     own: frozenset[Node | None] = frozenset([node])
     site = node.target in (run_site, run_site_sum)
-    if _is_fresh(node.target) or (site and node.args[1] not in aliasing):
+    if is_fresh(node) or (site and node.args[1] not in aliasing):
         return own
     read = node.args[2:] if site else node.all_input_nodes
     # A view, a function that returns its argument, or what nobody knows.
     return own.union(*(memory[value] for value in read if isinstance(value, Node)))
 
 
-def _is_fresh(target: Any) -> bool:
-    """Whether an operation's result never shares memory with an operand."""
-    return (
-        isinstance(target, torch._ops.OpOverload)
-        and target.overloadpacket in _FRESH
-        and all(result.alias_info is None for result in target._schema.returns)
-    )
-
-
 def _function(graph: Graph) -> Callable[..., Any]:
     code = graph.python_code("self")
     names = dict(code.globals)
     exec(code.src, names)  # our own graph, written by torch.fx as GraphModule does it
-    return names["forward"]  # type: ignore[no-any-return]
+    return names["forward"]
 
 
 # What a program calls.

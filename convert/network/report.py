@@ -10,7 +10,7 @@ from typing import Any
 from torch.fx import Graph
 
 from ..common.tables import table
-from ..graph.roles import Operation
+from ..graph.roles import Operation, Role, Signal
 from .settings import ConversionSettings
 
 
@@ -122,7 +122,7 @@ class Report:
     @property
     def spike_driven(self) -> float:
         """Share of the multiply-accumulates whose inputs are all spike-coded."""
-        driven = sum(o.multiply_accumulates for o in self.operations if o.signal == "spikes")
+        driven = sum(o.multiply_accumulates for o in self.operations if o.signal is Signal.SPIKES)
         return driven / max(self.multiply_accumulates, 1)
 
     def of_graph(self, graph: Graph) -> Report:
@@ -149,30 +149,30 @@ class Report:
             "spike_driven": self.spike_driven,
             "sites": [asdict(site) for site in self.sites],
             "synaptic": self._synaptic(),
-            "products": self._listed("product"),
-            "remaining": self._listed("remaining"),
-            "given": self._listed("given"),
+            "products": self._listed(Role.PRODUCT),
+            "remaining": self._listed(Role.REMAINING),
+            "given": self._listed(Role.GIVEN),
             "corrections": [asdict(correction) for correction in self.corrections],
             "notes": list(self.notes),
         }
 
     def _synaptic(self) -> list[dict[str, Any]]:
-        chosen = [o for o in self.operations if o.kind == "synaptic"]
+        chosen = [o for o in self.operations if o.kind is Role.SYNAPTIC]
         counts = Counter((o.op, o.signal) for o in chosen)
-        return [{"op": op, "input": signal, "count": n} for (op, signal), n in counts.items()]
+        return [{"op": op, "input": str(signal), "count": n} for (op, signal), n in counts.items()]
 
-    def _listed(self, kind: str) -> list[dict[str, Any]]:
+    def _listed(self, kind: Role) -> list[dict[str, Any]]:
         """Operations of a kind that are alike, with their places."""
         groups: dict[tuple[Any, ...], list[Operation]] = {}
         for operation in self.operations:
-            if operation.kind == kind:
-                alike = (operation.inputs, operation.shapes) if kind == "product" else ((), ())
+            if operation.kind is kind:
+                alike = (operation.inputs, operation.shapes) if kind is Role.PRODUCT else ((), ())
                 groups.setdefault((operation.op, *alike), []).append(operation)
         rows = []
         for (op, inputs, shapes), members in groups.items():
             row: dict[str, Any] = {"op": op, "count": len(members)}
-            if kind == "product":
-                row["operands"] = list(inputs)
+            if kind is Role.PRODUCT:
+                row["operands"] = [str(signal) for signal in inputs]
                 row["shapes"] = [list(shape) for shape in shapes]
                 row["operations"] = sum(member.multiply_accumulates for member in members)
             row["where"] = list(dict.fromkeys(member.where for member in members))
@@ -187,9 +187,9 @@ class Report:
                 [(r["op"], r["input"], r["count"]) for r in self._synaptic()],
             ),
             self._product_table(),
-            self._place_table("remaining", "remaining")
+            self._place_table(Role.REMAINING, "remaining")
             or "remaining: none, every nonlinearity spikes",
-            self._place_table("given", "on masks and indices given with the input"),
+            self._place_table(Role.GIVEN, "on masks and indices given with the input"),
             f"{len(self.sites)} sites, {self.neurons:,} neurons, latency {self.latency_steps} "
             f"steps (K x longest chain); {self.spike_driven:.1%} of "
             f"{self.multiply_accumulates:,} multiply-accumulates are driven by spikes; "
@@ -210,13 +210,13 @@ class Report:
 
     def _product_table(self) -> str:
         rows = []
-        for row in self._listed("product"):
+        for row in self._listed(Role.PRODUCT):
             shapes = " x ".join(str(tuple(shape)).replace("'", "") for shape in row["shapes"])
             operands, where = ", ".join(row["operands"]), places(row["where"])
             rows.append((row["op"], operands, shapes, row["count"], row["operations"], where))
         return table(("product", "operands", "shapes", "count", "operations", "where"), rows)
 
-    def _place_table(self, kind: str, title: str) -> str:
+    def _place_table(self, kind: Role, title: str) -> str:
         rows = [(r["op"], r["count"], places(r["where"])) for r in self._listed(kind)]
         return table((title, "count", "where"), rows)
 

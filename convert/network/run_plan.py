@@ -143,14 +143,14 @@ class SiteCall:
     def __call__(self, x: Tensor) -> Tensor:
         """The site's output; hooks of its module run."""
         if self.neuron is None:
-            return self.module(x)  # type: ignore[no-any-return]
+            return self.module(x)
         self._show(x)
-        return self.neuron(x, plan=self._plan)  # type: ignore[no-any-return]
+        return self.neuron(x, plan=self._plan)
 
     def fast(self, x: Tensor, in_place: bool) -> Tensor:
         """The same where no hook listens; the output may take the memory of x."""
         if self.neuron is None:
-            return self.module(x)  # type: ignore[no-any-return]
+            return self.module(x)
         if self.watchers:
             self._show(x)
         return self.neuron.decode(x, plan=self._in_place if in_place else self._plan)
@@ -181,7 +181,7 @@ class CutNeuron(torch.nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The cut output for ``x [...]``."""
-        return self.neuron(x, plan=self.plan)  # type: ignore[no-any-return]
+        return self.neuron(x, plan=self.plan)
 
 
 Calls = tuple[SiteCall, ...]

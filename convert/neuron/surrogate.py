@@ -25,12 +25,12 @@ class _Fire(torch.autograd.Function):
         ctx.save_for_forward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         slope = gradient * _triangle(*ctx.saved_tensors)
         return slope, -slope.sum(), None
 
     @staticmethod
-    def jvp(ctx: Any, v: Tensor | None, threshold: Tensor | None, width: None) -> Tensor:  # type: ignore[override]
+    def jvp(ctx: Any, v: Tensor | None, threshold: Tensor | None, width: None) -> Tensor:
         slope = _triangle(*ctx.saved_tensors)
         moved = torch.zeros_like(slope) if v is None else v
         return slope * (moved if threshold is None else moved - threshold)

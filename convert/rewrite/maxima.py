@@ -1,38 +1,22 @@
-"""Max pooling and row maxima as tournaments of ReLUs."""
+"""Max pooling and row maxima that can be tournaments: where they are, and over which windows."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
-from torch.fx.node import map_arg
 
-from ..graph import fold
-from ..graph.edit import Emitter
-from ..graph.origins import OUTPUT_OF
-from ..graph.region_function import extract
-from ..graph.regions import Regions, is_float, packet
-from ..graph.roles import is_layout
-from .tournament import Window, maximum
-
-aten = torch.ops.aten
+from ..graph.operators import Kind, is_aten, kind_of
+from ..graph.regions import is_float, packet
+from .tournament import Window
 
 _MINUS = float("-inf")
 # What a mask writes, or adds to a score, is no larger: -inf, the least number of a type, -1e4.
-_HIDDEN = -9e3
-_POOLS = tuple(
-    form.format(n)
-    for n in (1, 2, 3)
-    for form in ("max_pool{}d", "max_pool{}d_with_indices", "adaptive_max_pool{}d")
-)
-# Points at which a function has to rise for its maximum to be that of its largest input.
-_POINTS, _REACH = 20_001, 12.0
+HIDDEN = -9e3
 
 
 @dataclass
@@ -62,7 +46,7 @@ class Maximum:
     @property
     def pools(self) -> bool:
         """Whether it is a pooling and no maximum of rows."""
-        return packet(self.node) in _POOLS
+        return _is_pool(self.node)
 
     def whole(self) -> list[int]:
         """The axes of which one window takes everything."""
@@ -79,7 +63,7 @@ class Maximum:
         self.masked |= bool((x == _MINUS).any())
         if not self.pools:
             rows = x.amax(list(self.axes))
-            rows = rows[(rows > _HIDDEN) & rows.isfinite()]
+            rows = rows[(rows > HIDDEN) & rows.isfinite()]
             self.floor = min(self.floor, float(rows.min())) if rows.numel() else self.floor
 
 
@@ -87,8 +71,8 @@ def find_maxima(graph_module: GraphModule) -> tuple[list[Maximum], list[str]]:
     """Every maximum that can be a tournament, and notes on those that can't."""
     found, notes = [], []
     for node in graph_module.graph.nodes:
-        name = packet(node) if node.op == "call_function" else ""
-        read = _pool if name in _POOLS else _READ.get(name)
+        name = packet(node) if is_aten(node) else ""
+        read = _pool if _is_pool(node) else _READ.get(name)
         if read is None or not node.args or not is_float(node.args[0]):
             continue
         values = _values(node)
@@ -101,6 +85,10 @@ def find_maxima(graph_module: GraphModule) -> tuple[list[Maximum], list[str]]:
         else:
             found.append(maximum)
     return found, list(dict.fromkeys(notes))
+
+
+def _is_pool(node: Node) -> bool:
+    return kind_of(node) is Kind.MAXIMUM and "pool" in packet(node)
 
 
 def _values(node: Node) -> Node | None:
@@ -173,192 +161,3 @@ _READ: dict[str, Callable[[Node, Node], Maximum | None]] = {
     "max": _rows,
     "min": _rows,
 }
-
-
-def pool_first(graph_module: GraphModule, maxima: list[Maximum]) -> list[Maximum]:
-    """Moves poolings before the monotone activation that precedes them; those that were moved.
-
-    The maximum of f is f of the maximum where f never falls.
-    """
-    moved = []
-    for each in maxima:
-        regions = Regions(graph_module)
-        value = each.source
-        if not each.pools or len(value.users) > 1 or not regions.form[value].atoms:
-            continue
-        head = regions.head(value)
-        if not is_float(head) or not _rises(extract(regions, head, value)):
-            continue
-        inside = _between(graph_module, regions, head, value)
-        after = Emitter(graph_module, each.result.next)
-        each.node.replace_input_with(value, head)
-        each.source = head
-        readers = list(each.result.users)
-        copies: dict[Node, Node] = {head: each.result}
-        for node in inside:
-            arguments: Any = (node.args, node.kwargs)
-            args, kwargs = map_arg(arguments, partial(_copied, copies))
-            copies[node] = after.call(node.target, *args, **kwargs)  # type: ignore[arg-type]
-            meta = {key: value for key, value in node.meta.items() if key != OUTPUT_OF}
-            copies[node].meta = meta | {"val": copies[node].meta["val"]}
-        if OUTPUT_OF in each.result.meta:
-            copies[value].meta[OUTPUT_OF] = each.result.meta.pop(OUTPUT_OF)
-        for reader in readers:
-            reader.replace_input_with(each.result, copies[value])
-        moved.append(each)
-    fold.tidy(graph_module)
-    return moved
-
-
-def _copied(copies: dict[Node, Node], node: Node) -> Node:
-    return copies.get(node, node)
-
-
-def _between(graph_module: GraphModule, regions: Regions, head: Node, value: Node) -> list[Node]:
-    """The operations of a region from its head to a value, in order."""
-    wanted, waiting = set(), [value]
-    while waiting:
-        node = waiting.pop()
-        if node is not head and node not in wanted and node in regions.varying:
-            wanted.add(node)
-            waiting += node.all_input_nodes
-    return [node for node in graph_module.graph.nodes if node in wanted]
-
-
-def _rises(function: Callable[[Tensor], Tensor]) -> bool:
-    """Whether f never falls, on points that are dense near 0 and reach far."""
-    x = torch.linspace(-_REACH, _REACH, _POINTS, dtype=torch.float64).sinh()
-    with torch.no_grad():
-        y = function(x)
-    steps = y.diff()
-    slack = 1e-12 * y[:-1].abs().clamp_min(1e-300)
-    return bool(y.isfinite().all()) and bool((steps >= -slack).all())
-
-
-def take_maxima_apart(graph_module: GraphModule, maxima: list[Maximum]) -> list[Maximum]:
-    """Makes maxima tournaments; those whose masks are beyond reach stay and are returned."""
-    left = []
-    # A maximum of maxima reads what the first one became.
-    became: dict[Node, Node] = {}
-    for each in maxima:
-        emit = Emitter(graph_module, each.result)
-        each.source = value = became.get(each.source, each.source)
-        if not each.pools:
-            value = _Unmasked(emit, each).clean(value)
-        if each.masked and value is each.source:
-            left.append(each)
-            continue
-        became[each.result] = _apart(emit, each, value)
-    fold.tidy(graph_module)
-    return left
-
-
-def _apart(emit: Emitter, each: Maximum, value: Node) -> Node:
-    call = emit.call
-    if each.sign < 0:
-        value = call(aten.neg.default, value)
-    axes, level = dict(each.axes), 1
-    shape, whole = value.meta["val"].shape, each.whole()
-    if len(whole) > 1 and whole == list(range(whole[0], len(shape))):
-        # All of several axes at once has fewer levels than one axis after the other.
-        size = [
-            n if isinstance(n, int) else call(aten.sym_size.int, value, axis)
-            for axis, n in enumerate(shape[: whole[0]])
-        ]
-        value = call(aten.reshape.default, value, [*size, math.prod(shape[whole[0] :])])
-        windows = [tuple(range(math.prod(shape[whole[0] :])))]
-        value, level = maximum(emit, value, whole[0], windows, level)
-        value = call(aten.reshape.default, value, [*size, *[1] * len(whole)])
-        axes = {axis: windows for axis, windows in axes.items() if axis not in whole}
-    for axis, windows in axes.items():
-        value, level = maximum(emit, value, axis, windows, level)
-    if each.sign < 0:
-        value = call(aten.neg.default, value)
-    if not each.keepdim:
-        value = call(aten.squeeze.dims, value, list(each.axes))
-    emit.replace(each.result, value)
-    return value
-
-
-class _Unmasked:
-    """A row's values with a finite number where a mask put -inf.
-
-    What a mask hides may be the smallest row maximum: the maximum of a row stays what it was. A
-    row whose maximum is smaller still gets that number, which is no matter to a softmax.
-    """
-
-    def __init__(self, emit: Emitter, each: Maximum) -> None:
-        self.emit, self.graph_module = emit, emit.graph_module
-        self.floor = each.floor if math.isfinite(each.floor) else 0.0
-        self.sign = each.sign
-        self.given = Regions(emit.graph_module).given
-
-    def clean(self, node: Node) -> Node:
-        """A node, or a copy of it without -inf."""
-        if self.sign < 0 or node.op != "call_function":
-            return node
-        name = packet(node)
-        if name in ("where", "masked_fill"):
-            args = [self._argument(argument) for argument in node.args]
-            if all(a is b for a, b in zip(args, node.args, strict=True)):
-                return node
-            return self.emit.call(node.target, *args, **node.kwargs)  # type: ignore[arg-type]
-        if name in ("full", "new_full") and _hides(node.args[-1]):
-            return self.emit.call(node.target, *node.args[:-1], self.floor, **node.kwargs)  # type: ignore[arg-type]
-        if name == "add" and len(node.args) == 2:
-            return self._sum(node)
-        first = node.args[0] if node.args else None
-        if is_layout(node) and isinstance(first, Node):
-            inner = self.clean(first)
-            if inner is not first:
-                return self.emit.call(node.target, inner, *node.args[1:], **node.kwargs)  # type: ignore[arg-type]
-        return node
-
-    def _argument(self, value: Any) -> Any:
-        if _hides(value):
-            return self.floor
-        if not isinstance(value, Node):
-            return value
-        if value.op == "get_attr":
-            tensor = fold.read(self.graph_module, value)
-            hidden = _hidden(tensor)
-            if hidden is None:
-                return value
-            return self.emit.constant("unmasked", tensor.masked_fill(hidden, self.floor))
-        return self.clean(value)
-
-    def _sum(self, node: Node) -> Node:
-        """Scores plus a mask that holds -inf."""
-        for place, mask in enumerate(node.args[:2]):
-            if not isinstance(mask, Node):
-                continue
-            if mask.op == "get_attr":
-                closed = _hidden(fold.read(self.graph_module, mask))
-                if closed is None:
-                    continue
-                hidden = self.emit.constant("hidden", closed)
-            elif mask in self.given and is_float(mask):
-                hidden = self.emit.call(aten.le.Scalar, mask, _HIDDEN)
-            else:
-                continue
-            other = node.args[1 - place]
-            assert isinstance(other, Node)
-            scores = self.clean(other)
-            shown = node if scores is other else self.emit.call(aten.add.Tensor, scores, mask)
-            dtype = node.meta["val"].dtype
-            floor = self.emit.constant("floor", torch.tensor(self.floor, dtype=dtype))
-            return self.emit.call(aten.where.self, hidden, floor, shown)
-        inner = [self.clean(a) if isinstance(a, Node) else a for a in node.args]
-        if all(a is b for a, b in zip(inner, node.args, strict=True)):
-            return node
-        return self.emit.call(node.target, *inner, **node.kwargs)  # type: ignore[arg-type]
-
-
-def _hides(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value <= _HIDDEN
-
-
-def _hidden(tensor: Tensor) -> Tensor | None:
-    """Where a constant hides what it is added to or stands for; None if nowhere."""
-    hidden = tensor <= _HIDDEN if tensor.is_floating_point() else torch.zeros((), dtype=torch.bool)
-    return hidden if bool(hidden.any()) else None

@@ -13,9 +13,11 @@ from ..graph.capture import Captured
 from ..graph.edit import device_of
 from ..graph.regions import packet
 from ..graph.run import Seen, watch
-from .maxima import Maximum, find_maxima, pool_first, take_maxima_apart
+from .maxima import Maximum, find_maxima
+from .maxima_apart import take_maxima_apart
 from .norm_statistics import Scales, Spread
 from .norms import Norm, find_norms, fold_running, normalise
+from .pool_first import pool_first
 
 
 def take_apart(

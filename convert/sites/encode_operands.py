@@ -12,11 +12,13 @@ from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
 from ..graph import fold
+from ..graph.operators import operator_of
 from ..graph.origins import OUTPUT_OF
 from ..graph.region_function import ExactFunction
 from ..graph.regions import Regions, is_float, packet
-from ..graph.roles import WEIGHTED, Operation, is_layout, operands, operations
+from ..graph.roles import Operation, Role, Signal, operands, operations
 from .find import Site
+from .names import Names
 
 # What such a site computes, in the report.
 IDENTITY = "identity"
@@ -38,15 +40,16 @@ def encode_operands(
     found = list(sites)
     if not encode:
         return found
-    taken = {site.name for site in sites}
+    taken = Names(site.name for site in sites)
     if encode == "all":
         for node in [n for n in graph_module.graph.nodes if n.op == "placeholder" and is_float(n)]:
             found.append(_insert(graph_module, node, f"{node.name}.encode", taken, whole=True))
     # What is analog without any of these neurons gets one: q, k and v although the norm before
     # them has one too. Then what is still left.
     for scalings in (False, True):
-        for operation, side, value in _analog(graph_module, found, scalings):
-            if encode == "all" or not _is_image(value, Regions(graph_module)):
+        regions = Regions(graph_module)
+        for operation, side, value in _analog(graph_module, regions, found, scalings):
+            if encode == "all" or not _is_image(value, regions):
                 found.append(_insert(graph_module, value, f"{operation.where}.{side}", taken))
     fold.tidy(graph_module)
     order = {node: i for i, node in enumerate(graph_module.graph.nodes)}
@@ -54,13 +57,12 @@ def encode_operands(
 
 
 def _analog(
-    graph_module: GraphModule, sites: Sequence[Site], scalings: bool
+    graph_module: GraphModule, regions: Regions, sites: Sequence[Site], scalings: bool
 ) -> list[tuple[Operation, str, Node]]:
     """Analog operands of multiplications: the operation, which operand, and its value."""
-    regions = Regions(graph_module)
     result: dict[Node, tuple[Operation, str, Node]] = {}
     for operation in operations(graph_module, {site.module for site in sites}):
-        scaling = operation.kind == "synaptic" and packet(operation.node) in _SCALINGS
+        scaling = operation.kind is Role.SYNAPTIC and packet(operation.node) in _SCALINGS
         if not operation.multiply_accumulates or (scaling and not scalings):
             continue
         values = operands(operation.node, regions)
@@ -68,7 +70,7 @@ def _analog(
         for value, side, signal in zip(values, sides, operation.inputs, strict=False):
             while packet(value) == "expand" and isinstance(value.args[0], Node):
                 value = value.args[0]  # before it is copied: fewer neurons
-            if signal == "analog":
+            if signal is Signal.ANALOG:
                 result.setdefault(value, (operation, side, value))
     return list(result.values())
 
@@ -79,22 +81,19 @@ def _is_image(value: Node, regions: Regions) -> bool:
         inputs = [i for i in value.all_input_nodes if i in regions.varying]
         affine = regions.root[value] is not value and not regions.form[value].atoms
         scaled = packet(value) in ("add", "sub", *_SCALINGS) and is_float(value)
-        if len(inputs) != 1 or not (affine or scaled or is_layout(value)):
+        row = operator_of(value)
+        moved = row is not None and row.layout
+        if len(inputs) != 1 or not (affine or scaled or moved):
             return False
         value = inputs[0]
     return True
 
 
 def _insert(
-    graph_module: GraphModule, value: Node, wanted: str, taken: set[str], *, whole: bool = False
+    graph_module: GraphModule, value: Node, wanted: str, taken: Names, *, whole: bool = False
 ) -> Site:
     """An identity site behind a value, read by the multiplications that read the value."""
-    name, count = wanted, 0
-    mangled = {other.replace(".", "_") for other in taken}
-    while name.replace(".", "_") in mangled:
-        count += 1
-        name = f"{wanted}_{count}"
-    taken.add(name)
+    name = taken.unique(wanted)
     module = f"sites.{name.replace('.', '_').replace(':', '_')}"
     function = _identity(value.meta["val"])
     graph_module.add_submodule(module, function)
@@ -112,7 +111,8 @@ def _multiplies(user: Node) -> bool:
     """Whether a reader multiplies; a skip beside the layer keeps the value itself."""
     if packet(user) == "expand":
         return any(_multiplies(reader) for reader in user.users)
-    return packet(user) in _SCALINGS or packet(user) in WEIGHTED
+    row = operator_of(user)
+    return packet(user) in _SCALINGS or (row is not None and row.weighted)
 
 
 def _identity(like: Tensor) -> ExactFunction:

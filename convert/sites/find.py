@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.fx import GraphModule, Node
+from torch.fx.node import Argument
 
 from ..errors import SiteError
 from ..graph import fold
 from ..graph.edit import SITE_NAME
+from ..graph.operators import is_aten, operator_of
 from ..graph.region_function import ExactFunction, describe, extract
 from ..graph.regions import Regions, is_float, is_pointwise, packet
+from .names import Names
 
 aten = torch.ops.aten
 
 # No slope of a function that is smooth at 0.
 _STEEP = 2.0**40
-# Layout only: the path from the image to an input preprocessing may hold them.
-_VIEWS = ("view", "permute", "slice", "select", "unsqueeze", "squeeze", "flip", "cat", "clone")
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,17 @@ class Site:
         return not np.isfinite(values).all() or bool((np.abs(slopes) > _STEEP).any())
 
 
+@dataclass(frozen=True)
+class _Found:
+    """What becomes a site: the value, what its function takes, and the function with its names."""
+
+    value: Node
+    head: Node
+    function: ExactFunction
+    short: str
+    label: str
+
+
 def find_sites(graph_module: GraphModule) -> list[Site]:
     """Replaces every nonlinear region of a captured graph by a call of its exact function.
 
@@ -79,84 +93,101 @@ def find_sites(graph_module: GraphModule) -> list[Site]:
     _rewrite(graph_module)
     regions = Regions(graph_module)
     owners = _owners(graph_module)
-    planned: dict[tuple[Node, tuple[tuple[Node, float], ...]], Node] = {}
-    replaced: list[tuple[Node, Node, str, str, ExactFunction]] = []
-    for node in list(graph_module.graph.nodes):
-        form = regions.form[node]
-        if not form.atoms or not is_float(node) or not regions.escapes(node):
-            continue
-        first = next(iter(form.atoms.values()))
-        key = tuple(
-            sorted(((a, c / first) for a, c in form.atoms.items()), key=lambda p: p[0].name)
-        )
-        value = next(iter(form.atoms)) if len(form.atoms) == 1 else node
-        if not is_float(value) or (regions.root[node], key) in planned:
-            continue
-        head = regions.head(value)
-        if not is_float(head) or value in regions.given or _preprocessing(regions, head, value):
-            continue
-        planned[(regions.root[node], key)] = value
-        function = extract(regions, head, value)
-        short, label = describe(function)
-        replaced.append((value, head, short, label, function))
-    if not replaced:
+    found = list(_nonlinear(graph_module, regions))
+    if not found:
         raise SiteError(
             "the model has no nonlinear activation that a neuron could replace; convert a model "
             "with at least one (a linear model needs no conversion)"
         )
-    names = _names(regions, owners, replaced)
-    sites = []
-    for (value, head, _, label, function), name in zip(replaced, names, strict=True):
-        module = f"sites.{name.replace('.', '_')}"
-        graph_module.add_submodule(module, function)
-        with graph_module.graph.inserting_before(value):
-            call = graph_module.graph.call_module(module, (head,))
-            call.meta = dict(value.meta)
-            result = call
-            if head.meta["val"].dtype != value.meta["val"].dtype:
-                dtype = {"dtype": value.meta["val"].dtype}
-                result = graph_module.graph.call_function(aten._to_copy.default, (call,), dtype)
-                result.meta = dict(value.meta)
-                call.meta["val"] = head.meta["val"]
-        value.replace_all_uses_with(result)
-        sites.append(Site(name, function, label, module, call))
+    names = _names(regions, owners, found)
+    sites = [_replace(graph_module, each, name) for each, name in zip(found, names, strict=True)]
     fold.tidy(graph_module)
-    return [site for site in sites if site.node in set(graph_module.graph.nodes)]
+    left = set(graph_module.graph.nodes)
+    return [site for site in sites if site.node in left]
+
+
+def _nonlinear(graph_module: GraphModule, regions: Regions) -> Iterator[_Found]:
+    """Nonlinear values that are read outside their region, each function of each tensor once."""
+    # Values that differ by a factor or an affine part alone are one function.
+    planned: set[tuple[Node, tuple[tuple[Node, float], ...]]] = set()
+    for node in graph_module.graph.nodes:
+        atoms = regions.form[node].atoms
+        if not atoms or not is_float(node) or not regions.escapes(node):
+            continue
+        first = next(iter(atoms.values()))
+        shares = sorted(((a, c / first) for a, c in atoms.items()), key=lambda p: p[0].name)
+        key = (regions.root[node], tuple(shares))
+        value = next(iter(atoms)) if len(atoms) == 1 else node
+        if not is_float(value) or key in planned or value in regions.given:
+            continue
+        head = regions.head(value)
+        if not is_float(head) or _preprocessing(regions, head, value):
+            continue
+        planned.add(key)
+        function = extract(regions, head, value)
+        yield _Found(value, head, function, *describe(function))
+
+
+def _replace(graph_module: GraphModule, found: _Found, name: str) -> Site:
+    """Puts the call of a site's function where its value was computed."""
+    value, head = found.value, found.head
+    module = f"sites.{name.replace('.', '_')}"
+    graph_module.add_submodule(module, found.function)
+    with graph_module.graph.inserting_before(value):
+        call = graph_module.graph.call_module(module, (head,))
+        call.meta = dict(value.meta)
+        result = call
+        if head.meta["val"].dtype != value.meta["val"].dtype:
+            dtype = {"dtype": value.meta["val"].dtype}
+            result = graph_module.graph.call_function(aten._to_copy.default, (call,), dtype)
+            result.meta = dict(value.meta)
+            call.meta["val"] = head.meta["val"]
+    value.replace_all_uses_with(result)
+    return Site(name, found.function, found.label, module, call)
 
 
 def _rewrite(graph_module: GraphModule) -> None:
     """Nonlinearities of two varying tensors as scalar functions, sums and products."""
-    graph = graph_module.graph
     regions = Regions(graph_module)
-    for node in list(graph.nodes):
-        name = packet(node) if node.op == "call_function" else ""
+    for node in list(graph_module.graph.nodes):
+        name = packet(node) if is_aten(node) else ""
         if name not in ("maximum", "minimum", "div") or node not in regions.varying:
             continue
         if not is_pointwise(node) or regions.root[node] is not node or not is_float(node):
             continue
-        a, b = node.args[:2]
-        with graph.inserting_before(node):
-
-            def call(target: object, *args: object, like: Node = node) -> Node:
-                result = graph.call_function(target, args)  # type: ignore[arg-type]
-                result.meta = dict(like.meta)
-                return result
-
-            if name == "div":
-                if not isinstance(b, Node) or b not in regions.varying or node.kwargs:
-                    continue
-                inverse = call(aten.reciprocal.default, b)
-                inverse.meta["val"] = b.meta["val"]
-                new = call(aten.mul.Tensor, a, inverse)
-            else:
-                ramp = call(aten.relu.default, call(aten.sub.Tensor, a, b))
-                new = (
-                    call(aten.add.Tensor, b, ramp)
-                    if name == "maximum"
-                    else call(aten.sub.Tensor, a, ramp)
-                )
+        b = node.args[1]
+        if name != "div":
+            new = _ramp(node)
+        elif isinstance(b, Node) and b in regions.varying and not node.kwargs:
+            new = _quotient(node, b)
+        else:
+            continue
         node.replace_all_uses_with(new)
-        graph.erase_node(node)
+        graph_module.graph.erase_node(node)
+
+
+def _ramp(node: Node) -> Node:
+    """max(a, b) = b + relu(a - b) and min(a, b) = a - relu(a - b)."""
+    a, b = node.args[:2]
+    ramp = _before(node, aten.relu.default, _before(node, aten.sub.Tensor, a, b))
+    if packet(node) == "maximum":
+        return _before(node, aten.add.Tensor, b, ramp)
+    return _before(node, aten.sub.Tensor, a, ramp)
+
+
+def _quotient(node: Node, divisor: Node) -> Node:
+    """a / b = a * (1 / b)."""
+    inverse = _before(node, aten.reciprocal.default, divisor)
+    inverse.meta["val"] = divisor.meta["val"]
+    return _before(node, aten.mul.Tensor, node.args[0], inverse)
+
+
+def _before(node: Node, target: OpOverload, *args: Argument) -> Node:
+    """A call before a node, with the node's meta."""
+    with node.graph.inserting_before(node):
+        result = node.graph.call_function(target, args)
+    result.meta = dict(node.meta)
+    return result
 
 
 def _preprocessing(regions: Regions, head: Node, value: Node) -> bool:
@@ -170,7 +201,9 @@ def _preprocessing(regions: Regions, head: Node, value: Node) -> bool:
     while node.op != "placeholder":
         varying = [i for i in node.all_input_nodes if i in regions.varying]
         affine = regions.root[node] is not node and not regions.form[node].atoms
-        if len(varying) != 1 or not (affine or packet(node) in _VIEWS):
+        row = operator_of(node)
+        moved = row is not None and row.framing
+        if len(varying) != 1 or not (affine or moved):
             return False
         node = varying[0]
     return True
@@ -194,33 +227,29 @@ def _stack(node: Node) -> tuple[str, str]:
     return str(key), str(path).removeprefix("L['self'].").removeprefix("L['self']")
 
 
-def _names(
-    regions: Regions,
-    owners: dict[str, set[Node]],
-    replaced: list[tuple[Node, Node, str, str, ExactFunction]],
-) -> list[str]:
-    sited: dict[str, int] = Counter(_stack(entry[0])[0] for entry in replaced)
-    taken: set[str] = set()
+def _names(regions: Regions, owners: dict[str, set[Node]], found: Sequence[_Found]) -> list[str]:
+    """A name for each site: its module's path where the site is all the module does."""
+    sited = Counter(_stack(each.value)[0] for each in found)
+    taken = Names()
     names = []
-    for value, _, short, _, _ in replaced:
-        key, path = _stack(value)
-        root = regions.root[value]
-        own = all(
+    for each in found:
+        key, path = _stack(each.value)
+        root = regions.root[each.value]
+        alone = bool(path) and sited[key] == 1
+        if alone and all(
             regions.root[node] is root and isinstance(node.meta.get("val"), Tensor)
             for node in owners[key]
-        )
-        if path and own and sited[key] == 1:
-            name = path
+        ):
+            names.append(taken.unique(path))
         else:
-            function = (value.meta.get("torch_fn") or ("", ""))[1].rpartition(".")[2].strip("_")
-            hint = str(value.meta.get(SITE_NAME) or "")
-            plain = hint or short or (function if function.isidentifier() else "") or packet(value)
-            name = f"{path}.{plain}" if path else plain
-        unique, count = name, 0
-        mangled = {n.replace(".", "_") for n in taken}
-        while unique in taken or unique.replace(".", "_") in mangled:
-            count += 1
-            unique = f"{name}_{count}"
-        taken.add(unique)
-        names.append(unique)
+            plain = _called(each)
+            names.append(taken.unique(f"{path}.{plain}" if path else plain))
     return names
+
+
+def _called(found: _Found) -> str:
+    """What a site is called within its module: a hint, its function, or its last operation."""
+    value = found.value
+    function = (value.meta.get("torch_fn") or ("", ""))[1].rpartition(".")[2].strip("_")
+    hint = str(value.meta.get(SITE_NAME) or "")
+    return hint or found.short or (function if function.isidentifier() else "") or packet(value)

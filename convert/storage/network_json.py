@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from ..errors import StorageError
 from ..graph.call_signature import Signature
+from ..graph.node_facts import captured_batch
 from ..graph.region_function import ExactFunction
-from ..graph.roles import captured_batch
 from ..network.bias_shifts import Corrections, Shifts
 from ..network.model import SpikingModel
 from ..neuron.few_spikes import FewSpikesNeuron
@@ -127,8 +127,7 @@ def _input_types(snn: SpikingModel) -> list[torch.dtype | None]:
 
 def _batch(snn: SpikingModel) -> int:
     """A batch size of which every shape of the graph is known to make sense."""
-    nodes = [node for node in snn.network.graph.nodes if node.op == "placeholder"]
-    return captured_batch(nodes[0]) if nodes else 1
+    return captured_batch(snn.network.graph)
 
 
 def _describe(

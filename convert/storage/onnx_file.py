@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..common.files import atomic_path
 from ..errors import ExportError
-from ..graph.roles import captured_batch
+from ..graph.node_facts import captured_batch
 from ..network.model import SpikingModel
 
 # Larger networks don't fit one protobuf message.
@@ -92,7 +92,7 @@ def _inputs(snn: SpikingModel) -> tuple[list[Tensor], list[dict[int, Any]], list
     """Example tensors, which of their axes are free, and their names."""
     device = next((t.device for t in snn.state_dict().values()), torch.device("cpu"))
     floats = _float_types(snn)
-    size = max(2, *(captured_batch(node) for node in list(snn.network.graph.nodes)[:1]))
+    size = max(2, captured_batch(snn.network.graph))
     batch = torch.export.Dim("batch", min=1)
     examples, shapes, names = [], [], []
     for described in snn.signature.inputs:

@@ -56,8 +56,10 @@ def plain(value: Any, what: str) -> Any:
     Raises:
         StorageError: naming what holds something else.
     """
-    if value is None or isinstance(value, bool | str):
+    if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, str):
+        return str(value)
     if isinstance(value, int):
         return int(value)
     if isinstance(value, float):
@@ -314,7 +316,10 @@ def _made(kind: type[_T], data: Any) -> _T:
         if declared in _TYPES and (flag or not isinstance(value, _TYPES[declared])):
             raise StorageError(f"{name} of a {kind.__name__} of the report is damaged")
         values[name] = value
-    return kind(**values)
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise StorageError(f"a {kind.__name__} of the report is damaged: {error}") from error
 
 
 def _tuples(value: Any) -> Any:

@@ -1,0 +1,128 @@
+"""Whether a captured graph reproduces its model, and how much of a difference is rounding."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any, TypeGuard
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from ..common.messages import first_line
+from ..errors import CaptureError
+
+# Enough to see a difference, and not as many as are exported.
+CHECKED_ROWS = 3
+# Layers round too, not the inputs alone; a gap above the second is no rounding in any network.
+_AMPLIFIED, _MOST_AMPLIFIED = 10.0, 0.02
+# Largest difference that counts as rounding, over the output's largest magnitude.
+ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 3e-2, torch.bfloat16: 0.2}
+
+
+def deterministic(model: nn.Module, args: Any, kwargs: Any) -> list[Tensor]:
+    """The floating-point outputs of a model that gives the same ones twice.
+
+    Raises:
+        CaptureError: if it gives others or none, or refuses the inputs.
+    """
+    try:
+        first, second = (
+            [leaf for leaf in pytree.tree_leaves(model(*args, **kwargs)) if is_float(leaf)]
+            for _ in range(2)
+        )
+    except Exception as error:
+        shapes = [tuple(t.shape) for t in pytree.tree_leaves((args, kwargs)) if is_tensor(t)]
+        raise CaptureError(
+            f"the model refuses the calibration batch {shapes}: {first_line(error)}; check the "
+            "image size, the data type and the number of inputs"
+        ) from error
+    if not first:
+        raise CaptureError("the model returns no floating-point tensor; there is nothing to spike")
+    for a, b in zip(first, second, strict=True):
+        gap = largest_gap(a, b)
+        if gap > 0:
+            raise CaptureError(
+                "the model gives different outputs for the same input in eval mode (largest "
+                f"difference {gap:.3g} of the output's magnitude); remove the randomness or the "
+                "state that forward keeps"
+            )
+    return first
+
+
+def sensitivity(model: nn.Module, inputs: tuple[Any, Any], expected: list[Tensor]) -> float:
+    """How far rounding may move the outputs of a network that amplifies small differences.
+
+    That is a multiple of what the last bits of the inputs do: a deep network with random weights
+    makes much of them.
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def moved(leaf: Any) -> Any:
+        if not is_float(leaf):
+            return leaf
+        noise = torch.randn(leaf.shape, generator=generator).to(leaf)
+        return leaf * (1 + torch.finfo(leaf.dtype).eps * noise)
+
+    args, kwargs = pytree.tree_map(moved, inputs)
+    found = [leaf for leaf in pytree.tree_leaves(model(*args, **kwargs)) if is_float(leaf)]
+    gaps = [largest_gap(a, b) for a, b in zip(expected, found, strict=True)]
+    return min(_AMPLIFIED * max(g if math.isfinite(g) else 0.0 for g in gaps), _MOST_AMPLIFIED)
+
+
+def difference(expected: list[Tensor], found: Iterable[Any], least: float = 0.0) -> float:
+    """Largest difference of the outputs, over the largest magnitude.
+
+    Args:
+        expected: the model's floating-point outputs.
+        found: all outputs of the graph.
+        least: differences up to this count as rounding in any case.
+
+    Raises:
+        CaptureError: if it is more than rounding, or the outputs have another form.
+    """
+    floats = [leaf for leaf in found if is_float(leaf)]
+    if len(floats) != len(expected):
+        raise CaptureError(
+            f"the captured graph returns {len(floats)} tensors, the model {len(expected)}; return "
+            "the same outputs whatever the batch size"
+        )
+    worst = 0.0
+    for a, b in zip(expected, floats, strict=True):
+        if a.shape != b.shape:
+            raise CaptureError(
+                f"on a batch of {CHECKED_ROWS} the captured graph returns {tuple(b.shape)}, the "
+                f"model {tuple(a.shape)}; forward fixes the batch size, use x.shape[0] instead"
+            )
+        gap = largest_gap(a, b)
+        # `not <=` refuses NaN too.
+        if not gap <= max(ROUNDING.get(a.dtype, 1e-4), least):
+            raise CaptureError(
+                "the captured graph doesn't reproduce the model: largest difference "
+                f"{gap:.3g} of the output's magnitude on a batch of {CHECKED_ROWS}; forward "
+                "probably depends on the batch size or on values"
+            )
+        worst = max(worst, gap)
+    return worst
+
+
+def largest_gap(a: Tensor, b: Tensor) -> float:
+    """Largest difference over the largest magnitude; equal NaN and infinities count as equal."""
+    a, b = a.double(), b.double()
+    same = (a == b) | (a.isnan() & b.isnan())
+    if bool(same.all()):
+        return 0.0
+    finite = a[a.isfinite()].abs()
+    scale = float(finite.max()) if finite.numel() else 1.0
+    return float((a - b)[~same].abs().max()) / max(scale, 1e-30)
+
+
+def is_tensor(value: Any) -> TypeGuard[Tensor]:
+    """Whether a leaf of the inputs or outputs is a tensor."""
+    return isinstance(value, Tensor)
+
+
+def is_float(value: Any) -> TypeGuard[Tensor]:
+    """Whether it is a floating-point tensor."""
+    return isinstance(value, Tensor) and value.is_floating_point()

@@ -58,10 +58,6 @@ def test_diffusion() -> None:
     assert names["digits"].shape == (16, 1, 8, 8)
 
 
-_COMPLETE = hasattr(convert, "register_operator") and hasattr(convert, "register_method")
-
-
-@pytest.mark.skipif(not _COMPLETE, reason="operators or methods can't be registered yet")
 def test_architecture(
     small: nn.Module, images: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,7 +113,6 @@ def test_every_room_has_its_line() -> None:
     assert sorted(told) == sorted(rooms | {"errors"})
 
 
-@pytest.mark.skipif(not _COMPLETE, reason="rooms stand otherwise before sites prepare a graph")
 def test_the_drawing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(_DOCS))
     import draw_rooms
@@ -136,7 +131,6 @@ def test_the_drawing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         draw_rooms.draw(rooms, tmp_path / "rooms.png")
 
 
-@pytest.mark.skipif(not _COMPLETE, reason="modules are named that come with the registries")
 @pytest.mark.parametrize("page", _PAGES, ids=lambda page: page.name)
 def test_modules_and_commands_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")

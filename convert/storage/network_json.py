@@ -60,12 +60,14 @@ def write_network(
     if type(snn) is not SpikingModel:
         raise StorageError(f"only a SpikingModel can be saved, found a {type(snn).__name__}")
     called = set(snn.names.values())
-    for path in called:
-        module = snn.network.get_submodule(path)
-        if not isinstance(module, FewSpikesNeuron):
+    own = {path: snn.network.get_submodule(path) for path in called}
+    beside = {f"K = {k}: {name}": m for k, kept in snn.refitted.items() for name, m in kept.items()}  # type: ignore[operator]
+    for name, module in (own | beside).items():
+        # A subclass may compute something else, of which a file says nothing.
+        if type(module) is not FewSpikesNeuron:
             raise StorageError(
-                f"{path} is a {type(module).__name__} and no few-spikes neuron; a file holds "
-                "neurons alone, put it back"
+                f"{name} is a {type(module).__name__} and no plain few-spikes neuron; a file holds "
+                "those alone, put one back"
             )
     nodes = list(snn.network.graph.nodes)
     tensors: dict[str, Tensor] = {}

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import models
-from convert import ConversionError, StorageError, load, to_spiking
+from convert import ConversionError, FewSpikesNeuron, StorageError, load, to_spiking
 from convert.network.model import SpikingModel
 from convert.storage.file import _HEADER, _digest
 
@@ -256,14 +256,19 @@ def test_an_operator_off_the_list_is_refused_when_saving(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == []
 
 
+class Leaky(FewSpikesNeuron):
+    """A neuron that computes something else than a file would say."""
+
+
 def test_a_failed_save_leaves_the_old_file(snn: SpikingModel, saved: Path) -> None:
     before = saved.read_bytes()
     with pytest.raises(StorageError, match="metadata"):
         snn.save(saved, metadata={"object": object()})
-    broken = copy.deepcopy(snn)
-    broken.network.sites.act = nn.ReLU()
-    with pytest.raises(StorageError, match="no few-spikes neuron"):
-        broken.save(saved)
+    for module in (nn.ReLU(), Leaky([1.0], [1.0], [1.0])):
+        broken = copy.deepcopy(snn)
+        broken.network.sites.act = module
+        with pytest.raises(StorageError, match="no plain few-spikes neuron"):
+            broken.save(saved)
     assert saved.read_bytes() == before
     assert [p.name for p in saved.parent.iterdir()] == [saved.name]
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from ..graph.fold import read
+from ..graph.node_facts import read
 from ..graph.operators import operator_of
 from ..graph.regions import packet
 

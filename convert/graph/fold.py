@@ -8,17 +8,11 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from .node_facts import read
 from .operators import operator_of
+from .run import compute
 
 aten = torch.ops.aten
-
-
-def read(graph_module: GraphModule, node: Node) -> Any:
-    """The tensor that a get_attr node names."""
-    value: Any = graph_module
-    for part in str(node.target).split("."):
-        value = getattr(value, part)
-    return value
 
 
 def add_buffer(graph_module: GraphModule, name: str, value: Tensor, before: Node) -> Node:
@@ -43,13 +37,10 @@ def constants(graph_module: GraphModule) -> None:
     graph = graph_module.graph
     known: dict[Node, Any] = {}
     for node in graph.nodes:
-        if node.op == "get_attr":
-            known[node] = read(graph_module, node)
-        elif node.op == "call_function" and all(i in known for i in node.all_input_nodes):
-            if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
-                continue
-            args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), known.__getitem__)
-            known[node] = node.target(*args, **kwargs)
+        constant = node.op == "call_function" and all(i in known for i in node.all_input_nodes)
+        drawn = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+        if node.op == "get_attr" or (constant and not drawn):
+            known[node] = compute(graph_module, node, known)
     for node in list(graph.nodes):
         if node.op != "call_function" or node not in known:
             continue

@@ -1,4 +1,4 @@
-"""Where a node of a captured graph comes from, and how large its value is."""
+"""What a node of a captured graph names, where it comes from, and how large its value is."""
 
 from __future__ import annotations
 
@@ -7,7 +7,15 @@ import re
 from typing import Any
 
 from torch import Tensor
-from torch.fx import Graph, Node
+from torch.fx import Graph, GraphModule, Node
+
+
+def read(graph_module: GraphModule, node: Node) -> Any:
+    """The tensor that a get_attr node names."""
+    value: Any = graph_module
+    for part in str(node.target).split("."):
+        value = getattr(value, part)
+    return value
 
 
 def where(node: Node) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from . import fold
+from .node_facts import read
 from .operators import Kind, is_aten, kind_of
 from .regions import is_float, packet
 
@@ -92,7 +92,7 @@ class Matcher:
         if isinstance(value, bool | int | float):
             return float(value)
         if isinstance(value, Node) and value.op == "get_attr":
-            tensor = fold.read(self.graph_module, value)
+            tensor = read(self.graph_module, value)
             if isinstance(tensor, Tensor) and tensor.is_floating_point():
                 return tensor
         return None

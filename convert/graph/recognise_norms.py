@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
 from . import fold
+from .node_facts import read
 from .norm_matching import Matcher, Spread
 from .operators import is_aten
 from .regions import is_float, packet
@@ -133,11 +134,11 @@ class _Norms:
         lengths = [int(source.shape[d]) for d in spread.dims]
         single, power = factors[0] if len(factors) == 1 else (None, 0.0)
         if isinstance(single, Node) and (power, gain) == (1.0, 1.0):
-            tensor = fold.read(self.graph_module, single)
+            tensor = read(self.graph_module, single)
             if list(tensor.shape) == lengths and tensor.dtype == source.dtype:
                 return single
         device = next(
-            (fold.read(self.graph_module, f).device for f, _ in factors if isinstance(f, Node)),
+            (read(self.graph_module, f).device for f, _ in factors if isinstance(f, Node)),
             next((t.device for t in self.graph_module.state_dict().values()), source.device),
         )
         total = torch.full(lengths, gain, dtype=torch.float64, device=device)

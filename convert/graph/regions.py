@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from . import fold
+from .node_facts import read
 from .operators import Kind, is_aten, kind_of, operator_of
 
 aten = torch.ops.aten
@@ -97,7 +97,7 @@ class Regions:
         if isinstance(value, bool | int | float):
             return float(value)
         if isinstance(value, Node) and value.op == "get_attr":
-            tensor = fold.read(self.graph_module, value)
+            tensor = read(self.graph_module, value)
             if isinstance(tensor, Tensor) and tensor.numel() == 1 and not tensor.is_complex():
                 return float(tensor)
         return None

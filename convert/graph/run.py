@@ -16,7 +16,7 @@ from torch.fx.node import map_arg
 from tqdm import tqdm
 
 from .call_signature import Signature, batch_size
-from .fold import read
+from .node_facts import read
 
 Seen = Callable[[Tensor], None]
 Modules = Mapping[str, Callable[..., Any]]

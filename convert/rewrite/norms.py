@@ -22,6 +22,7 @@ from torch.fx import GraphModule, Node
 
 from ..graph import fold
 from ..graph.edit import Emitter, device_of
+from ..graph.node_facts import read
 from ..graph.regions import packet
 from .norm_statistics import NormInput, Scales
 
@@ -112,7 +113,7 @@ def fold_running(graph_module: GraphModule) -> None:
         x = node.args[0]
         names = ("weight", "bias", "running_mean", "running_var")
         weight, bias, mean, var = (
-            None if (n := _argument(node, name)) is None else fold.read(graph_module, n).double()
+            None if (n := _argument(node, name)) is None else read(graph_module, n).double()
             for name in names
         )
         scale = (var + _argument(node, "eps", 1e-5)).rsqrt() * (1.0 if weight is None else weight)
@@ -173,7 +174,7 @@ class _Apart:
         node = getattr(self.norm, name)
         if node is None:
             return torch.full(shape, default, dtype=torch.float64, device=self.device)
-        value: Tensor = fold.read(self.graph_module, node).detach().double().reshape(shape)
+        value: Tensor = read(self.graph_module, node).detach().double().reshape(shape)
         return value
 
     def _standard(self, centred: Node, shape: list[int]) -> Node:

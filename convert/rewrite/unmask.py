@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from ..graph import fold
 from ..graph.edit import Emitter
+from ..graph.node_facts import read
 from ..graph.operators import operator_of
 from ..graph.regions import is_float, packet
 from .maxima import HIDDEN, Maximum
@@ -59,7 +59,7 @@ class Unmasked:
         if not isinstance(value, Node):
             return value
         if value.op == "get_attr":
-            tensor = fold.read(self.graph_module, value)
+            tensor = read(self.graph_module, value)
             hidden = _hidden(tensor)
             if hidden is None:
                 return value
@@ -72,7 +72,7 @@ class Unmasked:
             if not isinstance(mask, Node):
                 continue
             if mask.op == "get_attr":
-                closed = _hidden(fold.read(self.graph_module, mask))
+                closed = _hidden(read(self.graph_module, mask))
                 if closed is None:
                     continue
                 hidden = self.emit.constant("hidden", closed)

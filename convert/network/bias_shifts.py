@@ -116,6 +116,8 @@ class Corrections(nn.Module):
 def _tensor(network: nn.Module, path: str) -> Tensor:
     owner, _, name = path.rpartition(".")
     module = module_at(network, owner)
-    found = module._parameters[name] if name in module._parameters else module._buffers[name]
-    assert found is not None
+    found = module._parameters.get(name)
+    # A replica of `nn.DataParallel` has plain attributes.
+    found = getattr(module, name) if found is None else found
+    assert isinstance(found, Tensor)
     return found

@@ -99,6 +99,8 @@ class SpikingModel(torch.nn.Module):
         self._runner: Runner | None = None
         # How many blocks, of any thread, change what calls do just now.
         self._blocks = 0
+        # The plan of a replica, which `nn.DataParallel` calls in a thread of its own.
+        self._replicated: RunPlan | None = None
         # Neurons of the same sites fitted with other K, by str(K) and by neuron path as in `exact`.
         self.refitted = torch.nn.ModuleDict()
         # What the layers' biases hold beside the trained values, for every K.
@@ -150,6 +152,8 @@ class SpikingModel(torch.nn.Module):
     @property
     def plan(self) -> RunPlan:
         """What a call does just now, in this thread: what the blocks around it say."""
+        if self._replicated is not None:
+            return self._replicated
         return _plan_of(self) if self._blocks else _DEFAULT
 
     @contextmanager
@@ -446,6 +450,12 @@ class SpikingModel(torch.nn.Module):
         from ..storage.file import pickled
 
         return pickled(self)
+
+    def _replicate_for_data_parallel(self) -> SpikingModel:
+        replica = super()._replicate_for_data_parallel()
+        assert isinstance(replica, SpikingModel)
+        replica._replicated = dataclasses.replace(self.plan, kept=None)
+        return replica
 
     def __copy__(self) -> SpikingModel:
         copied = type(self).__new__(type(self))

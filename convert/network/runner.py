@@ -108,6 +108,8 @@ def _followed(network: GraphModule, leaves: list[Any], called: list[torch.nn.Mod
     """Whether somebody follows the run: autograd, a compiler, a tracer, a transform, a hook."""
     return (
         traced()
+        # The parameters of a replica of `nn.DataParallel` are attributes, which take gradients.
+        or getattr(network, "_is_replica", False)
         or forward_ad._current_level >= 0
         or any(isinstance(leaf, Tensor) and type(leaf) not in _PLAIN for leaf in leaves)
         or bool(torch.nn.modules.module._global_forward_hooks)

@@ -146,6 +146,8 @@ class FewSpikesNeuron(base.StepModule, torch.nn.Module):
         steps = K if plan.steps is None else min(plan.steps, K)
         offset = self.offset
         if plan.corrected and steps < K:
+            if self.missing_mean.shape != T.shape:
+                self._refuse_lengths()
             offset = offset + self.missing_mean[steps]
         learns = _learns(x, addend, T, h, d)
         if addend is not None and (
@@ -207,11 +209,11 @@ class FewSpikesNeuron(base.StepModule, torch.nn.Module):
     def _refuse_lengths(self) -> None:
         found = {
             name: tuple(getattr(self, name).shape)
-            for name in ("thresholds", "resets", "weights", "offset")
+            for name in ("thresholds", "resets", "weights", "missing_mean", "offset")
         }
         raise InputError(
-            f"T, h and d of a neuron need one length K, and y0 one value, found shapes {found}; "
-            "replace all of them together"
+            f"T, h, d and the means of missing steps need one length K, and y0 one value, found "
+            f"shapes {found}; replace all of them together"
         )
 
     def spikes(self, x: Tensor) -> Tensor:

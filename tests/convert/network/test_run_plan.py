@@ -409,3 +409,28 @@ def test_transforms_of_a_network(snn: SpikingModel, images: Tensor) -> None:
     assert torch.allclose(batched.flatten(0, 1), expected, rtol=1e-4, atol=1e-5)
     traced = make_fx(snn)(images)
     assert torch.allclose(traced(images), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_replicas_of_data_parallel(snn: SpikingModel, images: Tensor) -> None:
+    """What `nn.DataParallel` does with each GPU, on the CPU."""
+    tuned = load_copy(snn).unfreeze()
+
+    def replicated(module: nn.Module) -> nn.Module:
+        copied = module._replicate_for_data_parallel()
+        for name, child in module._modules.items():
+            copied._modules[name] = None if child is None else replicated(child)
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                setattr(copied, name, parameter.view_as(parameter))
+        return copied
+
+    with tuned.with_steps(5), tuned.readout(2):
+        expected = tuned(images)
+        replica = replicated(tuned)
+    found: list[Tensor] = []
+    thread = threading.Thread(target=lambda: found.append(replica(images)))
+    thread.start()
+    thread.join()
+    assert torch.equal(found[0], expected)
+    found[0].square().sum().backward()
+    assert tuned.network.get_parameter("first.weight").grad is not None

@@ -96,6 +96,14 @@ def test_parameters_of_other_lengths(neuron: FewSpikesNeuron, x: Tensor, name: s
             changed(x)
 
 
+def test_means_of_another_length(neuron: FewSpikesNeuron, x: Tensor) -> None:
+    for name in ("thresholds", "resets", "weights"):
+        setattr(neuron, name, torch.ones(5))
+    assert neuron(x).shape == x.shape
+    with pytest.raises(InputError, match="one length K"):
+        neuron(x, plan=NeuronPlan(steps=4, corrected=True))
+
+
 def test_parameters_of_another_type(neuron: FewSpikesNeuron, x: Tensor) -> None:
     expected = neuron(x)
     for name in ("resets", "weights", "offset"):

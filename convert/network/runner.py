@@ -108,6 +108,8 @@ def _followed(network: GraphModule, leaves: list[Any], called: list[torch.nn.Mod
     """Whether somebody follows the run: autograd, a compiler, a tracer, a transform, a hook."""
     return (
         traced()
+        # Somebody put another forward in the graph's place.
+        or "forward" in network.__dict__
         # The parameters of a replica of `nn.DataParallel` are attributes, which take gradients.
         or getattr(network, "_is_replica", False)
         or forward_ad._current_level >= 0

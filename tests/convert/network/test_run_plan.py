@@ -434,3 +434,11 @@ def test_replicas_of_data_parallel(snn: SpikingModel, images: Tensor) -> None:
     assert torch.equal(found[0], expected)
     found[0].square().sum().backward()
     assert tuned.network.get_parameter("first.weight").grad is not None
+
+
+def test_a_forward_put_in_the_graphs_place(snn: SpikingModel, images: Tensor) -> None:
+    expected = snn(images)
+    changed = load_copy(snn)
+    plain = changed.network.forward
+    changed.network.forward = lambda *leaves: tuple(2 * y for y in plain(*leaves))
+    assert torch.allclose(changed(images), 2 * expected)

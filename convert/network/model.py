@@ -4,14 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import operator
 import os
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
-from difflib import get_close_matches
-from threading import Lock
-from types import MappingProxyType
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -20,48 +14,21 @@ from torch.utils import _pytree as pytree
 
 from ..calibration.histogram import Histogram
 from ..common.tracing import traced
-from ..errors import InputError, SiteError
+from ..errors import InputError
 from ..graph.call_signature import Signature
 from ..graph.memory_layout import prefers_channels_last
 from ..graph.run import module_at
-from ..neuron.few_spikes import WHOLE, FewSpikesNeuron, NeuronPlan, around
+from ..neuron.few_spikes import FewSpikesNeuron
 from .bias_shifts import Corrections
-from .range_check import Outside, OutsideCounter, inputs_outside, warn
+from .blocks import Blocks
+from .original import OriginalModel
+from .range_check import OutsideCounter, inputs_outside, warn
 from .report import Report
-from .run_plan import Calls, CutNeuron, Kept, RunPlan, SiteCall
+from .run_plan import Calls, CutNeuron, RunPlan, SiteCall
 from .runner import Runner
 
-_DEFAULT = RunPlan()
-# The plans of this thread's runs, by network.
-_plans: ContextVar[Mapping[torch.nn.Module, RunPlan]] = ContextVar(
-    "plans", default=MappingProxyType({})
-)
-_lock = Lock()
 
-
-class SiteMap(Mapping[str, FewSpikesNeuron]):
-    """Neurons by the name of their site, in graph order."""
-
-    def __init__(self, neurons: dict[str, FewSpikesNeuron]) -> None:
-        self._neurons = neurons
-
-    def __getitem__(self, name: str) -> FewSpikesNeuron:
-        if name not in self._neurons:
-            near = get_close_matches(name, self._neurons, 3, 0.3) or list(self._neurons)[:3]
-            raise SiteError(f"no site is called {name!r}; there are e.g. {', '.join(near)}")
-        return self._neurons[name]
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._neurons
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._neurons)
-
-    def __len__(self) -> int:
-        return len(self._neurons)
-
-
-class SpikingModel(torch.nn.Module):
+class SpikingModel(Blocks):
     """A network whose nonlinear functions are few-spikes neurons.
 
     What its calls do is changed by blocks (`readout`, `with_steps`, `spiking_only`,
@@ -87,22 +54,14 @@ class SpikingModel(torch.nn.Module):
         report: Report | None = None,
         fitted_as: int | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(names)
         self.network = network
         self.exact = torch.nn.ModuleDict({_key(k): m for k, m in exact.items()})
         last = prefers_channels_last([network, *exact.values()])
         self.signature = dataclasses.replace(signature, channels_last=last)
-        self.names = names
-        # Absent only while a network is put together.
-        self.report: Any = report
+        self.report = report
         self.check_inputs = True
         self._runner: Runner | None = None
-        # How many blocks, of any thread, change what calls do just now.
-        self._blocks = 0
-        # The plan of a replica, which `nn.DataParallel` calls in a thread of its own.
-        self._replicated: RunPlan | None = None
-        # Neurons of the same sites fitted with other K, by str(K) and by neuron path as in `exact`.
-        self.refitted = torch.nn.ModuleDict()
         # What the layers' biases hold beside the trained values, for every K.
         self.corrections = Corrections()
         # What calibration saw at each site, by its name.
@@ -143,126 +102,7 @@ class SpikingModel(torch.nn.Module):
         whole = plan.readout is None or plan.readout == self._longest(plan.fit)
         return wanted and whole and not traced()
 
-    def _ranges(self) -> dict[str, tuple[float, float]]:
-        """Lowest and highest calibrated input of every site."""
-        return {row.name: (row.low, row.high) for row in self.report.sites}
-
     # What a call does.
-
-    @property
-    def plan(self) -> RunPlan:
-        """What a call does just now, in this thread: what the blocks around it say."""
-        if self._replicated is not None:
-            return self._replicated
-        return _plan_of(self) if self._blocks else _DEFAULT
-
-    @contextmanager
-    def running(self, **changes: Any) -> Iterator[RunPlan]:
-        """Changes the plan of the calls inside the block, in this thread; see `RunPlan`.
-
-        A neuron of the network that is called by itself follows it too.
-        """
-        plan = dataclasses.replace(self.plan, **changes)
-        token = _plans.set(MappingProxyType({**_plans.get(), self: plan}))
-        bare = around.set(_plan_of_neuron)
-        with _lock:
-            self._blocks += 1
-        try:
-            yield plan
-        finally:
-            with _lock:
-                self._blocks -= 1
-            around.reset(bare)
-            _plans.reset(token)
-
-    @contextmanager
-    def readout(self, step: int | None, *, corrected: bool = True) -> Iterator[None]:
-        """Cuts every neuron after its first `step` steps inside the block (an anytime readout).
-
-        Args:
-            step: 1..K, or None for all.
-            corrected: adds the calibrated mean of what the missing steps would have added.
-
-        Raises:
-            InputError: if step isn't a whole number in 1..K, the largest that was fitted.
-        """
-        if step is not None:
-            longest = max(self._longest(fit) for fit in (None, *map(int, self.refitted)))
-            number = _whole(step)
-            if number is None or not 1 <= number <= longest:
-                raise InputError(f"step must be a whole number from 1 to {longest}, found {step!r}")
-            step = number
-        with self.running(readout=step, corrected=corrected):
-            yield
-
-    @contextmanager
-    def with_steps(self, steps: int) -> Iterator[None]:
-        """Uses the neurons that were fitted as another K inside the block, or its own.
-
-        Raises:
-            InputError: if the network wasn't fitted for it.
-        """
-        fit = _whole(steps)
-        if fit is None or (fit != self.fitted_as and str(fit) not in self.refitted):
-            fitted = ", ".join([str(self.fitted_as), *self.refitted])
-            raise InputError(
-                f"the network was fitted for K = {fitted}, not for {steps!r}; name every K in "
-                "steps= at conversion"
-            )
-        with self.running(fit=None if fit == self.fitted_as else fit):
-            yield
-
-    @contextmanager
-    def spiking_only(self, sites: Collection[str]) -> Iterator[None]:
-        """Lets only these sites spike inside the block; all others compute exactly.
-
-        Inside another such block, only those sites spike that both name.
-
-        Raises:
-            SiteError: for a site that doesn't exist.
-        """
-        known = self.sites
-        for name in sites:
-            known[name]
-        around = self.plan.spiking
-        chosen = frozenset(sites) if around is None else around.intersection(sites)
-        with self.running(spiking=chosen):
-            yield
-
-    @contextmanager
-    def count_spikes(self) -> Iterator[dict[str, int]]:
-        """Counts spikes inside the block; the yielded dict is filled by site when it ends."""
-        counts: dict[str, int] = {}
-        tally = dict.fromkeys(self.names, 0)
-
-        def count(site: str, spikes: int) -> None:
-            tally[site] += spikes
-
-        try:
-            with self.running(counters=(*self.plan.counters, count)):
-                yield counts
-        finally:
-            counts.update(tally)
-
-    @contextmanager
-    def count_outside(self) -> Iterator[dict[str, Outside]]:
-        """Counts, inside the block, the values of every site outside its calibrated range.
-
-        The yielded dict is filled by site name as the network runs; see `Outside`.
-        """
-        counter = OutsideCounter(self._ranges())
-        with self.running(watchers=(*self.plan.watchers, counter)):
-            yield counter.found
-
-    @contextmanager
-    def repeated(self) -> Iterator[None]:
-        """Computes what comes before the first neurons once for calls with the same inputs.
-
-        Inside the block, calls with the same tensors share it, whatever their neurons do; for
-        other tensors it is computed anew. The weights must stay as they are.
-        """
-        with self.running(kept=Kept()):
-            yield
 
     def _run(self, leaves: list[Any], plan: RunPlan) -> Any:
         """The network's flat outputs for its flat inputs, as a plan says."""
@@ -308,37 +148,20 @@ class SpikingModel(torch.nn.Module):
         plain = plan.plain and all(call.decodes for call in calls)
         return runner.run(network, leaves, calls, tensors, plain=plain, kept=plan.kept)
 
+    def neuron_of(self, site: str, fit: int | None) -> torch.nn.Module:
+        """The neuron of a site: the network's own, or that of another K."""
+        path = self.names[site]
+        if fit is None:
+            return module_at(self.network, path)
+        return module_at(self.refitted, f"{fit}.{_key(path)}")
+
     def _called(self, site: str, plan: RunPlan) -> torch.nn.Module:
         """What runs at a site: its neuron of the plan's K, or its exact function."""
-        path = self.names[site]
-        if not plan.spikes(site):
-            return self.exact[_key(path)]
-        if plan.fit is None:
-            return module_at(self.network, path)
-        return module_at(self.refitted, f"{plan.fit}.{_key(path)}")
+        if plan.spikes(site):
+            return self.neuron_of(site, plan.fit)
+        return self.exact[_key(self.names[site])]
 
     # Neurons.
-
-    @property
-    def sites(self) -> SiteMap:
-        """The neuron of every site; inside `with_steps`, of that K."""
-        plan = RunPlan(fit=self.plan.fit)
-        return SiteMap({name: self._called(name, plan) for name in self.names})  # type: ignore[misc]
-
-    @property
-    def steps(self) -> int:
-        """K that the neurons were fitted as; inside `with_steps`, that K."""
-        fit = self.plan.fit
-        return self.fitted_as if fit is None else fit
-
-    @property
-    def longest(self) -> int:
-        """The largest number of steps of a site: more than `steps` if a site has a K of its own."""
-        return self._longest(self.plan.fit)
-
-    def _longest(self, fit: int | None) -> int:
-        modules = (self._called(name, RunPlan(fit=fit)) for name in self.names)
-        return max((m.steps for m in modules if isinstance(m, FewSpikesNeuron)), default=0)
 
     def add_refit(self, steps: int, neurons: Mapping[str, FewSpikesNeuron]) -> None:
         """Keeps neurons of another K beside the network's own.
@@ -451,12 +274,6 @@ class SpikingModel(torch.nn.Module):
 
         return pickled(self)
 
-    def _replicate_for_data_parallel(self) -> SpikingModel:
-        replica = super()._replicate_for_data_parallel()
-        assert isinstance(replica, SpikingModel)
-        replica._replicated = dataclasses.replace(self.plan, kept=None)
-        return replica
-
     def __copy__(self) -> SpikingModel:
         copied = type(self).__new__(type(self))
         copied.__dict__.update(self.__dict__, _blocks=0)
@@ -477,53 +294,3 @@ class SpikingModel(torch.nn.Module):
 def _key(path: str) -> str:
     """A neuron's name without the path of its owner."""
     return path.rpartition(".")[2]
-
-
-def _whole(value: Any) -> int | None:
-    """A whole number; None for anything else."""
-    try:
-        return None if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        return None
-
-
-@torch.compiler.disable
-def _plan_of(network: SpikingModel) -> RunPlan:
-    """The plan of a network in this thread."""
-    return _plans.get().get(network, _DEFAULT)
-
-
-def _plan_of_neuron(neuron: FewSpikesNeuron) -> NeuronPlan:
-    """What a neuron that is called by itself does, by the blocks of its network in this thread."""
-    for network, plan in _plans.get().items():
-        assert isinstance(network, SpikingModel)
-        for site, path in network.names.items():
-            fits = (fit.get_submodule(_key(path)) for fit in network.refitted.values())
-            if network.network.get_submodule(path) is neuron or any(n is neuron for n in fits):
-                return plan.of_neurons()(site)[0]
-    return WHOLE
-
-
-class OriginalModel(torch.nn.Module):
-    """A captured network with its exact functions, called like the model it came from."""
-
-    def __init__(self, network: torch.nn.Module, signature: Signature) -> None:
-        super().__init__()
-        self.network = network
-        self.signature = signature
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Outputs in the form in which the model returned them."""
-        return self.signature.unflatten(self.network(*self.signature.flatten(args, kwargs)))
-
-    def __reduce__(self) -> Any:
-        raise InputError(
-            "the original of a network can't be pickled; pickle or save the network, and call "
-            ".original() where it is loaded"
-        )
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> OriginalModel:
-        copied = type(self).__new__(type(self))
-        memo[id(self)] = copied
-        copied.__dict__.update({k: copy.deepcopy(v, memo) for k, v in self.__dict__.items()})
-        return copied

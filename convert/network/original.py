@@ -1,0 +1,36 @@
+"""The exact network that a spiking one came from."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+
+from ..errors import InputError
+from ..graph.call_signature import Signature
+
+
+class OriginalModel(torch.nn.Module):
+    """A captured network with its exact functions, called like the model it came from."""
+
+    def __init__(self, network: torch.nn.Module, signature: Signature) -> None:
+        super().__init__()
+        self.network = network
+        self.signature = signature
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Outputs in the form in which the model returned them."""
+        return self.signature.unflatten(self.network(*self.signature.flatten(args, kwargs)))
+
+    def __reduce__(self) -> Any:
+        raise InputError(
+            "the original of a network can't be pickled; pickle or save the network, and call "
+            ".original() where it is loaded"
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> OriginalModel:
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        copied.__dict__.update({k: copy.deepcopy(v, memo) for k, v in self.__dict__.items()})
+        return copied

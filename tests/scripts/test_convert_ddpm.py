@@ -9,6 +9,7 @@ import torch
 
 import convert
 import models
+from convert.fitting import tbpi
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,6 +31,9 @@ def _run(script, monkeypatch: pytest.MonkeyPatch, *options: str) -> int:
 def test_report_and_picture(
     script, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    # A tenth of the training is enough for the order of the methods.
+    monkeypatch.setattr(tbpi, "_EPOCHS_FIRST", 1000)
+    monkeypatch.setattr(tbpi, "_EPOCHS_THIRD", 2000)
     code = _run(
         script, monkeypatch, "--steps", "4", "2", "--method", "random", "binary",
         "--samples", "16", "--sampling-steps", "8", "--sampler", "ddim", "--repeats", "1",

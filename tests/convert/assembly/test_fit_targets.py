@@ -46,7 +46,7 @@ def test_fits_to_few_values_hold_between_them() -> None:
     generator = torch.Generator().manual_seed(0)
     few, many = (torch.randn(n, 1, generator=generator) for n in (50, 20_000))
     (site,) = _seen(_Function(torch.sigmoid).eval(), few).values()
-    (solution,) = fit_problems([problem(*site, 8)], "tbpi-exact")
+    (solution,) = fit_problems([problem(*site, 8)], "tbpi-exact", shared=True)
     x: npt.NDArray[np.float64] = many.clamp(few.min(), few.max()).double().numpy()
     exact = 1 / (1 + np.exp(-x))
     assert np.sqrt(np.square(solution(x) - exact).mean()) < 0.06 * exact.std()

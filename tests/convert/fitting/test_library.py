@@ -53,8 +53,8 @@ def test_a_function_written_by_hand_finds_its_table():
         return x / (1 + torch.exp(-x))
 
     problem = of(mine, 6, normal=(0.1, 1.4))
-    (cold,) = tbpi_exact.solve([problem], entries=())
-    (warm,) = tbpi_exact.solve([problem])
+    (cold,) = tbpi_exact.solve([problem], entries=(), shared=True)
+    (warm,) = tbpi_exact.solve([problem], shared=True)
     assert warm.mse <= cold.mse * 1.03
     growth = Growth([problem], [[]], tbpi_exact._SHARED["normal"], 0, library.shipped())
     nearest = growth._nearest(6)
@@ -64,8 +64,8 @@ def test_a_function_written_by_hand_finds_its_table():
 def test_a_library_that_fits_badly_does_no_harm():
     problem = of(F.silu, 4, normal=(0.0, 1.5))
     strangers = [e for e in library.shipped() if e.function in ("square", "reciprocal")]
-    (cold,) = tbpi_exact.solve([problem], entries=())
-    (warm,) = tbpi_exact.solve([problem], entries=strangers)
+    (cold,) = tbpi_exact.solve([problem], entries=(), shared=True)
+    (warm,) = tbpi_exact.solve([problem], entries=strangers, shared=True)
     assert warm.mse <= cold.mse * 1.02
 
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import convert
 from convert.errors import ConversionError
-from convert.fitting import tbpi_exact
+from convert.fitting import tbpi, tbpi_exact
 from convert.fitting.exact_error import Target, loss, scratch, split
 from convert.fitting.methods import fit_problems
 from convert.fitting.newton import Derivatives, descend, newton
@@ -25,6 +25,12 @@ def _problem(function=F.silu, low=-8.0, high=12.0, steps=4, bins=2048, normal=No
     x = torch.from_numpy(0.5 * (edges[1:] + edges[:-1]))
     weights = np.ones(bins) if normal is None else np.exp(-0.5 * (x.numpy() / normal) ** 2)
     return Problem(edges, weights / weights.sum(), function(x).numpy(), steps, "f")
+
+
+@pytest.fixture
+def short_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tenth of TBPI's training, where the search must do well from any start."""
+    monkeypatch.setattr(tbpi, "_EPOCHS_FIRST", 1000)
 
 
 def _tables(steps: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -119,7 +125,8 @@ def test_descent_never_climbs_and_ends_in_a_minimum() -> None:
 
 
 def test_swish_leaves_the_paper_behind() -> None:
-    four, eight = (fit_problems([_problem(steps=k, bins=16384)])[0] for k in (4, 8))
+    # Already with the work that one of many sites gets.
+    four, eight = fit_problems([_problem(steps=k, bins=16384) for k in (4, 8)], shared=True)
     assert four.mse <= 3.88e-2
     assert eight.mse <= 2.9e-3
 
@@ -128,9 +135,9 @@ def test_swish_leaves_the_paper_behind() -> None:
     ("function", "low", "high"),
     [(F.silu, -8, 12), (torch.tanh, -5, 5), (F.relu, -3, 4), (torch.exp, -10, 0)],
 )
-def test_more_steps_are_never_worse(function, low: float, high: float) -> None:
+def test_more_steps_are_never_worse(function, low: float, high: float, short_training) -> None:
     problems = [_problem(function, low, high, k) for k in range(1, 9)]
-    errors = [solution.mse for solution in fit_problems(problems)]
+    errors = [solution.mse for solution in fit_problems(problems, shared=True)]
     assert all(b <= a * (1 + 1e-6) for a, b in pairwise(errors))
 
 
@@ -180,25 +187,29 @@ def test_a_ramp_beside_one_flat_bin_uses_every_bit(method: str, flat_above: bool
 
 def test_never_worse_than_what_it_starts_from() -> None:
     problem = _problem(F.gelu, -6, 6, 5)
-    (exact,), (binary,) = (fit_problems([problem], m, seed=2) for m in ("tbpi-exact", "binary"))
+    (exact,), (binary,) = (
+        fit_problems([problem], m, seed=2, shared=True) for m in ("tbpi-exact", "binary")
+    )
     assert exact.mse <= exact.stages["trend"]
     assert exact.mse <= binary.mse
     used = exact(problem.centres) - problem.values
     assert exact.mse == pytest.approx(float(problem.weights @ used**2), rel=1e-9)
 
 
-@pytest.mark.parametrize(("stretch", "shift", "gain"), [(37.5, 1000.0, 1.0), (1.0, 0.0, 1e-3)])
-def test_scale_does_not_matter(stretch: float, shift: float, gain: float) -> None:
-    plain = _problem(steps=6)
-    moved = Problem(
-        plain.edges * stretch + shift, plain.weights, plain.values * gain, plain.steps, "f"
-    )
-    (a,), (b,) = (fit_problems([p], seed=0) for p in (plain, moved))
-    assert b.mse / moved.variance == pytest.approx(a.mse / plain.variance, rel=1e-6)
+def test_scale_does_not_matter() -> None:
+    def relative(stretch: float, shift: float, gain: float) -> float:
+        plain = _problem(steps=4)
+        edges, values = plain.edges * stretch + shift, plain.values * gain
+        problem = Problem(edges, plain.weights, values, plain.steps, "f")
+        return fit_problems([problem], shared=True)[0].mse / problem.variance
+
+    expected = pytest.approx(relative(1.0, 0.0, 1.0), rel=1e-6)
+    assert relative(37.5, 1000.0, 1.0) == expected
+    assert relative(1.0, 0.0, 1e-3) == expected
 
 
 def test_same_result_however_many_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    problems = [_problem(F.silu, -4, 4 + i, 5) for i in range(3)]
+    problems = [_problem(F.silu, -4, 4 + i, 3) for i in range(3)]
     results = []
     for workers in (1, 2, 5):
         monkeypatch.setattr(os, "cpu_count", lambda n=workers: n)
@@ -220,31 +231,29 @@ _ODD = {
 }
 
 
-@settings(max_examples=12)
-@given(st.sampled_from(sorted(_ODD)), st.integers(1, 6), st.integers(0, 99))
-def test_odd_functions_give_a_fit_or_an_error(name: str, steps: int, seed: int) -> None:
+@pytest.mark.parametrize("name", _ODD)
+@settings(max_examples=2, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=st.integers(1, 6), seed=st.integers(0, 99))
+def test_odd_functions_are_fitted(name: str, steps: int, seed: int, short_training) -> None:
     problem = _problem(_ODD[name], -2.0, 3.0, steps, 512)
-    try:
-        (solution,) = fit_problems([problem], seed=seed)
-    except ConversionError:
-        return
+    (solution,) = fit_problems([problem], seed=seed, shared=True)
     assert np.isfinite([solution.thresholds, solution.resets, solution.weights]).all()
     assert np.isfinite(solution.mse)
     silent = Solution(solution.thresholds, solution.resets, 0 * solution.weights, 0.0, 0.0, "")
     zero = float(problem.weights @ (silent(problem.centres) - problem.values) ** 2)
     assert solution.mse <= zero * (1 + 1e-6)
-    assert tbpi_exact.solve([problem], seed=seed)[0].mse == solution.mse
+    assert tbpi_exact.solve([problem], seed=seed, shared=True)[0].mse == solution.mse
 
 
-def test_a_price_on_spikes_buys_fewer_of_them() -> None:
+def test_a_price_on_spikes_buys_fewer_of_them(short_training) -> None:
     plain, dear = (
-        convert.fit(F.silu, low=-8.0, high=12.0, steps=6, spike_cost=cost) for cost in (0.0, 0.03)
+        convert.fit(F.silu, low=-8.0, high=12.0, steps=4, spike_cost=cost) for cost in (0.0, 0.03)
     )
     x = torch.linspace(-8, 12, 4001)
     spikes = [float(neuron.spikes(x).double().sum(0).mean()) for neuron in (plain, dear)]
     errors = [float((neuron(x) - F.silu(x)).pow(2).mean()) for neuron in (plain, dear)]
     assert spikes[1] < spikes[0]
-    assert errors[0] <= errors[1]
+    assert errors[0] <= min(errors[1], 3.88e-2)
     assert errors[1] + 0.03 * spikes[1] < errors[0] + 0.03 * spikes[0]
 
 
@@ -269,7 +278,7 @@ class Gate(torch.nn.Module):
 def test_no_constant_before_a_product() -> None:
     torch.manual_seed(0)
     x = torch.randn(200, 4) * 3
-    snn = convert.to_spiking(Gate().eval(), x, steps=4)
+    snn = convert.to_spiking(Gate().eval(), x, steps=2)
     offsets = {name: float(neuron.offset) for name, neuron in snn.sites.items()}
     assert offsets["silu"] == 0.0  # its output passes a linear map and enters the product
     assert offsets["tanh"] == 0.0

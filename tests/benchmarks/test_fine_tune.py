@@ -34,13 +34,13 @@ def test_accuracy_rises(shared: Path) -> None:
     model = models.get("resnet20", shared / "checkpoints" / "resnet20-12fca82f.th")
     prepare = models.preprocessing("resnet20")
     data = models.load_images(shared / "data" / "cifar10_train4000.npz")
-    # Calibration images alone: the last 300 stand for the test.
-    held = Images(data.x[-300:], data.y[-300:], "held out")
-    few = data.first(64)
+    # Calibration images alone: the last 500 stand for the test.
+    held = Images(data.x[-500:], data.y[-500:], "held out")
+    few = data.first(256)
     snn = to_spiking(model, Loader(few, prepare), steps=2, method="binary", progress=False)
     before = benchmark.accuracy(snn, held, prepare), _divergence(snn, model, held, prepare)
-    benchmark.fine_tune(snn, data.first(1000), prepare)
-    # From 0.810 to 0.843, and the divergence from 0.696 to 0.594, which is less chancy.
+    benchmark.fine_tune(snn, data.first(1500), prepare)
+    # From 0.818 to 0.836 on one machine, to 0.864 on another; the divergence is less chancy.
     assert benchmark.accuracy(snn, held, prepare) > before[0]
-    assert _divergence(snn, model, held, prepare) < 0.92 * before[1]
+    assert _divergence(snn, model, held, prepare) < 0.85 * before[1]
     assert not any(p.requires_grad for p in snn.parameters())

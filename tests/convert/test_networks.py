@@ -143,8 +143,9 @@ def _mnasnet() -> nn.Module:
 
 _NORMS = {"layer_norm", "native_layer_norm"}
 _POOL = {"max_pool2d"}
-# What makes each, sites that no module's call stands for (F.relu), and what may remain. The stacks of equal blocks are
-# short: each block costs as much as the first. benchmarks/zoo.py has the whole networks, and all.
+# What makes each, sites that no module's call stands for (F.relu), and what may remain. The stacks
+# of equal blocks are short: each block costs as much as the first. benchmarks/zoo.py has the whole
+# networks, and all.
 _TORCHVISION: dict[str, tuple[Callable[[], nn.Module], int, set[str]]] = {
     "resnet18": (torchvision.models.resnet18, 0, _POOL),
     "mobilenet_v3_small": (torchvision.models.mobilenet_v3_small, 0, set()),
@@ -153,7 +154,7 @@ _TORCHVISION: dict[str, tuple[Callable[[], nn.Module], int, set[str]]] = {
     "densenet": (_densenet, 1, _POOL),
     "convnext": (_convnext, 0, _NORMS),
     # Eight of its ReLUs work on constants: the tables of relative positions.
-    "swin_v2": (_swin_v2, -8, _NORMS | {"amax"}),
+    "swin_v2": (_swin_v2, -8, _NORMS | {"rms_norm", "amax"}),
     "regnet": (_regnet, 0, set()),
     "googlenet": (_googlenet, 39, _POOL),  # after every convolution
     "shufflenet": (_shufflenet, 0, _POOL),

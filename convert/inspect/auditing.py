@@ -114,7 +114,8 @@ class Audit:
 def audit(snn: SpikingModel, example: Any) -> Audit:
     """Runs a converted network and lists every nonlinear ATen operation outside its neurons.
 
-    The operations are those that PyTorch dispatches, classified by what they do to tensors that
+    Inside a block such as `SpikingModel.spiking_only` it lists what runs there. The operations are
+    those that PyTorch dispatches, classified by what they do to tensors that
     depend on the input; neither the report nor the graph's own names are believed. The report is
     compared afterwards.
 
@@ -134,10 +135,12 @@ def audit(snn: SpikingModel, example: Any) -> Audit:
         # The check of the input's range belongs to the call, not to the network.
         with snn.running(check_inputs=False), plain:
             snn(*args, **kwargs)
+    # Inside a block other modules run than those that the graph names.
+    network = snn.network if snn.plan.plain else snn.as_planned(snn.plan)
     with torch.no_grad(), _outside(snn) as recorder:
         recorder.start(leaves)
         with recorder:
-            walk(snn.network, leaves, before=recorder.at)
+            walk(network, leaves, before=recorder.at)
     ran = recorder.ran()
     result = Audit(ran, recorder.neurons, recorder.linear, recorder.given)
     result.differences += _unplaced(plain, recorder)
@@ -251,7 +254,8 @@ def _outside(snn: SpikingModel) -> Iterator[_Recorder]:
         recorder.mark(output)
 
     handles = []
-    for module in snn.network.modules():
+    # Those of other K too, which run inside `with_steps`.
+    for module in snn.modules():
         if isinstance(module, FewSpikesNeuron):
             handles += [
                 module.register_forward_pre_hook(enter),

@@ -11,8 +11,6 @@ from torch import Tensor, nn
 
 from convert import SpikingModel, audit, to_spiking
 
-_NORMS = {"layer_norm", "rms_norm", "group_norm", "instance_norm"}
-
 
 class Attention(nn.Module):
     def __init__(self) -> None:
@@ -51,10 +49,38 @@ def test_lists_what_ran_with_counts_and_places(attention: tuple[SpikingModel, Te
 
 def test_a_function_in_a_neurons_place_is_found(attention: tuple[SpikingModel, Tensor]) -> None:
     snn, x = attention
+    parent, _, name = snn.names["gelu"].rpartition(".")
+    setattr(snn.network.get_submodule(parent), name, nn.Tanh())
+    found = audit(snn, x)
+    assert found.nonlinear["tanh"] == 1 and found.neurons == 2
+    assert len(found.differences) == 1 and "gelu" in found.differences[0]
+
+
+def test_exact_functions_inside_a_block_are_found(attention: tuple[SpikingModel, Tensor]) -> None:
+    snn, x = attention
+    plain = audit(snn, x)
     with snn.spiking_only([name for name in snn.sites if name != "gelu"]):
         found = audit(snn, x)
-    assert not found.agrees and "gelu" in found.differences[0]
-    assert found.nonlinear["gelu"] == 1
+    assert found.nonlinear == plain.nonlinear | {"gelu": 1} and found.neurons == 2
+    assert len(found.differences) == 1 and "gelu" in found.differences[0]
+    with snn.spiking_only([]):
+        found = audit(snn, x)
+    assert found.nonlinear == plain.nonlinear | {"gelu": 1, "exp": 1, "reciprocal": 1}
+    assert found.neurons == 0 and len(found.differences) == 3
+    assert audit(snn, x) == plain
+
+
+def test_neurons_inside_a_block_hide_nothing(attention: tuple[SpikingModel, Tensor]) -> None:
+    _, x = attention
+    torch.manual_seed(0)
+    model = Attention().eval()
+    snn = to_spiking(model, x, steps=(4, 8), method="binary", sequential=False, progress=False)
+    plain = audit(snn, x)
+    assert plain.agrees and plain.neurons == 3
+    with snn.with_steps(8):
+        assert audit(snn, x) == plain
+        with snn.readout(2):
+            assert audit(snn, x) == plain
 
 
 def test_a_report_that_hides_or_invents_is_found(attention: tuple[SpikingModel, Tensor]) -> None:
@@ -116,43 +142,6 @@ def test_every_kind_of_operation(function: Callable[[Tensor], Tensor], left: set
     assert bool(found.nonlinear) == bool(left)
     ops = {row["op"] for row in snn.report.to_dict()["remaining"]}
     assert bool(ops) == bool(left)
-
-
-def _headed(name: str) -> nn.Module:
-    torch.manual_seed(0)
-    more = {"init_weights": False} if name in ("inception_v3", "googlenet") else {}
-    model = torchvision.models.get_model(name, weights=None, **more).eval()
-    for module in model.modules():
-        if isinstance(module, nn.Linear) and not module.weight.any():
-            nn.init.normal_(module.weight, std=0.02)
-    return model
-
-
-# A few; benchmarks/zoo.py has all.
-_NETWORKS = {
-    "swin_v2_t": (32, _NORMS | {"amax"}),
-    "regnet_y_400mf": (32, set()),
-    "convnext_tiny": (32, _NORMS),
-    "googlenet": (32, {"max_pool2d"}),
-    "shufflenet_v2_x0_5": (32, {"max_pool2d"}),
-    "mnasnet0_5": (32, set()),
-    "squeezenet1_1": (32, {"max_pool2d"}),
-}
-
-
-@pytest.mark.parametrize("name", _NETWORKS)
-def test_torchvision(name: str) -> None:
-    side, allowed = _NETWORKS[name]
-    model, x = _headed(name), torch.randn(4, 3, side, side)
-    snn = to_spiking(model, x, steps=8, method="binary")
-    assert {row["op"] for row in snn.report.to_dict()["remaining"]} <= allowed
-    with torch.no_grad():
-        expected = model(x)
-        torch.testing.assert_close(snn.original()(x), expected, rtol=1e-3, atol=1e-4)
-        for size in (1, 3):
-            found = audit(snn, x[:size])
-            assert found.agrees, found.differences
-            assert snn(x[:size]).isfinite().all()
 
 
 def test_a_whole_vision_transformer() -> None:

@@ -33,7 +33,7 @@ def test_layers_are_those_of_the_model(images: Tensor, tmp_path: Path) -> None:
         module.register_forward_hook(
             lambda m, a, y, name=name: seen.setdefault(name, []).append(y.detach())
         )
-    snn = to_spiking(model, images, steps=10, progress=False)
+    snn = to_spiking(model, images, steps=10, method="binary", progress=False)
     snn.save(tmp_path / "net.fsnn")
     seen.clear()
     with torch.no_grad():
@@ -64,11 +64,12 @@ def test_what_is_behind_is_not_run_and_weights_are_shared(images: Tensor) -> Non
     assert part.network.get_submodule("stage.0").weight.abs().sum() == 0
 
 
-def test_resnet18_stages() -> None:
+def test_stages_of_a_residual_network() -> None:
     torch.manual_seed(0)
     x = torch.randn(4, 3, 32, 32)
-    model = torchvision.models.resnet18().eval()
-    snn = to_spiking(model, x, steps=4, method="binary", progress=False)
+    block = torchvision.models.resnet.BasicBlock
+    model = torchvision.models.ResNet(block, [1, 1, 1, 1]).eval()
+    snn = to_spiking(model, x, steps=4, method="binary", sequential=False, progress=False)
     found = features(snn, ["layer1", "layer3", "avgpool"])(x)
     assert [tuple(v.shape) for v in found.values()] == [
         (4, 64, 8, 8), (4, 256, 2, 2), (4, 512, 1, 1),

@@ -66,7 +66,9 @@ def test_pooling_is_a_tournament(pool: nn.Module) -> None:
     torch.manual_seed(0)
     model, x = Pooled(pool).eval(), torch.randn(48, 2, 8, 8)
     model(x[:1])
-    snn = convert(model, x, method="tbpi-exact")
+    # Two by the fit that users get, the others by one that takes no time.
+    fitted = isinstance(pool, nn.MaxPool2d) and pool.dilation == 1 and not pool.ceil_mode
+    snn = convert(model, x, method="tbpi-exact" if fitted else "binary")
     report = snn.report.to_dict()
     assert report["remaining"] == [] and len(report["sites"]) > 1
     assert any("tournaments" in note for note in report["notes"])
@@ -108,7 +110,7 @@ def test_pooling_stays_behind_what_does_not_rise() -> None:
 def test_row_maxima(hidden: bool) -> None:
     torch.manual_seed(0)
     model, x = Attention(hidden).eval(), torch.randn(64, 5, 6)
-    snn = convert(model, x, steps=12, method="tbpi-exact")
+    snn = convert(model, x, steps=12)
     assert audit(snn, x[:3]).agrees
     assert snn.report.to_dict()["remaining"] == []
     close(snn, model, x, 0.1)

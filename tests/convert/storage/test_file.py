@@ -94,57 +94,90 @@ def test_comes_back_whole(snn: SpikingModel, saved: Path, images: Tensor) -> Non
 
 
 _CHILD = """
-import sys, importlib.abc, torch
+import pathlib, sys, importlib.abc, torch
 class Refuse(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in ("models", "torchvision"):
             raise ImportError(name)
 sys.meta_path.insert(0, Refuse())
-# SpikingJelly, not the loaded network, asks for torchvision in some of its own modules.
 import convert
-snn = convert.load(sys.argv[1])
-x = torch.load(sys.argv[2], weights_only=True)
-with torch.no_grad():
-    torch.save([snn(x), snn.original()(x)], sys.argv[3])
-assert "models" not in sys.modules
+for folder in map(pathlib.Path, sys.argv[1:]):
+    snn = convert.load(folder / "net.fsnn")
+    x = torch.load(folder / "x.pt", weights_only=True)
+    with torch.no_grad():
+        torch.save([snn(x), snn.original()(x)], folder / "y.pt")
+assert "models" not in sys.modules and "torchvision" not in sys.modules
 """
 
 
-def _network(name: str) -> tuple[nn.Module, Tensor]:
-    torch.manual_seed(0)
-    if name == "resnet20":
-        return models.get("resnet20", "random"), torch.randn(8, 3, 32, 32)
-    if name == "vit":
-        model = torchvision.models.VisionTransformer(
-            image_size=16, patch_size=4, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32,
-            num_classes=5,
+def _resnet20() -> tuple[nn.Module, Tensor]:
+    return models.get("resnet20", "random"), torch.randn(4, 3, 16, 16)
+
+
+def _vit() -> tuple[nn.Module, Tensor]:
+    model = torchvision.models.VisionTransformer(
+        image_size=8, patch_size=4, num_layers=1, num_heads=2, hidden_dim=16, mlp_dim=32,
+        num_classes=5,
+    )  # fmt: skip
+    nn.init.normal_(model.heads.head.weight)
+    return model, torch.randn(8, 3, 8, 8)
+
+
+def _resnet() -> tuple[nn.Module, Tensor]:
+    """resnet18 with half its blocks: every kind of operation is there."""
+    block = torchvision.models.resnet.BasicBlock
+    return torchvision.models.ResNet(block, [1, 1, 1, 1], 5), torch.randn(2, 3, 32, 32)
+
+
+def _swin() -> tuple[nn.Module, Tensor]:
+    """swin_t with two of its four stages: plain and shifted windows, and patches merged."""
+    model = torchvision.models.SwinTransformer(
+        [4, 4], 24, [2, 2], [3, 6], [2, 2], num_classes=5, stochastic_depth_prob=0.2
+    )
+    return model, torch.randn(2, 3, 32, 32)
+
+
+_NETWORKS = {"resnet20": _resnet20, "vit": _vit, "resnet": _resnet, "swin": _swin}
+
+
+@pytest.fixture(scope="module")
+def apart(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[list[Tensor], list[Tensor]]]:
+    """Outputs of every network and its original, here and in one process without its code."""
+    folders, here = {}, {}
+    for name, make in _NETWORKS.items():
+        torch.manual_seed(0)
+        model, x = make()
+        snn = to_spiking(
+            model.eval(), x, steps=3, method="binary", encode=name == "vit", sequential=False,
+            progress=False,
         )  # fmt: skip
-        nn.init.normal_(model.heads.head.weight)
-        return model.eval(), torch.randn(8, 3, 16, 16)
-    return torchvision.models.get_model(name, weights=None).eval(), torch.randn(2, 3, 32, 32)
-
-
-@pytest.mark.parametrize("name", ["resnet20", "vit", "resnet18", "swin_t"])
-def test_bit_equal_in_a_process_without_the_model(name: str, tmp_path: Path) -> None:
-    model, x = _network(name)
-    encode = name == "vit"
-    snn = to_spiking(model, x, steps=3, method="binary", encode=encode, progress=False)
-    snn.save(tmp_path / "net.fsnn")
-    torch.save(x, tmp_path / "x.pt")
-    places = [str(tmp_path / part) for part in ("net.fsnn", "x.pt", "y.pt")]
-    code = _CHILD if name == "resnet20" else _CHILD.replace(', "torchvision"', "")
+        folders[name] = tmp_path_factory.mktemp(name)
+        snn.save(folders[name] / "net.fsnn")
+        torch.save(x, folders[name] / "x.pt")
+        with torch.no_grad():
+            here[name] = [snn(x), snn.original()(x)]
     result = subprocess.run(
-        [sys.executable, "-c", code, *places],
+        [sys.executable, "-c", _CHILD, *map(str, folders.values())],
         env={"PYTHONPATH": str(_ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())},
         capture_output=True,
         text=True,
         timeout=300,
     )
     assert result.returncode == 0, result.stderr
-    spiking, original = torch.load(places[2], weights_only=True)
-    with torch.no_grad():
-        assert torch.equal(snn(x), spiking)
-        assert torch.equal(snn.original()(x), original)
+    there = {
+        name: torch.load(folder / "y.pt", weights_only=True) for name, folder in folders.items()
+    }
+    return {name: (here[name], there[name]) for name in _NETWORKS}
+
+
+@pytest.mark.parametrize("name", _NETWORKS)
+def test_bit_equal_in_a_process_without_the_model(
+    name: str, apart: dict[str, tuple[list[Tensor], list[Tensor]]]
+) -> None:
+    (spiking, original), (loaded, loaded_original) = apart[name]
+    assert not torch.equal(spiking, original) and spiking.isfinite().all()
+    assert torch.equal(loaded, spiking)
+    assert torch.equal(loaded_original, original)
 
 
 def test_half_and_other_layouts(small: nn.Module, images: Tensor, tmp_path: Path) -> None:

@@ -117,13 +117,17 @@ def test_refusals(small: nn.Module, images: Tensor, tmp_path: Path) -> None:
 def test_trained_networks(shared: Path, tmp_path: Path, name: str, weights: str) -> None:
     model = models.get(name, shared / "checkpoints" / weights)
     preprocessing = models.preprocessing(name)
-    calibration = models.load_images(shared / "data" / "cifar10_train4000.npz").first(256)
-    test = models.load_images(shared / "data" / "cifar10_test1000.npz")
-    snn = to_spiking(model, Loader(calibration, preprocessing), steps=8, method="binary")
+    calibration = models.load_images(shared / "data" / "cifar10_train4000.npz").first(128)
+    test = models.load_images(shared / "data" / "cifar10_test1000.npz").first(500)
+    # Every step is nodes of the file: fewer of them show the same.
+    snn = to_spiking(
+        model, Loader(calibration, preprocessing), steps=5, method="binary", sequential=False,
+        progress=False,
+    )  # fmt: skip
     snn.export(tmp_path / "net.onnx")
     equal = 0
     with torch.no_grad():
         for images, _ in test.batches(preprocessing, 250):
             (found,) = _run(tmp_path / "net.onnx", images)
             equal += int((found.argmax(1) == snn(images).argmax(1)).sum())
-    assert equal >= 998
+    assert equal >= 499

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from convert import SpikingModel, load, to_spiking
 
-_COUNT = int(os.environ.get("FEWSPIKES_NETWORKS", "8"))
+_COUNT = int(os.environ.get("FEWSPIKES_NETWORKS", "5"))
 
 
 def _leaves(outputs: object) -> list[Tensor]:

@@ -1,5 +1,6 @@
 """Capture of what users write: attention, tokens, masks, wrappers, half precision."""
 
+import copy
 import warnings
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convert import CaptureError, audit, to_spiking
+from convert import CaptureError, SpikingModel, audit, to_spiking
 from convert.graph.capture import capture
 
 
@@ -178,14 +179,25 @@ def test_masks_beside_the_input() -> None:
         )
 
 
+@pytest.fixture(scope="module")
+def wide_networks() -> list[tuple[nn.Module, Tensor, SpikingModel]]:
+    """Models, inputs, and their networks in single precision."""
+    torch.manual_seed(0)
+    made = []
+    for model, x in ((Tables().eval(), torch.randn(9, 4, 8)), (Tokens().eval(), _ids())):
+        made.append((model, x, to_spiking(model, x, steps=10, method="binary")))
+    return made
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.filterwarnings("ignore:torch's fused attention")
-def test_half_precision(dtype: torch.dtype) -> None:
-    torch.manual_seed(0)
-    for model, x in ((Tables(), torch.randn(9, 4, 8).to(dtype)), (Tokens(), _ids())):
-        wide_x = x.float() if x.is_floating_point() else x
-        wide = to_spiking(model.eval(), wide_x, steps=10, method="binary")(wide_x)
-        model.to(dtype)
+def test_half_precision(
+    wide_networks: list[tuple[nn.Module, Tensor, SpikingModel]], dtype: torch.dtype
+) -> None:
+    for wide_model, wide_x, wide_snn in wide_networks:
+        x = wide_x.to(dtype) if wide_x.is_floating_point() else wide_x
+        wide = wide_snn(x.float() if x.is_floating_point() else x)
+        model = copy.deepcopy(wide_model).to(dtype)
         snn = to_spiking(model, x, steps=10, method="binary")
         assert audit(snn, x).agrees
         with torch.no_grad():

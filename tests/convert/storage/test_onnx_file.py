@@ -45,7 +45,7 @@ def _hard(neuron: FewSpikesNeuron) -> Tensor:
 
 
 def test_every_neuron_bit_for_bit(small: nn.Module, images: Tensor, tmp_path: Path) -> None:
-    snn = to_spiking(small, images, steps=8, progress=False)
+    snn = to_spiking(small, images, steps=8, method="binary", progress=False)
     for name, neuron in snn.sites.items():
         x = _hard(neuron)
         batch = torch.export.Dim("batch", min=1)
@@ -121,7 +121,7 @@ def test_trained_networks(shared: Path, tmp_path: Path, name: str, weights: str)
     test = models.load_images(shared / "data" / "cifar10_test1000.npz").first(500)
     # Every step is nodes of the file: fewer of them show the same.
     snn = to_spiking(
-        model, Loader(calibration, preprocessing), steps=5, method="binary", sequential=False,
+        model, Loader(calibration, preprocessing), steps=3, method="binary", sequential=False,
         progress=False,
     )  # fmt: skip
     snn.export(tmp_path / "net.onnx")

@@ -116,6 +116,12 @@ def test_refusals(small: nn.Module, images: Tensor, tmp_path: Path) -> None:
 )
 def test_trained_networks(shared: Path, tmp_path: Path, name: str, weights: str) -> None:
     model = models.get(name, shared / "checkpoints" / weights)
+    # Trained blocks, fewer of each kind: the export of every block is the same.
+    for stack in ("layer1", "layer2", "layer3"):
+        if hasattr(model, stack):
+            setattr(model, stack, getattr(model, stack)[:1])
+    if hasattr(model, "encoder"):
+        model.encoder.layers = model.encoder.layers[:2]
     preprocessing = models.preprocessing(name)
     calibration = models.load_images(shared / "data" / "cifar10_train4000.npz").first(128)
     test = models.load_images(shared / "data" / "cifar10_test1000.npz").first(500)

@@ -12,7 +12,8 @@ from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
-from ..graph.call_signature import Signature, batch_size
+from ..graph.batch_inputs import batch_size
+from ..graph.call_signature import Signature
 from ..graph.run import Modules, last_read, walk
 from ..neuron.few_spikes import FewSpikesNeuron
 

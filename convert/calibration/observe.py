@@ -12,7 +12,7 @@ from torch.fx import Node
 from tqdm import tqdm
 
 from ..errors import CalibrationError
-from ..graph.call_signature import batch_size
+from ..graph.batch_inputs import batch_size
 from ..graph.capture import Captured
 from ..sites.find import Site
 from .histogram import Histogram

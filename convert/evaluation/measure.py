@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from ..common.batches import ahead, batches_once
 from ..errors import InputError
-from ..graph.call_signature import batch_size, rows
+from ..graph.batch_inputs import batch_size, rows
 from ..network.model import SpikingModel
 from .by_site import errors_by_site
 from .measures import Measure

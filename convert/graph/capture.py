@@ -12,7 +12,8 @@ from torch.fx import GraphModule
 from . import fold
 from . import origins as layers
 from . import recognise_norms as norms
-from .call_signature import Signature, inputs_needed, rows, split_batch
+from .batch_inputs import inputs_needed, rows, split_batch
+from .call_signature import Signature
 from .exporting import EXPORTED_ROWS, export, plain
 from .fidelity import CHECKED_ROWS, ROUNDING, deterministic, difference, sensitivity
 from .isolate import device_of_model, isolated, slow_attention

@@ -15,7 +15,8 @@ from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 from tqdm import tqdm
 
-from .call_signature import Signature, batch_size
+from .batch_inputs import batch_size
+from .call_signature import Signature
 from .node_facts import read
 
 Seen = Callable[[Tensor], None]

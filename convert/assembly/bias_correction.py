@@ -9,7 +9,7 @@ What comes later is measured behind what was corrected before. One pass over the
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -52,28 +52,23 @@ class Corrected:
     after: float
 
 
-def correct(
-    snn: SpikingModel, batches: Iterable[Any], *, progress: bool = False
-) -> list[Correction]:
+def correct(snn: SpikingModel, sample: Sample, *, progress: bool = False) -> list[Correction]:
     """Corrects a network for each of its K where that helps, and says what was done.
 
     Args:
         snn: a converted network without corrections; changed in place.
-        batches: calibration batches, as for `calibrate`.
+        sample: calibration images, which run through its graph.
         progress: shows a bar on stderr.
     """
     network, own = snn.network, snn.fitted_as
-    device = next((t.device for t in network.state_dict().values()), None)
     layers = find_layers(network, {path: name for name, path in snn.names.items()})
-    exact = {path: snn.exact[path.rpartition(".")[2]] for path in snn.names.values()}
-    sample = Sample(network, exact, snn.signature, batches, device)
     if not layers or sample.images < 2:
         return []
     trained = {layer.bias: value_at(network, layer.bias) for layer in layers}
     snn.corrections = Corrections({layer.bias: layer.sites for layer in layers}, trained)
     rows = []
     for k in (own, *map(int, snn.refitted)):
-        neurons = _neurons(snn, k)
+        neurons = neurons_of(snn, k)
         found = measure(sample, layers, neurons, progress=progress)
         kept = found.after < found.before
         if kept:
@@ -85,7 +80,7 @@ def correct(
     return rows
 
 
-def _neurons(snn: SpikingModel, k: int) -> Neurons:
+def neurons_of(snn: SpikingModel, k: int) -> Neurons:
     """The network's neurons for one of its K: those in it, or those kept beside it."""
     found = {}
     for path in snn.names.values():

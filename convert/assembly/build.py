@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Any
 
 import torch
 
@@ -17,6 +20,8 @@ from .bias_correction import correct
 from .calibrated import Calibrated, SiteK
 from .fit_targets import error
 from .insert_neurons import swap
+from .output_error import output_errors
+from .side_by_side import Sample
 from .site_fits import SiteFits
 from .steps_per_site import choose
 
@@ -44,10 +49,29 @@ def build(
         fits.fit((site, steps[site.name]) for steps in wanted.values() for site in source.sites)
     report = _report(fits, next(iter(wanted.values())), settings, seconds)
     model = _assemble(fits, wanted, report)
-    if settings.sequential and source.batches is not None:
+    if source.batches is not None:
         with timed(seconds, "correct"):
-            report.corrections += correct(model, source.batches, progress=progress)
+            sample = _sample(model, source.batches)
+            if settings.sequential:
+                report.corrections += correct(model, sample, progress=progress)
+        with timed(seconds, "check"):
+            report.output_errors += output_errors(
+                model,
+                sample,
+                report.corrections,
+                partial(fits.neurons, next(iter(wanted.values()))),
+                progress=progress,
+            )
+        if report.output_errors[0].poor:
+            warnings.warn(str(report.output_errors[0]), stacklevel=3)
     return model
+
+
+def _sample(model: SpikingModel, batches: Iterable[Any]) -> Sample:
+    """Calibration images for a converted network."""
+    exact = {path: model.exact[path.rpartition(".")[2]] for path in model.names.values()}
+    device = next((t.device for t in model.network.state_dict().values()), None)
+    return Sample(model.network, exact, model.signature, batches, device)
 
 
 def _wanted(

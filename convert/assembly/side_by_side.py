@@ -48,7 +48,7 @@ class Sample:
         batches: Iterable[Any],
         device: torch.device | str | None = None,
     ) -> None:
-        self.network, self.exact = network, exact
+        self.network, self.exact, self.device = network, exact, device
         self.last = last_read(network.graph)
         self.sizes: list[int] = []
         self.pieces = self._chosen(signature, batches, device)
@@ -143,10 +143,15 @@ def relative_error(exact: Sequence[Sequence[Any]], spiking: Sequence[Sequence[An
 
 
 def _squares(exact: Sequence[Tensor], spiking: Sequence[Tensor]) -> tuple[float, float]:
-    """Sums of squares of the error and of the exact values, where both are finite."""
+    """Sums of squares of the error and of the exact values, where these are finite.
+
+    A value that only the spiking network makes NaN or infinite is an infinite error.
+    """
     error = size = 0.0
     for a, b in zip(exact, spiking, strict=True):
-        seen = a.isfinite() & b.isfinite()
+        seen = a.isfinite()
+        if not bool(b[seen].isfinite().all()):
+            return math.inf, float(torch.where(seen, a.double(), 0.0).square().sum()) or 1.0
         error += float(torch.where(seen, b.double() - a.double(), 0.0).square().sum())
         size += float(torch.where(seen, a.double(), 0.0).square().sum())
     return error, size

@@ -13,6 +13,10 @@ from ..common.tables import table
 from ..graph.roles import Operation, Role, Signal
 from .settings import ConversionSettings
 
+# A site's error over its function's variance, and the outputs' over their size, that are poor.
+_POOR_SITE = 0.1
+_POOR_OUTPUT = 0.25
+
 
 @dataclass(frozen=True)
 class SiteRow:
@@ -38,6 +42,11 @@ class SiteRow:
     relative_mse: float
     start: str
     neurons: int
+
+    @property
+    def poor(self) -> bool:
+        """Whether the neuron misses a good part of what its function does."""
+        return self.relative_mse > _POOR_SITE
 
 
 @dataclass(frozen=True)
@@ -72,6 +81,43 @@ class Correction:
         )
 
 
+@dataclass(frozen=True)
+class OutputError:
+    """How far the outputs are off on calibration images, for one K.
+
+    Args:
+        steps: K.
+        images: calibration images on which it was measured.
+        error: root mean square of the outputs' error over that of the outputs.
+        site: where the error is poor, the site that makes most of it; None elsewhere.
+        alone: the outputs' error where that site alone spikes, on a few of the images.
+    """
+
+    steps: int
+    images: int
+    error: float
+    site: str | None = None
+    alone: float | None = None
+
+    @property
+    def poor(self) -> bool:
+        """Whether the outputs are not worth much; NaN is poor too."""
+        return not self.error <= _POOR_OUTPUT
+
+    def __str__(self) -> str:
+        off = f"relative output error {self.error:.3g} on {self.images} calibration images"
+        text = f"K = {self.steps}: {off}"
+        if not self.poor:
+            return text
+        text += ", which is POOR: more steps make it smaller"
+        if self.site is None or self.alone is None:
+            return text
+        return (
+            f"{text}; alone, site {self.site} makes the largest error, {self.alone:.3g} "
+            f"(per_site_steps={{{self.site!r}: K}} gives it other steps)"
+        )
+
+
 @dataclass
 class Report:
     """What `to_spiking` did; prints as a table.
@@ -87,6 +133,8 @@ class Report:
         input_ranges: lowest and highest calibrated value of each of the network's inputs; None
             for one of whole numbers or that isn't a tensor.
         corrections: what was done about mean errors, for every K; empty for plain calibration.
+        output_errors: of the whole network on calibration data, for every K; empty where there was
+            no data.
         settings: what the conversion was asked for; None for a network from a file that was
             written before they were kept.
     """
@@ -101,6 +149,7 @@ class Report:
     notes: list[str] = field(default_factory=list)
     input_ranges: list[tuple[float, float] | None] = field(default_factory=list)
     corrections: list[Correction] = field(default_factory=list)
+    output_errors: list[OutputError] = field(default_factory=list)
     settings: ConversionSettings | None = None
 
     @property
@@ -147,12 +196,13 @@ class Report:
             "neurons": self.neurons,
             "multiply_accumulates": self.multiply_accumulates,
             "spike_driven": self.spike_driven,
-            "sites": [asdict(site) for site in self.sites],
+            "sites": [asdict(site) | {"poor": site.poor} for site in self.sites],
             "synaptic": self._synaptic(),
             "products": self._listed(Role.PRODUCT),
             "remaining": self._listed(Role.REMAINING),
             "given": self._listed(Role.GIVEN),
             "corrections": [asdict(correction) for correction in self.corrections],
+            "output_errors": [asdict(row) | {"poor": row.poor} for row in self.output_errors],
             "notes": list(self.notes),
         }
 
@@ -196,17 +246,24 @@ class Report:
             f"method {self.method}, seed {self.seed}, "
             f"{self.calibration_images} calibration images",
             "\n".join(str(correction) for correction in self.corrections),
+            "\n".join(str(row) for row in self.output_errors if row.poor or not self.corrections),
             *(f"note: {note}" for note in self.notes),
         ]
         return "\n\n".join(part for part in parts if part)
 
     def _site_table(self) -> str:
         columns = ("site", "function", "K", "low", "high", "relative MSE", "start", "neurons")
-        rows = [
+        rows: list[tuple[Any, ...]] = [
             (s.name, s.function, s.steps, s.low, s.high, s.relative_mse, s.start, s.neurons)
             for s in self.sites
         ]
-        return table(columns, rows)
+        poor = [s.poor for s in self.sites]
+        if not any(poor):
+            return table(columns, rows)
+        rows = [(*row, "POOR" if p else "") for row, p in zip(rows, poor, strict=True)]
+        return f"""{table((*columns, "fit"), rows)}
+
+POOR: the neuron's error is more than {_POOR_SITE:.0%} of the variance of its function."""
 
     def _product_table(self) -> str:
         rows = []

@@ -19,10 +19,12 @@ from ..calibration.histogram import Histogram
 from ..errors import ConversionError, StorageError
 from ..graph.call_signature import Signature, TensorInput
 from ..graph.roles import Operation
-from ..network.report import Correction, Report, SiteRow
+from ..network.report import Correction, OutputError, Report, SiteRow
 from ..network.settings import ConversionSettings
 
-_T = TypeVar("_T", SiteRow, Correction, Operation, Report)
+# The report's lists of rows.
+_ROWS = ("sites", "corrections", "output_errors")
+_T = TypeVar("_T", SiteRow, Correction, OutputError, Operation, Report)
 _DEEPEST = 32
 _DTYPES = {str(v)[6:]: v for v in vars(torch).values() if isinstance(v, torch.dtype)}
 
@@ -215,7 +217,7 @@ def write_report(report: Report | None, place: Mapping[Node, int]) -> Any:
     if report is None:
         return None
     data = _fields(report, "the report")
-    for name in ("sites", "corrections"):
+    for name in _ROWS:
         data[name] = [_fields(row, "the report") for row in getattr(report, name)]
     data["operations"] = [
         _fields(o, "the report", skip="node") | {"node": place.get(o.node)}
@@ -230,7 +232,7 @@ def _fields(value: Any, what: str, skip: str = "") -> dict[str, Any]:
     return {
         name: plain(getattr(value, name), what)
         for name in names
-        if name not in (skip, "sites", "operations", "corrections", "settings")
+        if name not in (skip, *_ROWS, "operations", "settings")
     }
 
 
@@ -272,12 +274,12 @@ def read_report(
         if type(place) is not int or not 0 <= place < len(nodes):
             raise StorageError("the report names an operation that isn't in the graph")
         operations.append(_made(Operation, row | {"node": nodes[place]}))
-    # Files of version 1 know no corrections.
-    corrections = [_made(Correction, row) for row in data.get("corrections", [])]
     made = {
         "sites": sites,
         "operations": operations,
-        "corrections": corrections,
+        # Older files don't know these.
+        "corrections": [_made(Correction, row) for row in data.get("corrections", [])],
+        "output_errors": [_made(OutputError, row) for row in data.get("output_errors", [])],
         "settings": settings,
     }
     report = _made(Report, data | made)

@@ -13,6 +13,7 @@ from .assembly.calibrated import Calibrated
 from .assembly.fixed_steps import fixed_steps
 from .calibration.observe import calibrate
 from .common.batches import batches_of
+from .common.devices import usable_device
 from .common.timing import timed
 from .errors import CalibrationError
 from .fitting.methods import DEFAULT
@@ -88,6 +89,7 @@ def to_spiking(
         normalisation=normalisation,
         max_pool=max_pool,
     )
+    device = None if device is None else usable_device(device)
     batches = batches_of(calibration)
     first = next(iter(batches), None)
     if first is None:

@@ -6,8 +6,8 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
+from ..common.progress import Progress
 from ..network.model import SpikingModel
 from .measures import Measure
 from .rows import Row, SiteErrorRow
@@ -38,7 +38,7 @@ def errors_by_site(
             return measure.site
 
         rows = []
-        bar = tqdm(names, "evaluate by site", disable=None if progress else True)
+        bar = Progress(names, "evaluate by site", shown=progress)
         for index, name in enumerate(bar):
             own, accumulated = measured({name}), measured(frozenset(names[: index + 1]))
             rows.append(SiteErrorRow(name, own, accumulated))

@@ -17,6 +17,7 @@ from .common.devices import usable_device
 from .common.timing import timed
 from .errors import CalibrationError
 from .fitting.methods import DEFAULT
+from .fitting.problem import warn_of_many_steps
 from .graph.capture import capture
 from .network.model import SpikingModel
 from .network.settings import ConversionSettings
@@ -89,6 +90,7 @@ def to_spiking(
         normalisation=normalisation,
         max_pool=max_pool,
     )
+    warn_of_many_steps((*settings.wanted, *settings.per_site_steps.values()))
     device = None if device is None else usable_device(device)
     batches = batches_of(calibration)
     first = next(iter(batches), None)

@@ -17,6 +17,7 @@ from .calibration.observe import Observed, calibrate
 from .common.batches import batches_of
 from .common.timing import timed
 from .errors import CalibrationError
+from .fitting.problem import warn_of_many_steps
 from .graph.capture import Captured
 from .network.model import SpikingModel
 from .network.settings import ConversionSettings
@@ -77,6 +78,8 @@ def refit(
             "sequential": sequential,
         },
     )
+    if steps is not None or per_site_steps is not None:
+        warn_of_many_steps((*settings.wanted, *settings.per_site_steps.values()))
     batches = None if calibration is None else batches_of(calibration)
     captured, sites = _exact(snn)
     fixed = fixed_steps(sites, settings.per_site_steps)

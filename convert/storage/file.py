@@ -99,6 +99,7 @@ def _unpacked(graph: bytes, content: bytes, where: str, device: torch.device) ->
         # Views into the file aren't aligned, and kernels may round otherwise there.
         tensors = {name: t.clone() for name, t in safetensors.torch.load(content).items()}
         network = read_network(document, tensors, device)
+        network.from_file = True
     except ConversionError as error:
         raise StorageError(f"{where} can't be loaded: {shortened(error)}") from error
     except (SafetensorError, ValueError, RecursionError, MemoryError) as error:

@@ -72,7 +72,7 @@ def to_spiking(
             a)`` with neurons for the ReLUs; ``"first"`` moves a max pooling before the monotone
             activation that precedes it, which saves neurons, and leaves that maximum as it is.
         device: where the result lives; the model's device if None.
-        progress: shows bars on stderr when that is a terminal.
+        progress: shows bars on stderr; one line a minute where that is no terminal.
 
     Raises:
         ConversionError: a subclass for a model, data or a setting that can't be used.

@@ -60,7 +60,7 @@ def refit(
         seed, method, effort: as for `to_spiking`.
         per_site_steps: as for `to_spiking`; ``{}`` gives every site the network's K.
         sequential: as for `to_spiking`, if there is calibration data.
-        progress: shows bars on stderr when that is a terminal.
+        progress: shows bars on stderr; one line a minute where that is no terminal.
 
     Raises:
         ConversionError: a subclass for data or a setting that can't be used.

@@ -6,7 +6,7 @@ import os
 import stat
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import DataError, ModelError
@@ -71,7 +71,8 @@ def whole_file(
         error: what is raised if it can't be written.
     """
     target = Path(os.path.realpath(path))
-    temporary = target.parent / f".writing-{uuid.uuid4().hex}{target.suffix[:16]}"
+    # torch doesn't write to a name without an ending.
+    temporary = target.parent / f".writing-{uuid.uuid4().hex}{target.suffix[:16] or '.new'}"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         mode = stat.S_IMODE(target.stat().st_mode) & 0o777 if target.exists() else 0o666
@@ -87,4 +88,5 @@ def whole_file(
             "room"
         ) from reason
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # there is none
+            temporary.unlink()

@@ -23,7 +23,7 @@ def errors_by_site(
         snn: the network; each site costs two passes.
         kept: inputs, ``(args, kwargs)`` a batch; the reference is the network with no site spiking.
         kind: what is measured.
-        progress: shows a bar on stderr when that is a terminal.
+        progress: shows a bar on stderr; one line a minute where that is no terminal.
     """
     names, device = list(snn.sites), device_of(snn)
     with torch.no_grad(), eval_mode(snn):

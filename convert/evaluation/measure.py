@@ -52,7 +52,7 @@ def evaluate(
         by_site: images on which each site's own and the accumulated error is measured; 0 for
             none.
         at: steps after which the network is read out beside the last; None for every step.
-        progress: shows bars on stderr when that is a terminal.
+        progress: shows bars on stderr; one line a minute where that is no terminal.
 
     Raises:
         InputError: for data without batches, labels that don't fit the outputs, an unknown metric,

@@ -79,11 +79,14 @@ def preprocessing(snn: convert.SpikingModel, options: argparse.Namespace) -> mod
     """What the file says of its images, with the options in place of it."""
     given = {
         "size": options.size,
-        "mean": options.mean,
-        "std": options.std,
+        "mean": options.mean and tuple(options.mean),
+        "std": options.std and tuple(options.std),
         "classes": options.classes,
     }
-    stored = snn.metadata.get("preprocessing") or {}
+    stored = snn.metadata.get("preprocessing")
+    stored = stored if isinstance(stored, dict) else {}
+    if set(given) <= set(stored):
+        return models.with_options(models.Preprocessing.from_dict(stored), **given)
     merged = {**stored, **{key: value for key, value in given.items() if value is not None}}
     missing = [f"--{key}" for key in given if key not in merged]
     if missing:
@@ -104,6 +107,8 @@ def checkpoint(
     if not isinstance(name, str):
         raise Refusal(WRONG_USE, f"{options.file} names no model; give --model for the checkpoint")
     activation = None if options.model else snn.metadata.get("activation")
+    if activation is not None and not isinstance(activation, str):
+        raise Refusal(WRONG_USE, f"{options.file} names no activation; give --model")
     return models.get(name, options.against, activation, classes).to(options.device)
 
 

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import glob
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from .common.timing import timed
 from .errors import CalibrationError
 from .fitting.problem import warn_of_many_steps
 from .graph.capture import Captured
+from .network.from_file import errors_named
 from .network.model import SpikingModel
 from .network.settings import ConversionSettings
 from .sites.find import Site
@@ -96,7 +98,9 @@ def refit(
     if settings.sequential and batches is None:
         captured.notes.append(_NO_DATA)
     source = Calibrated(captured, sites, observed, fixed, batches)
-    result = build(source, settings, seconds=seconds, progress=progress)
+    # No data of the user's is run here, whose errors were their own.
+    with errors_named() if snn.from_file and batches is None else nullcontext():
+        result = build(source, settings, seconds=seconds, progress=progress)
     if moved is not None and result.report is not None:
         result.report = dataclasses.replace(result.report, operations=moved.operations)
     result.metadata = copy.deepcopy(snn.metadata)

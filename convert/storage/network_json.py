@@ -223,6 +223,8 @@ def read_network(document: Any, tensors: dict[str, Tensor], device: torch.device
     # An entry of its own: a program that doesn't know it yet can read the file.
     settings = read_settings(document.get("settings"))
     model.report = read_report(document.get("report"), list(network.graph.nodes), settings)
+    if model.report is not None and {row.name for row in model.report.sites} != set(names):
+        raise StorageError("the sites of the report aren't those of the network")
     model.metadata = unplain(take(document, "metadata", dict))
     return model.requires_grad_(False).eval()
 

@@ -5,6 +5,7 @@ import json
 import random
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,9 @@ def mutated(original: Original, seed: int) -> bytes:
         return _damaged(original.data, draw)
     document, tensors = json.loads(original.text), dict(original.tensors)
     for _ in range(draw.choice([1, 1, 1, 2, 3])):
-        draw.choice(_EDITS)(document, tensors, draw)
+        # What the edit before it left may have no place for it.
+        with suppress(KeyError, TypeError, AttributeError, IndexError, ValueError):
+            draw.choice(_EDITS)(document, tensors, draw)
     if draw.random() < 0.6:
         _shapes_anew(document, tensors)
     return _joined(_text(document, draw), tensors, draw)
@@ -323,8 +326,15 @@ _EDITS: list[Callable[[Any, dict[str, Tensor], random.Random], None]] = [
 ]  # fmt: skip
 
 
-def used(snn: SpikingModel, inputs: Tensor, path: Path) -> None:
-    """Does with a loaded network what its user would do."""
+def used(snn: SpikingModel, inputs: Tensor, path: Path, *, fits: bool = True) -> None:
+    """Does with a loaded network what its user would do.
+
+    Args:
+        snn: the network.
+        inputs: as it takes them.
+        path: where it is saved again.
+        fits: whether its neurons are fitted anew too, which takes longest.
+    """
     from convert import audit, evaluate, load, refit
 
     str(snn), str(snn.report), repr(snn)
@@ -349,7 +359,8 @@ def used(snn: SpikingModel, inputs: Tensor, path: Path) -> None:
             attempt(lambda k=k: within(snn.with_steps(int(k))))
         attempt(lambda: evaluate(snn, None, [inputs], metric="output", by_site=2, progress=False))
         attempt(lambda: audit(snn, inputs[:2]))
-        attempt(lambda: refit(snn, steps=2, method="binary", progress=False))
+        if fits:
+            attempt(lambda: refit(snn, steps=2, method="binary", progress=False))
     attempt(lambda: snn.save(path))
     if path.exists():
         load(path)

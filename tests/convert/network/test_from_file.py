@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from convert import InputError, load, to_spiking
+from convert import InputError, evaluate, load, to_spiking
 
 
 class Picked(nn.Module):
@@ -32,3 +32,15 @@ def test_errors_of_torch_are_one_line(tmp_path: Path) -> None:
             called(rows + 9)
     with pytest.raises(IndexError):
         snn(rows + 9)
+
+
+def test_a_network_without_a_report(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(3, 3), nn.ReLU()).eval(), torch.randn(6, 3)
+    snn = to_spiking(model, x, steps=2, method="binary", progress=False)
+    snn.report = None
+    snn.save(tmp_path / "net.fsnn")
+    back = load(tmp_path / "net.fsnn")
+    assert back.report is None and torch.equal(back(x), snn(x))
+    with pytest.raises(InputError, match="no report"):
+        evaluate(back, None, [x], metric="output", progress=False)

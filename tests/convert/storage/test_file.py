@@ -514,6 +514,7 @@ _FORGED: dict[str, Callable[[Any], None]] = {
     "batch": _set("batch", to=2**40),
     "values": _set("values", 0, to=["float32", 5, 1, 9, 9]),
     "report row": lambda d: d["report"]["sites"][0].update(extra=1),
+    "report of other sites": lambda d: d["report"]["sites"][0].update(name="other"),
     "report type": lambda d: d["report"]["sites"][0].update(steps="many"),
     "report node": lambda d: d["report"]["operations"][0].update(node=10**6),
     "histogram": _set("histograms", "act", "level", to=10**9),

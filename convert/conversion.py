@@ -13,9 +13,11 @@ from .assembly.calibrated import Calibrated
 from .assembly.fixed_steps import fixed_steps
 from .calibration.observe import calibrate
 from .common.batches import batches_of
+from .common.devices import usable_device
 from .common.timing import timed
 from .errors import CalibrationError
 from .fitting.methods import DEFAULT
+from .fitting.problem import warn_of_many_steps
 from .graph.capture import capture
 from .network.model import SpikingModel
 from .network.settings import ConversionSettings
@@ -70,7 +72,7 @@ def to_spiking(
             a)`` with neurons for the ReLUs; ``"first"`` moves a max pooling before the monotone
             activation that precedes it, which saves neurons, and leaves that maximum as it is.
         device: where the result lives; the model's device if None.
-        progress: shows bars on stderr when that is a terminal.
+        progress: shows bars on stderr; one line a minute where that is no terminal.
 
     Raises:
         ConversionError: a subclass for a model, data or a setting that can't be used.
@@ -88,6 +90,8 @@ def to_spiking(
         normalisation=normalisation,
         max_pool=max_pool,
     )
+    warn_of_many_steps((*settings.wanted, *settings.per_site_steps.values()))
+    device = None if device is None else usable_device(device)
     batches = batches_of(calibration)
     first = next(iter(batches), None)
     if first is None:

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import glob
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -17,7 +18,9 @@ from .calibration.observe import Observed, calibrate
 from .common.batches import batches_of
 from .common.timing import timed
 from .errors import CalibrationError
+from .fitting.problem import warn_of_many_steps
 from .graph.capture import Captured
+from .network.from_file import errors_named
 from .network.model import SpikingModel
 from .network.settings import ConversionSettings
 from .sites.find import Site
@@ -59,7 +62,7 @@ def refit(
         seed, method, effort: as for `to_spiking`.
         per_site_steps: as for `to_spiking`; ``{}`` gives every site the network's K.
         sequential: as for `to_spiking`, if there is calibration data.
-        progress: shows bars on stderr when that is a terminal.
+        progress: shows bars on stderr; one line a minute where that is no terminal.
 
     Raises:
         ConversionError: a subclass for data or a setting that can't be used.
@@ -77,6 +80,8 @@ def refit(
             "sequential": sequential,
         },
     )
+    if steps is not None or per_site_steps is not None:
+        warn_of_many_steps((*settings.wanted, *settings.per_site_steps.values()))
     batches = None if calibration is None else batches_of(calibration)
     captured, sites = _exact(snn)
     fixed = fixed_steps(sites, settings.per_site_steps)
@@ -93,7 +98,9 @@ def refit(
     if settings.sequential and batches is None:
         captured.notes.append(_NO_DATA)
     source = Calibrated(captured, sites, observed, fixed, batches)
-    result = build(source, settings, seconds=seconds, progress=progress)
+    # No data of the user's is run here, whose errors were their own.
+    with errors_named() if snn.from_file and batches is None else nullcontext():
+        result = build(source, settings, seconds=seconds, progress=progress)
     if moved is not None and result.report is not None:
         result.report = dataclasses.replace(result.report, operations=moved.operations)
     result.metadata = copy.deepcopy(snn.metadata)

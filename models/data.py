@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 from torchvision import datasets
 from torchvision.io import ImageReadMode, decode_image
-from tqdm import tqdm
 
 from .errors import DataError
+from .files import shown, what_is
 from .preprocessing import Preprocessing
+from .progress import bar
 
 _BUILT_IN = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}
 
@@ -137,15 +138,28 @@ def load_images(
         return _digits(train)
     if name in _BUILT_IN:
         return _built_in(name, train, root)
+    check_source(source)
     path = Path(source)
-    if path.is_dir():
-        return _folder(path, cache, progress)
-    if not path.exists():
+    return _folder(path, cache, progress) if path.is_dir() else _npz(path)
+
+
+def check_source(source: str | os.PathLike[str] | None) -> None:
+    """Refuses a SOURCE that doesn't exist, before anything is read; None is no source.
+
+    Raises:
+        DataError: naming it.
+    """
+    if source is None or str(source) in ("digits", *_BUILT_IN):
+        return
+    try:
+        found = str(source) and Path(source).exists()
+    except (OSError, ValueError):
+        found = False
+    if not found:
         raise DataError(
-            f"no data at {path}: there is no such file or folder; pass cifar10, cifar100, a folder "
-            "of class folders, or an .npz"
+            f"no data at {shown(source)}: there is no such file or folder; pass cifar10, cifar100, "
+            "a folder of class folders, or an .npz"
         )
-    return _npz(path)
 
 
 def _digits(train: bool) -> Images:
@@ -173,6 +187,9 @@ def _built_in(name: str, train: bool, root: str | os.PathLike[str]) -> Images:
 
 def _npz(path: Path) -> Images:
     try:
+        found = what_is(path)
+        if found is not None:
+            raise ValueError(f"it is {found}")
         with np.load(path, allow_pickle=False) as content:
             missing = {"x", "y"} - set(content.files)
             if missing:
@@ -183,8 +200,8 @@ def _npz(path: Path) -> Images:
             x, y = content["x"], content["y"]
     except (ValueError, OSError, zipfile.BadZipFile, EOFError, AttributeError) as error:
         raise DataError(
-            f"{path} can't be read as .npz ({str(error).splitlines()[0][:160]}); write it with "
-            "numpy.savez(path, x=images, y=labels)"
+            f"{shown(path)} can't be read as .npz ({str(error)[:160].splitlines()[0]}); write it "
+            "with numpy.savez(path, x=images, y=labels)"
         ) from error
     if np.issubdtype(y.dtype, np.integer):
         y = y.astype(np.int64)
@@ -208,7 +225,7 @@ def _folder(path: Path, cache: str | os.PathLike[str] | None, progress: bool) ->
         if kept.is_file():
             return _npz(kept)
     images = []
-    for file, _ in tqdm(listed, "decode", disable=None if progress else True):
+    for file, _ in bar(listed, "decode", shown=progress):
         try:
             image = decode_image(file, ImageReadMode.RGB).permute(1, 2, 0).numpy()
         except RuntimeError as error:

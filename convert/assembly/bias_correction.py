@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import Node
-from tqdm import tqdm
 
+from ..common.progress import Progress
 from ..graph.run import Modules, compute
 from ..network.bias_shifts import Corrections
 from ..network.model import SpikingModel
@@ -113,7 +113,7 @@ def measure(
     pair = _SideBySide(sample, neurons)
     target = {layer.target: layer for layer in layers}
     with torch.no_grad():
-        for node in tqdm(sample.network.graph.nodes, "correct", disable=None if progress else True):
+        for node in Progress(sample.network.graph.nodes, "correct", shown=progress):
             if node.op == "output":
                 after = pair.error(node)
                 return Corrected(pair.shifts, pair.stretches, sample.error(neurons), after)

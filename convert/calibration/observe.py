@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import Node
-from tqdm import tqdm
 
+from ..common.progress import Progress
 from ..errors import CalibrationError
 from ..graph.batch_inputs import batch_size
 from ..graph.capture import Captured
@@ -70,7 +70,7 @@ def calibrate(
     images = 0
     ranges: list[Range] = []
     with torch.no_grad():
-        for batch in tqdm(batches, "calibrate", disable=None if progress else True):
+        for batch in Progress(batches, "calibrate", shown=progress):
             args, kwargs = captured.signature.split(batch, device)
             if not (size := batch_size((args, kwargs))):
                 continue

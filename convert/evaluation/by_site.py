@@ -6,8 +6,8 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
+from ..common.progress import Progress
 from ..network.model import SpikingModel
 from .measures import Measure
 from .rows import Row, SiteErrorRow
@@ -23,7 +23,7 @@ def errors_by_site(
         snn: the network; each site costs two passes.
         kept: inputs, ``(args, kwargs)`` a batch; the reference is the network with no site spiking.
         kind: what is measured.
-        progress: shows a bar on stderr when that is a terminal.
+        progress: shows a bar on stderr; one line a minute where that is no terminal.
     """
     names, device = list(snn.sites), device_of(snn)
     with torch.no_grad(), eval_mode(snn):
@@ -38,7 +38,7 @@ def errors_by_site(
             return measure.site
 
         rows = []
-        bar = tqdm(names, "evaluate by site", disable=None if progress else True)
+        bar = Progress(names, "evaluate by site", shown=progress)
         for index, name in enumerate(bar):
             own, accumulated = measured({name}), measured(frozenset(names[: index + 1]))
             rows.append(SiteErrorRow(name, own, accumulated))

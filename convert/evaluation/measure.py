@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from ..common.batches import ahead, batches_once
+from ..common.progress import Progress
 from ..errors import InputError
 from ..graph.batch_inputs import batch_size, rows
 from ..network.model import SpikingModel
@@ -52,7 +52,7 @@ def evaluate(
         by_site: images on which each site's own and the accumulated error is measured; 0 for
             none.
         at: steps after which the network is read out beside the last; None for every step.
-        progress: shows bars on stderr when that is a terminal.
+        progress: shows bars on stderr; one line a minute where that is no terminal.
 
     Raises:
         InputError: for data without batches, labels that don't fit the outputs, an unknown metric,
@@ -111,7 +111,7 @@ class _Both:
     def add_all(self, data: Iterable[Any], progress: bool) -> None:
         """Runs every batch, the next one being read meanwhile."""
         total = len(data) if isinstance(data, Sized) else None
-        for batch in tqdm(ahead(data), "evaluate", total, disable=None if progress else True):
+        for batch in Progress(ahead(data), "evaluate", total, shown=progress):
             self.add(batch)
 
     def add(self, batch: Any) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from ..errors import InputError
 from ..network.model import SpikingModel
 from ..sites.encode_operands import IDENTITY
 from .measures import Measure, Outputs, outputs_of
@@ -67,7 +68,11 @@ class Plan:
 
 
 def planned(snn: SpikingModel, kind: type[Measure], read: Sequence[int]) -> Plan:
-    """The runs for readouts after some steps, the last among them."""
+    """The runs for readouts after some steps, the last among them.
+
+    Raises:
+        InputError: if the network has no report.
+    """
 
     def cut(step: int, corrected: bool) -> Callable[[], AbstractContextManager[object]]:
         return partial(snn.readout, step, corrected=corrected)
@@ -78,6 +83,8 @@ def planned(snn: SpikingModel, kind: type[Measure], read: Sequence[int]) -> Plan
     refits = {
         int(k): Run(partial(snn.with_steps, int(k)), kind(), counted=True) for k in snn.refitted
     }
+    if snn.report is None:
+        raise InputError("the network has no report, which evaluate needs; convert it again")
     encoders = {row.name for row in snn.report.sites if row.function == IDENTITY}
     others = [name for name in snn.sites if name not in encoders]
     bare = Run(partial(snn.spiking_only, others), kind()) if encoders else None

@@ -21,6 +21,7 @@ from ..graph.run import module_at
 from ..neuron.few_spikes import FewSpikesNeuron
 from .bias_shifts import Corrections
 from .blocks import Blocks
+from .from_file import errors_named
 from .original import OriginalModel
 from .range_check import OutsideCounter, inputs_outside, warn
 from .report import Report
@@ -61,6 +62,8 @@ class SpikingModel(Blocks):
         self.signature = dataclasses.replace(signature, channels_last=last)
         self.report = report
         self.check_inputs = True
+        # Whether a file holds what runs, which nobody has run yet.
+        self.from_file = False
         self._runner: Runner | None = None
         # What the layers' biases hold beside the trained values, for every K.
         self.corrections = Corrections()
@@ -146,7 +149,10 @@ class SpikingModel(Blocks):
         )
         tensors = self._replaced(plan) or None
         plain = plan.plain and all(call.decodes for call in calls)
-        return runner.run(network, leaves, calls, tensors, plain=plain, kept=plan.kept)
+        if not self.from_file or torch.compiler.is_compiling():
+            return runner.run(network, leaves, calls, tensors, plain=plain, kept=plan.kept)
+        with errors_named():
+            return runner.run(network, leaves, calls, tensors, plain=plain, kept=plan.kept)
 
     def neuron_of(self, site: str, fit: int | None) -> torch.nn.Module:
         """The neuron of a site: the network's own, or that of another K."""
@@ -216,7 +222,7 @@ class SpikingModel(Blocks):
 
     def original(self) -> torch.nn.Module:
         """The captured network with its exact functions; shares the weights."""
-        return OriginalModel(self.with_exact_functions(), self.signature)
+        return OriginalModel(self.with_exact_functions(), self.signature, self.from_file)
 
     def unfreeze(self, *, weights: bool = True, neurons: bool = False) -> SpikingModel:
         """Makes the network trainable; freeze it again by ``requires_grad_(False)``.

@@ -16,6 +16,7 @@ from torch.fx import Node
 from torch.utils import _pytree as pytree
 
 from ..calibration.histogram import Histogram
+from ..common.messages import shortened
 from ..errors import ConversionError, StorageError
 from ..graph.call_signature import Signature, TensorInput
 from ..graph.roles import Operation
@@ -26,6 +27,10 @@ from ..network.settings import ConversionSettings
 _ROWS = ("sites", "corrections", "output_errors")
 _T = TypeVar("_T", SiteRow, Correction, OutputError, Operation, Report)
 _DEEPEST = 32
+# Of values: JSON of more levels is read by few programs, and a value that holds itself has no end.
+_MOST_LEVELS = 100
+# Python writes whole numbers of some 600 digits under any of its settings.
+_MOST_BITS = 2048
 _DTYPES = {str(v)[6:]: v for v in vars(torch).values() if isinstance(v, torch.dtype)}
 
 
@@ -52,28 +57,73 @@ pytree.register_pytree_node(
 )
 
 
-def plain(value: Any, what: str) -> Any:
+def plain(value: Any, what: str, place: str = "", level: int = 0) -> Any:
     """A value out of JSON's types alone.
 
+    Args:
+        value: numbers, strings, lists, tuples and dicts of them.
+        what: what it is called in the message.
+        place: where in `what` it lies, as ``['a'][3]``.
+        level: how many lists and dicts it lies in.
+
     Raises:
-        StorageError: naming what holds something else.
+        StorageError: naming the place that holds something else.
     """
+    if isinstance(value, np.generic):
+        value = value.item()
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
-        return str(value)
+        return _text(value, "a string", what, place)
     if isinstance(value, int):
+        if value.bit_length() > _MOST_BITS:
+            raise _unsaved(
+                what, place, f"a whole number of {value.bit_length():,} bits", "save it as a string"
+            )
         return int(value)
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else {"float": repr(float(value))}
-    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-        return {key: plain(entry, what) for key, entry in value.items()}
-    if isinstance(value, tuple | list):
-        return [plain(entry, what) for entry in value]
-    raise StorageError(
-        f"{what} holds a {type(value).__name__}, which can't be saved; use numbers, strings, "
-        "lists and dicts with string keys"
-    )
+    if not isinstance(value, Mapping | tuple | list):
+        remedy = "use numbers, strings, lists and dicts with string keys"
+        raise _unsaved(what, place, f"a value of type {type(value).__name__}", remedy)
+    if level == _MOST_LEVELS:
+        found = f"more than {_MOST_LEVELS} levels of lists and dicts"
+        raise _unsaved(what, place, found, "is it part of itself? make it flatter")
+    if isinstance(value, Mapping):
+        return _plain_mapping(value, what, place, level + 1)
+    rows = enumerate(value)
+    return [plain(entry, what, f"{place}[{index}]", level + 1) for index, entry in rows]
+
+
+def _plain_mapping(value: Mapping[Any, Any], what: str, place: str, level: int) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, entry in value.items():
+        if not isinstance(key, str):
+            found = f"the key {shortened(repr(key), 60)} of type {type(key).__name__}"
+            raise _unsaved(what, place, found, "use strings for keys")
+        key = _text(key, "a key", what, place)
+        result[key] = plain(entry, what, f"{place}[{shortened(repr(key), 40)}]", level)
+    if _is_float(result):
+        raise _unsaved(what, place, f"{result}, which is how a file writes a float", "rename it")
+    return result
+
+
+def _text(value: str, kind: str, what: str, place: str) -> str:
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        found = f"{kind} with a lone surrogate, {shortened(ascii(value), 60)}"
+        raise _unsaved(what, place, found, "use characters that UTF-8 can write") from error
+    return str(value)
+
+
+def _unsaved(what: str, place: str, found: str, remedy: str) -> StorageError:
+    where = f" at {shortened(place, 80)}" if place else ""
+    return StorageError(f"{what} holds{where} {found}, which can't be saved; {remedy}")
+
+
+def _is_float(value: dict[str, Any]) -> bool:
+    return set(value) == {"float"} and value["float"] in ("inf", "-inf", "nan")
 
 
 def unplain(value: Any) -> Any:
@@ -81,7 +131,7 @@ def unplain(value: Any) -> Any:
     if isinstance(value, list):
         return [unplain(entry) for entry in value]
     if isinstance(value, dict):
-        if set(value) == {"float"} and value["float"] in ("inf", "-inf", "nan"):
+        if _is_float(value):
             return float(value["float"])
         return {key: unplain(entry) for key, entry in value.items()}
     return value

@@ -20,10 +20,12 @@ from ..graph.edit import SITE_NAME
 from ..graph.operators import is_aten, operator_of
 from ..graph.region_function import ExactFunction, describe, extract
 from ..graph.regions import Regions, is_float, is_pointwise, packet
-from .names import Names
+from .names import Names, module_name
 
 aten = torch.ops.aten
 
+# Calls that change the type alone.
+_CASTS = frozenset("float double half bfloat16 to type type_as _to_copy".split())
 # No slope of a function that is smooth at 0.
 _STEEP = 2.0**40
 
@@ -52,22 +54,34 @@ class Site:
             y: Tensor = self.function(torch.from_numpy(np.ascontiguousarray(x, np.float64)))
         return np.asarray(y.double().numpy())
 
+    def sampled(self, x: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+        """f at points ``[B]``, computed in their own type, float32 or float64."""
+        with torch.no_grad(), np.errstate(all="ignore"):
+            return np.asarray(self.function(torch.from_numpy(np.ascontiguousarray(x))).numpy())
+
+    @property
+    def floor(self) -> float:
+        """f at -inf, NaN or infinite where f has no value there."""
+        return float(self.values(np.array([-np.inf]))[0])
+
     @property
     def masks(self) -> bool:
         """Whether -inf is a meaningful input, as in exp under a mask."""
-        return bool(np.isfinite(self.values(np.array([-np.inf]))).all())
+        return bool(np.isfinite(self.floor))
 
     @property
     def singular(self) -> bool:
         """Whether f or its slope has no bound at 0, as for an inverse, a root or a logarithm.
 
-        There a range of decades matters throughout, not only where it is widest.
+        There a range of decades matters throughout, not only where it is widest. A jump is none.
         """
-        tiny = np.ldexp([-1.0, 0.0, 1.0], [-200, 0, -200])
+        tiny = np.ldexp([-1.0, -1.0, 0.0, 1.0, 1.0], [-199, -200, 0, -200, -199])
         values = self.values(tiny)
         with np.errstate(all="ignore"):
             slopes = np.diff(values) / np.diff(tiny)
-        return not np.isfinite(values).all() or bool((np.abs(slopes) > _STEEP).any())
+        # Where f jumps at 0 it is as flat before and behind as anywhere.
+        beside = np.abs(slopes[[0, -1]])
+        return not np.isfinite(values).all() or bool((beside > _STEEP).any())
 
 
 @dataclass(frozen=True)
@@ -131,7 +145,7 @@ def _nonlinear(graph_module: GraphModule, regions: Regions) -> Iterator[_Found]:
 def _replace(graph_module: GraphModule, found: _Found, name: str) -> Site:
     """Puts the call of a site's function where its value was computed."""
     value, head = found.value, found.head
-    module = f"sites.{name.replace('.', '_')}"
+    module = f"sites.{module_name(name)}"
     graph_module.add_submodule(module, found.function)
     with graph_module.graph.inserting_before(value):
         call = graph_module.graph.call_module(module, (head,))
@@ -252,4 +266,6 @@ def _called(found: _Found) -> str:
     value = found.value
     function = (value.meta.get("torch_fn") or ("", ""))[1].rpartition(".")[2].strip("_")
     hint = str(value.meta.get(SITE_NAME) or "")
+    if function in _CASTS:
+        function = "step"  # a comparison or a rounding that becomes a number
     return hint or found.short or (function if function.isidentifier() else "") or packet(value)

@@ -63,14 +63,26 @@ def problem(
         jumps: of f; none if None.
     """
     jumps = jumps or Jumps(np.empty(0))
-    found = _posed(site, histogram, steps, offset and not masked, jumps.at)
     base = site.floor if masked else 0.0
+    if offset and not masked:
+        base = _level_before(site.values(histogram.centres))
+        offset = base is None
+    found = _posed(site, histogram, steps, offset and not masked, jumps.at)
+    if not base:
+        return replace(found, masked=masked, stairs=jumps.stairs)
     return replace(
         found,
-        values=found.values - base if base else found.values,
+        values=found.values - base,
         masked=masked,
+        base=base,
         stairs=tuple(stairs.lowered(base) for stairs in jumps.stairs),
     )
+
+
+def _level_before(values: Floats) -> float | None:
+    """f where it is flat before all else; None where it isn't: there no step fires, so it is y0."""
+    first, last = _varying_part(values)
+    return float(values[0]) if last > first > 0 else None
 
 
 def _posed(

@@ -57,10 +57,8 @@ class SiteFits:
             shared=True,
             progress=self._progress,
         )
-        for (site, _), key, solution in zip(missing.values(), missing, found, strict=True):
-            # What -inf gives is fitted apart.
-            y0 = site.floor if site.name in self._masked else 0.0
-            self._solutions[key] = replace(solution, offset=solution.offset + y0)
+        for key, posed, solution in zip(missing, problems, found, strict=True):
+            self._solutions[key] = replace(solution, offset=solution.offset + posed.base)
 
     def _with_masks(self) -> set[str]:
         """Sites that -inf reaches and whose function has a value there."""

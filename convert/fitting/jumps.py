@@ -55,7 +55,7 @@ def find_jumps(f: Sampled, points: Array, dtype: npt.DTypeLike) -> Jumps:
     at = _located(f, inner, np.dtype(dtype))
     if at is None:
         return Jumps(np.empty(0))
-    own = _stairs(f, inner, at)
+    own = _stairs(f, inner, at, np.dtype(dtype))
     if own is None:
         return Jumps(at)
     found = (_wider(f, inner, more, np.dtype(dtype)) for more in _ranges(low, high))
@@ -72,7 +72,7 @@ def _ranges(low: float, high: float) -> Iterator[Array]:
 def _wider(f: Sampled, inner: Array, more: Array, dtype: np.dtype) -> Stairs | None:
     points = np.unique(np.append(inner, more))
     at = _located(f, points, dtype)
-    return None if at is None else _stairs(f, points, at)
+    return None if at is None else _stairs(f, points, at, dtype)
 
 
 def _located(f: Sampled, points: Array, dtype: np.dtype) -> Array | None:
@@ -129,11 +129,12 @@ def _adjacent(f: Sampled, points: Array) -> tuple[Array, Array] | None:
     return np.asarray(_floats(a[kept][order], np.dtype(np.float64))), size[kept][order]
 
 
-def _stairs(f: Sampled, points: Array, at: Array) -> Stairs | None:
-    """The levels between jumps; None where f isn't constant there."""
-    values = f(points)
-    place = np.searchsorted(at, points, side="left")
-    if not np.isfinite(values).all() or len(np.unique(place)) <= len(at):
+def _stairs(f: Sampled, points: Array, at: Array, dtype: np.dtype) -> Stairs | None:
+    """The levels between jumps, in f's own arithmetic; None where f isn't constant there."""
+    before = at.astype(dtype)
+    x = np.concatenate([points.astype(dtype), before, np.nextafter(before, dtype.type(np.inf))])
+    values, place = f(x).astype(np.float64), np.searchsorted(before, x, side="left")
+    if not np.isfinite(values).all():
         return None
     lowest, highest = np.full(len(at) + 1, np.inf), np.full(len(at) + 1, -np.inf)
     np.minimum.at(lowest, place, values)

@@ -88,6 +88,7 @@ class Problem:
         offset: whether y0 may differ from 0.
         spike_cost: squared error that one spike fewer is worth; `tbpi-exact` heeds it.
         masked: whether -inf, at which no step fires, is an input and f is 0 there; y0 is 0 then.
+        base: what was taken from f, and is added to y0 afterwards.
         jumps: the last input before every jump of f in the range; an edge each.
         stairs: f as a staircase, on wider ranges first; empty where it is none.
 
@@ -105,6 +106,7 @@ class Problem:
     offset: bool = True
     spike_cost: float = 0.0
     masked: bool = False
+    base: float = 0.0
     jumps: Array = field(default_factory=lambda: np.empty(0))
     stairs: tuple[Stairs, ...] = ()
 

@@ -11,18 +11,23 @@ from .problem import Array, Problem, Solution, Stairs, Start
 LOWEST = -(2.0**120)
 # What counts as even, and as equal levels, as a share of the staircase's height or length.
 _EXACT = 1e-6
+# Each reset rounds once.
+_ROUNDED = 8
 
 
 def exact(problem: Problem) -> Solution | None:
     """A neuron that gives the staircase itself, on the widest range for which K steps suffice.
 
+    Few steps for many jumps may miss one by rounding: of an input within some floats of it.
     None where the function is no staircase, or has too many jumps.
     """
-    for stairs in filter(lambda stairs: len(stairs.jumps), problem.stairs):
-        for found in (_by_bits(stairs, problem), _by_jumps(stairs, problem)):
+    known = [stairs for stairs in problem.stairs if len(stairs.jumps)]
+    for stairs in known:
+        for found in (_by_bits(stairs, problem, 0), _by_jumps(stairs, problem)):
             if found is not None:
                 return found
-    return None
+    rounded = (_by_bits(stairs, problem, _ROUNDED) for stairs in known)
+    return next((found for found in rounded if found is not None), None)
 
 
 def nearest(problem: Problem, other: Solution) -> Solution:
@@ -60,8 +65,14 @@ def _by_jumps(stairs: Stairs, problem: Problem) -> Solution | None:
     return _padded(problem, T, np.zeros(len(T)), np.array(d), offset)
 
 
-def _by_bits(stairs: Stairs, problem: Problem) -> Solution | None:
-    """A step for each bit of the number of jumps below x; None where that isn't exact."""
+def _by_bits(stairs: Stairs, problem: Problem, missed: int) -> Solution | None:
+    """A step for each bit of the number of jumps below x; None where that isn't exact.
+
+    Args:
+        stairs: the function.
+        problem: with K, and whether y0 is free.
+        missed: roundings of the largest input by which a jump may be missed.
+    """
     n = len(stairs.jumps)
     spent = int(not problem.offset and stairs.levels[0] != 0)
     sizes: list[int] = []
@@ -80,8 +91,10 @@ def _by_bits(stairs: Stairs, problem: Problem) -> Solution | None:
         T, h, d = np.append(LOWEST, T), np.append(0.0, h), np.append(offset, d)
         offset = 0.0
     found = _padded(problem, T, h, d, offset)
-    behind = np.nextafter(stairs.jumps.astype(np.float32), np.float32(np.inf))
-    x = np.concatenate([stairs.jumps.astype(np.float32), behind])
+    size = np.float32(np.abs(stairs.jumps).max())
+    slack = np.float32(missed) * np.spacing(size)
+    before = stairs.jumps.astype(np.float32)
+    x = np.concatenate([before - slack, np.nextafter(before, np.float32(np.inf)) + slack])
     wanted = np.concatenate([stairs.levels[:-1], stairs.levels[1:]])
     height = float(np.ptp(stairs.levels))
     return found if (np.abs(_in_float32(found, x) - wanted) <= _EXACT * height).all() else None

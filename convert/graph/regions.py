@@ -20,6 +20,8 @@ aten = torch.ops.aten
 _NO_SIGNAL = (Kind.FILL, Kind.SIZE)
 # Where an operation that fills a tensor has its number.
 _FILLED = {"full_like": 1, "full": 1, "new_full": 2}
+# What spreads a number over a tensor.
+_SPREAD = ("expand", "view", "reshape", "unsqueeze", "alias", "clone")
 
 
 @dataclass
@@ -104,6 +106,8 @@ class Regions:
             tensor = read(self.graph_module, value)
             if isinstance(tensor, Tensor) and tensor.numel() == 1 and not tensor.is_complex():
                 return tensor.item()
+        if is_aten(value) and packet(value) in _SPREAD:
+            return self.number(value.args[0])
         return _filled(value)
 
     def scalar(self, value: Any) -> float | None:

@@ -159,7 +159,7 @@ _LAYOUTS = (
     Operator("repeat_interleave", Kind.LAYOUT),
     Operator("replication_pad1d", Kind.LAYOUT),
     Operator("replication_pad2d", Kind.LAYOUT),
-    Operator("reshape", Kind.LAYOUT),
+    Operator("reshape", Kind.LAYOUT, masks=True, framing=True),
     Operator("roll", Kind.LAYOUT, fresh=True),
     Operator("scatter", Kind.LAYOUT, fresh=True),
     Operator("scatter_add", Kind.LAYOUT, fresh=True),

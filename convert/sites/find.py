@@ -17,6 +17,7 @@ from torch.fx.node import Argument
 from ..errors import SiteError
 from ..graph import fold
 from ..graph.edit import SITE_NAME
+from ..graph.node_facts import read
 from ..graph.operators import is_aten, operator_of
 from ..graph.region_function import ExactFunction, describe, extract
 from ..graph.regions import Regions, is_float, is_pointwise, packet
@@ -164,29 +165,52 @@ def _rewrite(graph_module: GraphModule) -> None:
     """Nonlinearities of two varying tensors as scalar functions, sums and products."""
     regions = Regions(graph_module)
     for node in list(graph_module.graph.nodes):
-        name = packet(node) if is_aten(node) else ""
-        if name not in ("maximum", "minimum", "div") or node not in regions.varying:
+        if not is_aten(node) or node not in regions.varying or not is_float(node):
             continue
-        if not is_pointwise(node) or regions.root[node] is not node or not is_float(node):
+        if not is_pointwise(node) or regions.root[node] is not node:
             continue
-        b = node.args[1]
-        if name != "div":
-            new = _ramp(node)
-        elif isinstance(b, Node) and b in regions.varying and not node.kwargs:
-            new = _quotient(node, b)
-        else:
-            continue
-        node.replace_all_uses_with(new)
-        graph_module.graph.erase_node(node)
+        new = _simpler(node, regions)
+        if new is not None:
+            node.replace_all_uses_with(new)
+            graph_module.graph.erase_node(node)
 
 
-def _ramp(node: Node) -> Node:
-    """max(a, b) = b + relu(a - b) and min(a, b) = a - relu(a - b)."""
-    a, b = node.args[:2]
-    ramp = _before(node, aten.relu.default, _before(node, aten.sub.Tensor, a, b))
-    if packet(node) == "maximum":
-        return _before(node, aten.add.Tensor, b, ramp)
-    return _before(node, aten.sub.Tensor, a, ramp)
+def _simpler(node: Node, regions: Regions) -> Node | None:
+    """What an operation is in simpler ones; None where it stays."""
+    name, args = packet(node), node.args
+    if name == "div" and not node.kwargs:
+        b = args[1]
+        return _quotient(node, b) if isinstance(b, Node) and b in regions.varying else None
+    if name in ("maximum", "minimum"):
+        low, high = (args[1], None) if name == "maximum" else (None, args[1])
+    elif name in ("clamp", "clamp_min", "clamp_max") and isinstance(args[0], Node):
+        given = dict(zip(("min", "max"), args[1:3], strict=False)) | node.kwargs
+        low, high = given.get("min"), given.get("max")
+        if name == "clamp_max":
+            low, high = None, args[1]
+    else:
+        return None
+    if not all(bound is None or _bounded(bound, regions) for bound in (args[0], low, high)):
+        return None
+    new = args[0]
+    if low is not None:
+        new = _before(node, aten.add.Tensor, low, _ramp(node, new, low))
+    if high is not None:
+        new = _before(node, aten.sub.Tensor, new, _ramp(node, new, high))
+    return new if isinstance(new, Node) else None
+
+
+def _bounded(value: Argument, regions: Regions) -> bool:
+    """Whether a value may be added and taken away again: a signal, or finite numbers."""
+    if not isinstance(value, Node) or value.op != "get_attr":
+        return isinstance(value, Node) and is_float(value)
+    bound = read(regions.graph_module, value)
+    return isinstance(bound, Tensor) and bool(bound.isfinite().all())
+
+
+def _ramp(node: Node, a: Argument, b: Argument) -> Node:
+    """relu(a - b): max(a, b) = b + relu(a - b) and min(a, b) = a - relu(a - b)."""
+    return _before(node, aten.relu.default, _before(node, aten.sub.Tensor, a, b))
 
 
 def _quotient(node: Node, divisor: Node) -> Node:

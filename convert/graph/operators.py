@@ -184,6 +184,8 @@ _LAYOUTS = (
 )
 
 _PICKS = (
+    Operator("_embedding_bag", Kind.LOOKUP, fresh=True),
+    Operator("_embedding_bag_forward_only", Kind.LOOKUP, fresh=True),
     Operator("_unsafe_index", Kind.PICK, fresh=True),
     Operator("embedding", Kind.LOOKUP, fresh=True),
     Operator("gather", Kind.PICK, fresh=True),

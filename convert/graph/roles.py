@@ -20,6 +20,10 @@ from .operators import Kind, Operator, is_aten, kind_of, operator_of
 from .regions import Regions, is_float, is_pointwise, packet
 
 
+# The mode of an embedding bag that keeps the largest of its rows.
+_LARGEST = 2
+
+
 class Role(StrEnum):
     """What an operation of a network with sites is; equal to its plain word."""
 
@@ -137,11 +141,13 @@ def _kind(node: Node, regions: Regions, operands: list[Node], sites: set[str]) -
         return Role.SYNAPTIC
     given = all(operand in regions.given for operand in operands)
     if row is not None and row.looks_up and node.args[0] not in regions.varying:
-        # A row of a table for a whole number: linear in its one-hot code.
-        return Role.SYNAPTIC if given else Role.REMAINING
+        # A row of a table for a whole number: linear in its one-hot code, as is a sum of rows.
+        largest = "embedding_bag" in row.name and node.args[4:5] == (_LARGEST,)
+        return Role.SYNAPTIC if given and not largest else Role.REMAINING
     if given:
         # Where whole numbers become a signal.
-        begins = row is not None and (row.linear or row.kind is Kind.CAST)
+        multiplied = row is not None and row.weighted and len(operands) > 1
+        begins = row is not None and not multiplied and (row.linear or row.kind is Kind.CAST)
         return Role.SYNAPTIC if begins or _divides(node, operands) else Role.REMAINING
     if not _keeps_numbers(node, operands):
         return Role.REMAINING

@@ -119,6 +119,9 @@ def is_given(
         return GIVEN
     if name in _LOOKUP and not _varying(args[:1], given):
         return LINEAR
+    if "embedding_bag" in name and not _varying(args[:1], given):
+        mode = args[4] if len(args) > 4 else 0
+        return LINEAR if mode in (0, 1) else NONLINEAR  # the sum or the mean of rows, no maximum
     linear = name in _JOINT or (name in _PRODUCT and len(_varying(args, given)) == 1)
     if name == "div":
         linear = not _varying(args[1:2], given) and not kwargs.get("rounding_mode")

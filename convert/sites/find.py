@@ -178,6 +178,8 @@ def _rewrite(graph_module: GraphModule) -> None:
 def _simpler(node: Node, regions: Regions) -> Node | None:
     """What an operation is in simpler ones; None where it stays."""
     name, args = packet(node), node.args
+    if name == "mul" and args[0] is not args[1] and _alike(args[0], args[1]):
+        return _before(node, aten.mul.Tensor, args[0], args[0])
     if name == "div" and not node.kwargs:
         b = args[1]
         return _quotient(node, b) if isinstance(b, Node) and b in regions.varying else None
@@ -198,6 +200,17 @@ def _simpler(node: Node, regions: Regions) -> Node | None:
     if high is not None:
         new = _before(node, aten.sub.Tensor, new, _ramp(node, new, high))
     return new if isinstance(new, Node) else None
+
+
+def _alike(a: Argument, b: Argument) -> bool:
+    """Whether two values are the same one, moved in the same way, as in an einsum of squares."""
+    if a is b or not isinstance(a, Node) or not isinstance(b, Node):
+        return type(a) is type(b) and bool(a == b)
+    row = operator_of(a)
+    if a.target != b.target or row is None or not row.layout or a.kwargs or b.kwargs:
+        return False
+    pairs = zip(a.args, b.args, strict=False)
+    return len(a.args) == len(b.args) and all(_alike(*pair) for pair in pairs)
 
 
 def _bounded(value: Argument, regions: Regions) -> bool:

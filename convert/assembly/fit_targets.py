@@ -65,8 +65,8 @@ def problem(
     jumps = jumps or Jumps(np.empty(0))
     base = site.floor if masked else 0.0
     if offset and not masked:
-        base = _level_before(site.values(histogram.centres))
-        offset = base is None
+        level = _level_before(site.values(histogram.centres))
+        base, offset = level or 0.0, level is None
     found = _posed(site, histogram, steps, offset and not masked, jumps.at)
     if not base:
         return replace(found, masked=masked, stairs=jumps.stairs)
@@ -85,9 +85,7 @@ def _level_before(values: Floats) -> float | None:
     return float(values[0]) if last > first > 0 else None
 
 
-def _posed(
-    site: Site, histogram: Histogram, steps: int, offset: bool, jumps: Floats
-) -> Problem:
+def _posed(site: Site, histogram: Histogram, steps: int, offset: bool, jumps: Floats) -> Problem:
     """The bins of a site's problem, with their weights and f."""
     cells, counts = histogram.cells, histogram.counts / histogram.total
     if histogram.mass.sum() > 0:

@@ -18,7 +18,6 @@ from ..neuron.few_spikes import FewSpikesNeuron
 from ..sites.find import Site
 
 
-
 def neuron_of(
     solution: Solution, seen: Histogram, *, dtype: torch.dtype = torch.float32
 ) -> FewSpikesNeuron:

@@ -26,6 +26,7 @@ _ROUNDING = 1e-6
 # Floats on either side among which a jump of the double function is found in float32.
 _NEAR = 64
 _EVEN = 4097
+_LARGEST = np.finfo(np.float32).max
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,10 +86,8 @@ def _located(f: Sampled, points: Array, dtype: np.dtype) -> Array | None:
         return before
     places = _ordered(before.astype(np.float32))
     near = np.arange(-_NEAR, _NEAR + 1)
-    limit = int(_ordered(np.float32([np.finfo(np.float32).max]))[0])
-    around, inverse = np.unique(
-        np.clip(places[:, None] + near, -limit, limit), return_index=True
-    )
+    limit = int(_ordered(np.array([_LARGEST], np.float32))[0])
+    around, inverse = np.unique(np.clip(places[:, None] + near, -limit, limit), return_index=True)
     least = 0.5 * np.repeat(size, len(near))[inverse]
     values = f(_floats(around, dtype)).astype(np.float64)
     with np.errstate(invalid="ignore"):
@@ -110,7 +109,8 @@ def _adjacent(f: Sampled, points: Array) -> tuple[Array, Array] | None:
     open_ = first > least
     # A smooth function's change halves with the distance: few intervals are left after four turns.
     while (b[open_] > a[open_] + 1).any():
-        a, b, low, high, first, least = (v[open_] for v in (a, b, low, high, first, least))
+        a, b, first, least = a[open_], b[open_], first[open_], least[open_]
+        low, high = low[open_], high[open_]
         middle = (a >> 1) + (b >> 1) + (a & b & 1)
         between = f(_floats(middle, np.dtype(np.float64)))
         a, b = np.append(a, middle), np.append(middle, b)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import pairwise
+
 import numpy as np
+import numpy.typing as npt
 
 from .problem import Array, Problem, Solution, Stairs, Start
 
@@ -21,13 +25,17 @@ def exact(problem: Problem) -> Solution | None:
     Few steps for many jumps may miss one by rounding: of an input within some floats of it.
     None where the function is no staircase, or has too many jumps.
     """
-    known = [stairs for stairs in problem.stairs if len(stairs.jumps)]
-    for stairs in known:
-        for found in (_by_bits(stairs, problem, 0), _by_jumps(stairs, problem)):
+    for stairs in problem.stairs:
+        if not len(stairs.jumps):
+            continue
+        for found in (
+            _by_bits(stairs, problem, 0),
+            _by_jumps(stairs, problem),
+            _by_bits(stairs, problem, _ROUNDED),
+        ):
             if found is not None:
                 return found
-    rounded = (_by_bits(stairs, problem, _ROUNDED) for stairs in known)
-    return next((found for found in rounded if found is not None), None)
+    return None
 
 
 def nearest(problem: Problem, other: Solution) -> Solution:
@@ -47,9 +55,10 @@ def nearest(problem: Problem, other: Solution) -> Solution:
     used = problem.weights > 0
     x, f, w = problem.centres[used], problem.values[used], problem.weights[used]
     errors = [float(w @ (solution(x) - f) ** 2) / float(w.sum()) for solution in (found, other)]
-    return Solution(
-        found.thresholds, found.resets, found.weights, found.offset, errors[0], found.start
-    ) if errors[0] < errors[1] else other
+    # Where both are as good, jumps are exact and thresholds that were searched are near them.
+    if errors[0] > errors[1] + _EXACT * problem.variance:
+        return other
+    return replace(found, mse=errors[0])
 
 
 def _by_jumps(stairs: Stairs, problem: Problem) -> Solution | None:
@@ -130,7 +139,8 @@ def _padded(problem: Problem, T: Array, h: Array, d: Array, offset: float) -> So
 
 def _merged(stairs: Stairs, problem: Problem) -> Stairs | None:
     """The staircase of as many jumps as fit that is nearest to this one."""
-    kept = problem.steps - int(not problem.offset)
+    silent = not problem.offset and stairs.levels[0] == 0
+    kept = problem.steps - int(not problem.offset and not silent)
     if kept < 1:
         return None
     used = problem.weights > 0
@@ -142,11 +152,12 @@ def _merged(stairs: Stairs, problem: Problem) -> Stairs | None:
         np.append(0.0, np.cumsum(w * stairs.levels**power)) for power in (0, 1, 2)
     )
 
-    def loss(begins: Array, end: int) -> Array:
+    def loss(begins: npt.NDArray[np.int64], end: int) -> Array:
         """Squared error of one level for the segments from each of `begins` to before `end`."""
         mass, mean = total[end] - total[begins], first[end] - first[begins]
         with np.errstate(invalid="ignore", divide="ignore"):
-            error = second[end] - second[begins] - np.where(mass > 0, mean**2 / mass, 0.0)
+            error = second[end] - second[begins]
+            error -= np.where((mass > 0) & ~(silent & (begins == 0)), mean**2 / mass, 0.0)
         return np.maximum(error, 0.0)
 
     best = np.array([loss(np.array([0]), end)[0] for end in range(1, n + 2)])
@@ -171,6 +182,8 @@ def _merged(stairs: Stairs, problem: Problem) -> Stairs | None:
         float((first[b] - first[a]) / (total[b] - total[a]))
         if total[b] > total[a]
         else float(stairs.levels[a])
-        for a, b in zip(ends[:-1], ends[1:], strict=True)
+        for a, b in pairwise(ends)
     ]
+    if silent:
+        levels[0] = 0.0
     return Stairs(stairs.jumps[np.array(ends[1:-1], np.int64) - 1], np.array(levels))

@@ -26,6 +26,6 @@ def refuse_int8(model: nn.Module) -> None:
     if found:
         more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
         raise CaptureError(
-            f"{type(model).__name__} holds int8 modules: {', '.join(found[:_NAMED])}{more}; convert "
-            "the model as it was before it was quantised"
+            f"{type(model).__name__} holds int8 modules: {', '.join(found[:_NAMED])}{more}; "
+            "convert the model as it was before it was quantised"
         )

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
-from torch.fx.node import map_arg
+from torch.fx.node import Argument, map_arg
 
 from .regions import Regions, is_float, packet
 
@@ -161,7 +161,7 @@ def _tensor(argument: Any, declared: Any, x: Node, graph: Graph) -> Any:
     if not tensors or not isinstance(argument, bool | int | float):
         return argument
     kind = {bool: torch.bool, int: torch.int64}.get(type(argument))
-    dtype = {} if kind is None else {"dtype": kind}
+    dtype: dict[str, Argument] = {} if kind is None else {"dtype": kind}
     return graph.call_function(aten.full_like.default, (x, argument), dtype)
 
 
@@ -190,6 +190,10 @@ _LONGEST = 160
 _INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "gt": ">", "lt": "<", "ge": ">="}
 
 
+def _is_zero(value: Any) -> bool:
+    return isinstance(value, Node) and packet(value) == "full_like" and value.args[1:] == (0.0,)
+
+
 def _expression(function: ExactFunction) -> str:
     shown: dict[Node, str] = {}
 
@@ -206,6 +210,8 @@ def _expression(function: ExactFunction) -> str:
             return text(node.args[0])
         elif name == "full_like":
             shown[node] = text(node.args[1])
+        elif name == "add" and _is_zero(node.args[0]):
+            shown[node] = text(node.args[1])  # a cast
         elif name in _INFIX and len(node.args) == 2:
             shown[node] = f"({text(node.args[0])} {_INFIX[name]} {text(node.args[1])})"
         elif name == "pow":

@@ -17,8 +17,7 @@ from torch.fx import GraphModule, Node
 
 from .node_facts import captured_batch, numel, shape_of, size, where
 from .operators import Kind, Operator, is_aten, kind_of, operator_of
-from .regions import Regions, is_float, is_pointwise, packet
-
+from .regions import Regions, is_pointwise, packet
 
 # The mode of an embedding bag that keeps the largest of its rows.
 _LARGEST = 2

@@ -205,9 +205,7 @@ class _Recorder(TorchDispatchMode):
             self.mark(_written(func, args, kwargs))
         return result
 
-    def _derive(
-        self, func: Any, args: Sequence[Any], kwargs: dict[str, Any], result: Any
-    ) -> None:
+    def _derive(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any], result: Any) -> None:
         """What comes of given values alone: given too, or the beginning of a signal."""
         outputs = [t for t in pytree.tree_leaves(result) if isinstance(t, Tensor)]
         verdict = is_given(func, args, kwargs, self._given.__contains__, outputs)

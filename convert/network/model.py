@@ -27,7 +27,6 @@ from .report import Report
 from .run_plan import Calls, CutNeuron, RunPlan, SiteCall
 from .runner import Runner
 
-
 # A neuron that is as near at -inf, as a share of 1 or of the value, gives the value there.
 _ALIKE = 1e-6
 

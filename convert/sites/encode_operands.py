@@ -109,9 +109,7 @@ def _insert(
     call.meta = {key: entry for key, entry in value.meta.items() if key != OUTPUT_OF}
     value.replace_all_uses_with(
         call,
-        lambda user: (
-            user is not call and (user.op != "output" if whole else _multiplies(user))
-        ),
+        lambda user: user is not call and (user.op != "output" if whole else _multiplies(user)),
     )
     return Site(name, function, IDENTITY, module, call)
 

@@ -26,9 +26,9 @@ def plain(wanted: str) -> str:
 
     ``<stdin>:3.left`` becomes ``stdin:3.left``.
     """
-    parts = (re.sub(r"[^\w:-]+", "_", part).strip("_") for part in wanted.split("."))
-    if re.fullmatch(r"[\w.:-]+", wanted):
-        parts = iter(wanted.split("."))
+    parts = wanted.split(".")
+    if not re.fullmatch(r"[\w.:-]+", wanted):
+        parts = [re.sub(r"[^\w:-]+", "_", part).strip("_") for part in parts]
     return ".".join(part[-_LONGEST:] for part in parts if part) or "site"
 
 

@@ -288,7 +288,6 @@ _FILLS = (
     Operator("new_full", Kind.SIZE, fresh=True),
     Operator("sym_size", Kind.SIZE),
 )
-
 # Known by name alone: they stay as they are, and a saved network may hold them.
 _OTHERS = tuple(
     Operator(name, Kind.OTHER)

@@ -28,7 +28,7 @@ def plain(wanted: str) -> str:
     """
     parts = wanted.split(".")
     if not re.fullmatch(r"[\w.:-]+", wanted):
-        parts = [re.sub(r"[^\w:-]+", "_", part).strip("_") for part in parts]
+        parts = [re.sub(r"_*:_*", ":", re.sub(r"[^\w:-]+", "_", p)).strip("_") for p in parts]
     return ".".join(part[-_LONGEST:] for part in parts if part) or "site"
 
 

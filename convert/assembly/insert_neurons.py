@@ -9,15 +9,13 @@ import numpy.typing as npt
 import torch
 
 from ..calibration.histogram import Histogram
-from ..fitting.problem import Solution
+from ..fitting.problem import Solution, Start
+from ..fitting.stairs import LOWEST
 from ..graph.capture import Captured
 from ..graph.memory_layout import free_layout, linear_first
 from ..network.model import SpikingModel
 from ..neuron.few_spikes import FewSpikesNeuron
 from ..sites.find import Site
-
-# Below every potential, and finite in float32 after a neuron's thresholds are stretched.
-_LOWEST = -(2.0**120)
 
 
 def neuron_of(
@@ -44,11 +42,13 @@ def _always(solution: Solution, seen: Histogram) -> npt.NDArray[np.float64]:
     would give 0 and not f of the range's end: an inverse root of nearly constant values would.
     """
     thresholds = np.array(solution.thresholds, np.float64)
+    if solution.start is Start.STAIRS:
+        return thresholds  # a jump that no value lies below is still where it is
     v = np.concatenate([seen.centres, [seen.low, seen.high]])
     for t, threshold in enumerate(thresholds):
         fires = v > threshold
         if fires.all():
-            thresholds[t] = _LOWEST
+            thresholds[t] = LOWEST
         v = v - solution.resets[t] * fires
     return thresholds
 

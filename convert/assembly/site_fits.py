@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 
+from ..fitting.jumps import Jumps
 from ..fitting.methods import fit_problems, warm_up
 from ..fitting.problem import Problem, Solution
-from ..graph.chains import constants_barred
+from ..graph.chains import constants_barred, hidden_inputs
 from ..network.settings import ConversionSettings
 from ..neuron.few_spikes import FewSpikesNeuron
 from ..sites.find import Site
 from .calibrated import Calibrated, SiteK
-from .fit_targets import problem
+from .fit_targets import jumps_of, problem
 from .insert_neurons import neuron_of
 
 
@@ -33,6 +35,8 @@ class SiteFits:
         graph_module = source.captured.graph_module
         self._solutions: dict[tuple[str, int], Solution] = {}
         self._barred = constants_barred(graph_module, {site.module for site in source.sites})
+        self._masked = self._with_masks()
+        self._jumps: dict[str, Jumps] = {}
 
     def warm_up(self) -> None:
         """Compiles what the fits will run, so that their time is theirs alone."""
@@ -42,9 +46,9 @@ class SiteFits:
     def fit(self, wanted: Iterable[tuple[Site, int]]) -> None:
         """Fits these sites with these K, all at once; what is there already isn't fitted again."""
         missing = {
-            (site.name, k): site for site, k in wanted if (site.name, k) not in self._solutions
+            (site.name, k): (site, k) for site, k in wanted if (site.name, k) not in self._solutions
         }
-        problems = [self._problem(site, k) for (_, k), site in missing.items()]
+        problems = [self._problem(site, k) for site, k in missing.values()]
         found = fit_problems(
             problems,
             self._settings.method,
@@ -53,11 +57,32 @@ class SiteFits:
             shared=True,
             progress=self._progress,
         )
-        self._solutions |= dict(zip(missing, found, strict=True))
+        for key, posed, solution in zip(missing, problems, found, strict=True):
+            self._solutions[key] = replace(solution, offset=solution.offset + posed.base)
+
+    def _with_masks(self) -> set[str]:
+        """Sites that -inf reaches and whose function has a value there."""
+        graph_module, observed = self.source.captured.graph_module, self.source.observed
+        reached = hidden_inputs(graph_module)
+        return {
+            site.name
+            for site in self.source.sites
+            if (observed.histograms[site.name].minus_infinite or site.module in reached)
+            and site.masks
+        }
 
     def _problem(self, site: Site, k: int) -> Problem:
-        offset = site.module not in self._barred
-        return problem(site, self.source.observed.histograms[site.name], k, offset=offset)
+        histogram = self.source.observed.histograms[site.name]
+        if site.name not in self._jumps:
+            self._jumps[site.name] = jumps_of(site, histogram)
+        return problem(
+            site,
+            histogram,
+            k,
+            offset=site.module not in self._barred,
+            masked=site.name in self._masked,
+            jumps=self._jumps[site.name],
+        )
 
     def solution(self, site: Site, k: int) -> Solution:
         """The fit of a site for one K."""

@@ -14,6 +14,7 @@ import numpy as np
 from ..errors import FitError
 from . import binary, compilation, tbpi, tbpi_exact
 from .problem import Problem, Solution, Start
+from .stairs import LOWEST, exact, nearest
 
 
 class Solve(Protocol):
@@ -71,7 +72,8 @@ def register_method(
         snn = to_spiking(model, images, method="levels")
 
     `problems` are `convert.fitting.problem.Problem`: bin edges, weights and values of f, and K
-    (`steps`); none of them has a constant f. A `Solution` has T, h and d of K numbers each, y0,
+    (`steps`); none of them has a constant f, or is a staircase that K steps give exactly. A
+    `Solution` has T, h and d of K numbers each, y0,
     the mean squared error under the problem's distribution, and a `Start`. `seed` is of everything
     random, `effort` one of `EFFORTS`, `shared` says that the problems are a network's sites, of
     which each should get less work than a function that is fitted alone, and `progress` that a
@@ -132,7 +134,7 @@ def fit_problems(
     shared: bool = False,
     progress: bool = False,
 ) -> list[Solution]:
-    """Fits every problem; sites whose function is constant on their data need no method.
+    """Fits every problem; constant functions and staircases of few jumps need no method.
 
     A problem's solution doesn't depend on which other K are asked for. Sites of one function
     learn from each other, in the order in which they first appear.
@@ -150,7 +152,7 @@ def fit_problems(
         FitError: for an unknown method, or one that can't fit a problem.
     """
     check(method, effort, seed)
-    result: list[Solution | None] = [_constant(problem) for problem in problems]
+    result: list[Solution | None] = [exact(p) or _constant(p) for p in problems]
     open_problems = [p for p, solution in zip(problems, result, strict=True) if solution is None]
     if open_problems:
         solve = METHODS[method].solve
@@ -160,7 +162,7 @@ def fit_problems(
                 f"method {method!r} gave {len(found)} solutions for {len(open_problems)} problems; "
                 "it must give one each"
             )
-        solved = iter(found)
+        solved = iter(map(nearest, open_problems, found))
         result = [next(solved) if solution is None else solution for solution in result]
     return [solution for solution in result if solution is not None]
 
@@ -188,6 +190,11 @@ def _constant(problem: Problem) -> Solution | None:
         return None
     above = np.full(problem.steps, problem.high + (problem.high - problem.low))
     silent = np.zeros(problem.steps)
+    if problem.masked and values[0] != 0:
+        # y0 is what -inf gives, so a step that every number exceeds gives the value.
+        first = np.eye(1, problem.steps)[0]
+        T = np.where(first > 0, LOWEST, above)
+        return Solution(T, silent, values[0] * first, 0.0, 0.0, Start.BINARY)
     return Solution(above, silent, silent, float(values[0]), 0.0, Start.BINARY)
 
 

@@ -40,6 +40,7 @@ class Start(StrEnum):
     BINARY = "binary"
     LIBRARY = "library"
     GROWN = "grown"
+    STAIRS = "stairs"
 
 
 def check_steps(steps: object, name: str = "steps") -> None:
@@ -75,6 +76,23 @@ def warn_of_many_steps(steps: Iterable[int], stacklevel: int = 3) -> None:
 
 
 @dataclass(frozen=True, eq=False)
+class Stairs:
+    """A function that is constant between jumps.
+
+    Args:
+        jumps: the last input before every jump, float64 ``[n]``, increasing.
+        levels: f before the first, between them, and behind the last, float64 ``[n + 1]``.
+    """
+
+    jumps: Array
+    levels: Array
+
+    def lowered(self, by: float) -> Stairs:
+        """The same staircase, lower by a number."""
+        return Stairs(self.jumps, self.levels - by)
+
+
+@dataclass(frozen=True, eq=False)
 class Problem:
     """One scalar function under one input distribution, to be met by a neuron of K steps.
 
@@ -90,6 +108,10 @@ class Problem:
         name: the site, for messages.
         offset: whether y0 may differ from 0.
         spike_cost: squared error that one spike fewer is worth; `tbpi-exact` heeds it.
+        masked: whether -inf, at which no step fires, is an input and f is 0 there; y0 is 0 then.
+        base: what was taken from f, and is added to y0 afterwards.
+        jumps: the last input before every jump of f in the range; an edge each.
+        stairs: f as a staircase, on wider ranges first; empty where it is none.
 
     Raises:
         FitError: for a shape that doesn't fit, a weight or value that isn't finite, or K
@@ -104,6 +126,10 @@ class Problem:
     name: str = "f"
     offset: bool = True
     spike_cost: float = 0.0
+    masked: bool = False
+    base: float = 0.0
+    jumps: Array = field(default_factory=lambda: np.empty(0))
+    stairs: tuple[Stairs, ...] = ()
 
     def __post_init__(self) -> None:
         bins = len(self.weights)

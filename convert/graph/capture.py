@@ -16,6 +16,7 @@ from .batch_inputs import inputs_needed, rows, split_batch
 from .call_signature import Signature
 from .exporting import EXPORTED_ROWS, export, plain
 from .fidelity import CHECKED_ROWS, ROUNDING, deterministic, difference, sensitivity
+from .int8_modules import refuse_int8
 from .isolate import device_of_model, isolated, slow_attention
 from .passes import Fact, Pass, check, run
 
@@ -78,6 +79,7 @@ def capture(model: nn.Module, batch: Any, *, device: torch.device | str | None =
             isn't reproduced by its graph to rounding.
     """
     notes: list[str] = []
+    refuse_int8(model)
     copied = isolated(model, notes)
     target = torch.device(device) if device is not None else device_of_model(copied)
     copied.to(target)

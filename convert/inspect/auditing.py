@@ -188,7 +188,7 @@ class _Recorder(TorchDispatchMode):
         read = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         varying = any(self.varies(tensor) for tensor in read)
         if not varying and not self.paused and any(tensor in self._given for tensor in read):
-            self._derive(func, args, result)
+            self._derive(func, args, kwargs, result)
             return result
         if not varying or self.paused:
             if varying:
@@ -205,10 +205,10 @@ class _Recorder(TorchDispatchMode):
             self.mark(_written(func, args, kwargs))
         return result
 
-    def _derive(self, func: Any, args: Sequence[Any], result: Any) -> None:
+    def _derive(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any], result: Any) -> None:
         """What comes of given values alone: given too, or the beginning of a signal."""
         outputs = [t for t in pytree.tree_leaves(result) if isinstance(t, Tensor)]
-        verdict = is_given(func, args, self._given.__contains__, outputs)
+        verdict = is_given(func, args, kwargs, self._given.__contains__, outputs)
         if verdict == FILL:
             return
         if verdict == GIVEN:

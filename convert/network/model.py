@@ -28,6 +28,9 @@ from .report import Report
 from .run_plan import Calls, CutNeuron, RunPlan, SiteCall
 from .runner import Runner
 
+# A neuron that is as near at -inf, as a share of 1 or of the value, gives the value there.
+_ALIKE = 1e-6
+
 
 class SpikingModel(Blocks):
     """A network whose nonlinear functions are few-spikes neurons.
@@ -87,7 +90,7 @@ class SpikingModel(Blocks):
         leaves = self._leaves(plan, args, kwargs)
         if not self._to_be_checked(plan) or not inputs_outside(leaves, self.report.input_ranges):
             return self.signature.unflatten(self._run(leaves, plan))
-        outside = OutsideCounter(self._ranges())
+        outside = OutsideCounter(self._ranges(), self._masked())
         watched = dataclasses.replace(plan, watchers=(*plan.watchers, outside))
         outputs = self._run(leaves, watched)
         warn(outside.found, stacklevel=5)
@@ -160,6 +163,19 @@ class SpikingModel(Blocks):
         if fit is None:
             return module_at(self.network, path)
         return module_at(self.refitted, f"{fit}.{_key(path)}")
+
+    def _masked(self) -> set[str]:
+        """Sites whose neuron gives for -inf what the site's function gives: y0."""
+        hidden = torch.tensor([-float("inf")], dtype=torch.float64)
+        found = set()
+        for site, path in self.names.items():
+            neuron = self.neuron_of(site, self.plan.fit)
+            exact = float(self.exact[_key(path)](hidden))
+            if isinstance(neuron, FewSpikesNeuron):
+                gap = abs(float(neuron.offset) - exact)
+                if gap <= _ALIKE * max(abs(exact), 1.0):
+                    found.add(site)
+        return found
 
     def _called(self, site: str, plan: RunPlan) -> torch.nn.Module:
         """What runs at a site: its neuron of the plan's K, or its exact function."""

@@ -95,6 +95,7 @@ def to_spiking(
     seconds: dict[str, float] = {}
     with timed(seconds, "capture"):
         captured = capture(model, first, device=device)
+        batches = captured.batches(batches)
         sites = prepare(
             Preparation(
                 captured,
@@ -112,5 +113,6 @@ def to_spiking(
         observed = calibrate(
             captured, sites, batches, device=target, seed=settings.seed, progress=progress
         )
+    captured.tell_readings()
     source = Calibrated(captured, sites, observed, fixed, batches)
     return build(source, settings, seconds=seconds, progress=progress)

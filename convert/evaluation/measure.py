@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterable, Sized
 from dataclasses import dataclass, field
+from functools import partial
 from numbers import Integral
 from typing import Any
 
@@ -14,11 +15,15 @@ from tqdm import tqdm
 
 from ..common.batches import ahead, batches_once
 from ..errors import InputError
+from ..graph.batch_forms import Given
 from ..graph.batch_inputs import batch_size, rows
+from ..graph.batch_reading import read_by
+from ..network.input_types import cast_for
 from ..network.model import SpikingModel
 from .by_site import errors_by_site
-from .measures import Measure
+from .measures import Measure, Outputs
 from .metrics import METRICS, metric_named
+from .remarks import Remarks
 from .result import Evaluation
 from .rows import FittedRow, Row, StepRow, Whole
 from .runs import Batch, Plan, Run, device_of, eval_mode, outputs, planned, run_all
@@ -58,13 +63,15 @@ def evaluate(
         InputError: for data without batches, labels that don't fit the outputs, an unknown metric,
             a number of images that is none, or a step that the network doesn't have.
     """
+    _check_order(snn, model, data)
     kind = METRICS[metric_named(metric)]
     wanted = _count(by_site)
     plan = planned(snn, kind, _steps(at, snn.longest))
     original = snn.original() if model is None else model
-    both = _Both(snn, original, kind, plan, wanted)
+    remarks, reader = Remarks(snn, model, kind, data), snn.reader()
+    both = _Both(snn, original, kind, plan, wanted, remarks)
     with torch.no_grad(), eval_mode(original), eval_mode(snn):
-        both.add_all(batches_once(data), progress)
+        both.add_all(read_by(batches_once(data), reader), progress)
     if not both.images:
         raise InputError("the test data yields no image; give at least one batch")
     site_rows = errors_by_site(snn, both.kept, kind, progress=progress) if wanted else ()
@@ -84,6 +91,7 @@ def evaluate(
             for site in snn.report.sites
         },
         seconds=both.seconds,
+        notes=remarks.told(reader.notes),
     )
 
 
@@ -96,6 +104,7 @@ class _Both:
     kind: type[Measure]
     plan: Plan
     wanted: int
+    remarks: Remarks
     exact: Measure = field(init=False)
     images: int = 0
     # The first `wanted` images, ``(args, kwargs)`` a batch.
@@ -108,15 +117,15 @@ class _Both:
         self.exact = self.kind()
         self.device, self.home = device_of(self.snn), device_of(self.original)
 
-    def add_all(self, data: Iterable[Any], progress: bool) -> None:
+    def add_all(self, data: Iterable[Given], progress: bool) -> None:
         """Runs every batch, the next one being read meanwhile."""
         total = len(data) if isinstance(data, Sized) else None
         for batch in tqdm(ahead(data), "evaluate", total, disable=None if progress else True):
             self.add(batch)
 
-    def add(self, batch: Any) -> None:
+    def add(self, batch: Given) -> None:
         """Runs one batch through the original, and in every planned way through the other."""
-        args, kwargs = self.snn.signature.split(batch)
+        args, kwargs = batch.args, batch.kwargs
         size = batch_size((args, kwargs))
         if not size:
             return
@@ -126,16 +135,24 @@ class _Both:
         if room > 0:
             self.kept.append(rows((args, kwargs), min(size, room)))
         begin = time.perf_counter()
-        expected = outputs(self.original, (args, kwargs), self.home, self.device)
+        own = cast_for(self.original, (args, kwargs))
+        expected = outputs(self.original, own, self.home, self.device)
         between = time.perf_counter()
-        labels = self.kind.labels(self.snn.signature.label(batch), expected)
+        labels = self.kind.labels(batch.label, expected)
         self.exact.add(expected, expected, labels)
+        self.remarks.add((args, kwargs), size, expected, labels)
         whole = Batch((args, kwargs), expected, labels)
         for piece in whole.pieces(self.snn, size, self.device):
+            self.remarks.compare(partial(self._exact, piece), piece.expected)
             run_all(self.snn, self.plan, piece, self.device)
         self.seconds["evaluate_original"] += between - begin
         self.seconds["evaluate_spiking"] += time.perf_counter() - between
         self.images += size
+
+    def _exact(self, piece: Batch) -> Outputs:
+        """The outputs of the network that was converted."""
+        with self.snn.spiking_only(()):
+            return outputs(self.snn, piece.inputs, self.device)
 
 
 def _figures(both: _Both, run: Run) -> tuple[Row, float]:
@@ -160,6 +177,25 @@ def _whole(both: _Both) -> Whole:
         spike_driven=report.spike_driven,
         without_encoding=both.plan.bare.measure.values if both.plan.bare else None,
     )
+
+
+def _check_order(snn: Any, model: Any, data: Any) -> None:
+    """Refuses arguments in another order than evaluate's."""
+    found = ", ".join(type(value).__name__ for value in (snn, model, data))
+    if not isinstance(snn, SpikingModel) or isinstance(data, nn.Module):
+        raise InputError(
+            f"evaluate takes (snn, model, data), the converted network first; found ({found})"
+        )
+    if model is not None and not isinstance(model, nn.Module):
+        raise InputError(
+            f"evaluate takes (snn, model, data) with the original, or None for snn.original(), as "
+            f"model; found ({found})"
+        )
+    if model is snn:
+        raise InputError(
+            "evaluate was given the converted network as its own original; give the model that it "
+            "came from, or None"
+        )
 
 
 def _count(by_site: int) -> int:

@@ -9,6 +9,7 @@ import torch
 
 from ..errors import InputError
 from ..graph.call_signature import Signature
+from .input_types import check_types
 
 
 class OriginalModel(torch.nn.Module):
@@ -21,7 +22,9 @@ class OriginalModel(torch.nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Outputs in the form in which the model returned them."""
-        return self.signature.unflatten(self.network(*self.signature.flatten(args, kwargs)))
+        leaves = self.signature.flatten(args, kwargs)
+        check_types(leaves, self.signature, self.network)
+        return self.signature.unflatten(self.network(*leaves))
 
     def __reduce__(self) -> Any:
         raise InputError(

@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--mixed-precision", action="store_true", help="bfloat16 autocast")
     result.add_argument("--compiled", action="store_true", help="use torch.compile")
     result.add_argument("--held-out", type=int, default=own.held_out, help="images to watch")
-    result.add_argument("--limit", type=int, help="train on the first N images only")
+    result.add_argument("--limit", type=int, help="train on N images only")
     result.add_argument("--seed", type=int, default=own.seed)
     result.add_argument("--device", default="cpu")
     result.add_argument("--quiet", action="store_true")
@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> None:
     bars = not options.quiet
     images = models.load_images(
         options.data, train=True, root=options.root, cache=options.cache, progress=bars
-    ).first(options.limit)
+    ).limited(options.limit)
     recipe = Recipe(**{f.name: getattr(options, f.name) for f in fields(Recipe)})
     print(f"{options.model}: {len(images)} images, seed {recipe.seed}", flush=True)
     preprocessing = models.preprocessing(options.model)

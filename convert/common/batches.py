@@ -33,7 +33,7 @@ def batches_of(calibration: Any) -> Iterable[Any]:
             f"the calibration data is a {type(calibration).__name__}; give a DataLoader, an "
             "iterable of batches, or one tensor of images"
         )
-    return _kept(source) if isinstance(source, Iterator) else source
+    return _kept(iter(source)) if isinstance(calibration, Iterator) else source
 
 
 def _pieces(

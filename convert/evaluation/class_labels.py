@@ -84,10 +84,7 @@ def _numbers(label: Any) -> Tensor | None:
 
 def _of_dict(named: dict[Any, Any]) -> Any:
     """The label in a dict of labels."""
-    arrays = [name for name, value in named.items() if isinstance(value, Tensor | np.ndarray)]
     name = label_among(named)
-    if name is None and len(arrays) == 1:
-        name = arrays[0]
     if name is None:
         found = ", ".join(str(n)[:30] for n in list(named)[:6])
         raise InputError(

@@ -87,7 +87,7 @@ def evaluate(
         by_site=site_rows,
         by_site_images=min(wanted, both.images),
         spikes_per_neuron={
-            site.name: plan.whole.spikes[site.name] / (both.images * site.neurons)
+            site.name: _share(plan.whole.spikes[site.name], both.images * site.neurons)
             for site in snn.report.sites
         },
         seconds=both.seconds,
@@ -158,7 +158,12 @@ class _Both:
 def _figures(both: _Both, run: Run) -> tuple[Row, float]:
     """What was measured of a run, and its spikes for each neuron and image."""
     spikes = sum(run.spikes.values())
-    return run.measure.values, spikes / (both.images * both.snn.report.neurons)
+    return run.measure.values, _share(spikes, both.images * both.snn.report.neurons)
+
+
+def _share(spikes: float, neurons: int) -> float:
+    """Spikes for each neuron; 0 where one value of a whole batch is no neuron of an image."""
+    return spikes / neurons if neurons else 0.0
 
 
 def _step_row(both: _Both, step: int) -> StepRow:
@@ -173,7 +178,7 @@ def _whole(both: _Both) -> Whole:
         run.measure.values,
         neurons=report.neurons,
         spikes_per_image=spikes,
-        spikes_per_neuron=spikes / report.neurons,
+        spikes_per_neuron=_share(spikes, report.neurons),
         spike_driven=report.spike_driven,
         without_encoding=both.plan.bare.measure.values if both.plan.bare else None,
     )

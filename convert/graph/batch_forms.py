@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 from torch.utils.data import default_collate
 
 from ..common.label_names import (
@@ -154,7 +155,7 @@ def _by_name(named: dict[Any, Any], parameters: Parameters, *, whole: bool) -> G
         inputs[missing[0]] = others
         others = {}
     elif len(missing) == 1:
-        found = _the_input(others, named, parameters)
+        found = _the_input(missing[0], others, named, parameters)
         notes.append(f"{found!r} of a batch was read as the input {missing[0]!r}")
         inputs[missing[0]] = others.pop(found)
     elif missing:
@@ -191,7 +192,9 @@ def _label_name(named: dict[str, Any], parameters: Parameters, whole: bool) -> s
     return label_among(named, barred=barred)
 
 
-def _the_input(others: dict[str, Any], named: dict[str, Any], parameters: Parameters) -> str:
+def _the_input(
+    missing: str, others: dict[str, Any], named: dict[str, Any], parameters: Parameters
+) -> str:
     """The key that holds the one input that a dict doesn't name as forward does."""
     tensors = [
         name
@@ -206,8 +209,8 @@ def _the_input(others: dict[str, Any], named: dict[str, Any], parameters: Parame
     if len(likely) == 1:
         return likely[0]
     raise InputError(
-        f"a batch has the keys {listed(named)}, of which none is sure to be the input "
-        f"{parameters.first!r}; give {parameters.form()}"
+        f"a batch has the keys {listed(named)}, of which none is sure to be the input {missing!r}; "
+        f'give {parameters.form()}, or {{"{missing}": {{...}}}} where that is a dict itself'
     )
 
 
@@ -226,7 +229,7 @@ def _in_order(batch: Sequence[Any], parameters: Parameters) -> Given:
     if named is not None:
         inner = _by_name(named, parameters, whole=len(batch) == 1)
         return _labelled(inner, batch, 1) if len(batch) > 1 else inner
-    if isinstance(first, tuple | list) and not is_text(first) and any(map(is_tensor, first)):
+    if isinstance(first, tuple | list) and any(map(is_tensor, pytree.tree_leaves(first))):
         return _nested(batch, parameters)
     return _flat(batch, parameters)
 
@@ -263,6 +266,8 @@ def _start(batch: Sequence[Any], parameters: Parameters) -> int:
     start = 0
     while start < len(batch) - parameters.least and is_text(batch[start]):
         start += 1
+    if start and whole_numbers(batch[start]):
+        start = 0  # labels of texts
     if parameters.dims:
         wanted = list(zip(parameters.dims, parameters.dtypes, strict=True))[: parameters.least]
         for begin in range(start, len(batch) - len(wanted) + 1):
@@ -295,7 +300,8 @@ def _with_optional(
     """The end of the inputs, those among them that forward could do without."""
     if parameters.by_name or not parameters.names:
         return end
-    for name in parameters.names[max(parameters.required, 1) :]:
+    least = max(parameters.required, 1)
+    for place, name in enumerate(parameters.names[least:], least):
         if end >= len(batch) or name not in parameters.optional or is_surely_label(name):
             break
         if not _optional_input(name, batch[start], batch[end], batch[end + 1 :]):
@@ -303,7 +309,7 @@ def _with_optional(
                 notes.append(
                     f"the {ordinal(end)} element of a batch follows the inputs: it isn't given to "
                     f"forward's optional {name!r}; where it should be, give "
-                    f"(({', '.join((*parameters.names[:1], name))}), label) or a dict with the key "
+                    f"(({', '.join(parameters.names[: place + 1])}), label) or a dict with the key "
                     f"{name!r}"
                 )
             break
@@ -320,8 +326,10 @@ def _optional_input(name: str, x: Tensor, value: Any, later: Sequence[Any]) -> b
         return False
     if value.shape[0] != x.shape[0] or name.lower() in (*MAYBE_LABELS, *SURELY_LABELS):
         return False
-    follows = any(label_like(other, len(value)) or other is None for other in later)
-    if whole_numbers(value) and not follows:
+    candidates = [other for other in later if label_like(other, len(value)) or other is None]
+    follows = bool(candidates)
+    # Class indices with fractions behind them are the label, and those are weights.
+    if whole_numbers(value) and not any(map(_no_fractions, candidates)):
         return False
     if "mask" in name.lower():
         fits = value.dim() > 1 and all(n == 1 or n in x.shape[1:] for n in value.shape[1:])
@@ -365,18 +373,27 @@ def _labelled(given: Given, batch: Sequence[Any], start: int) -> Given:
     )
     if not rest:
         return given
-    place = next((i for i in rest if batch[i] is None or label_like(batch[i], size)), None)
-    if place is None:
-        place = next((i for i in rest if not is_text(batch[i])), start)
+    likely = [i for i in rest if batch[i] is None or label_like(batch[i], size)]
+    whole = [i for i in likely if _no_fractions(batch[i])]
+    named = [i for i in rest if named_parts(batch[i]) is None]
+    # What is no label at all is one nevertheless where there is nothing else: a measure names it.
+    place = next(
+        iter([*(whole or likely), *[i for i in named if not is_text(batch[i])], *named]), None
+    )
     notes = list(given.notes)
     beside = [ordinal(i) for i in rest if i != place and batch[i] is not None]
     if beside:
         are = "element was" if len(beside) == 1 else "elements were"
-        notes.append(
-            f"the {ordinal(place)} element of a batch was read as the label; the "
-            f"{' and '.join(beside)} {are} left out"
-        )
-    return Given(given.args, given.kwargs, batch[place], given.names, place, tuple(notes))
+        told = "" if place is None else f"the {ordinal(place)} element was read as the label, "
+        notes.append(f"of a batch, {told}the {' and '.join(beside)} {are} left out")
+    label = None if place is None else batch[place]
+    return Given(given.args, given.kwargs, label, given.names, place, tuple(notes))
+
+
+def _no_fractions(value: Any) -> bool:
+    """Whether a label could be class indices, or is in a form that isn't looked into."""
+    fractions = isinstance(value, Tensor) and value.dim() == 1 and value.is_floating_point()
+    return not (fractions and bool((value != value.round()).any()))
 
 
 def _collated(batch: Sequence[Any], parameters: Parameters) -> Given:

@@ -25,6 +25,7 @@ class BatchReader:
 
     Attributes:
         notes: how the batches were read, where that isn't plain.
+        count: batches read since the source was begun.
     """
 
     def __init__(self, parameters: Parameters) -> None:
@@ -33,7 +34,7 @@ class BatchReader:
         self._inputs: tuple[str, ...] | None = None
         # Where the label is, by the form of a batch.
         self._labels: dict[object, int | str | None] = {}
-        self._count = 0
+        self.count = 0
 
     def read(self, batch: Any) -> Given:
         """A batch's inputs, in the network's types, and its label.
@@ -42,20 +43,19 @@ class BatchReader:
             InputError: for a batch that can't be read, or gives other inputs than the first.
         """
         given = batch if isinstance(batch, Given) else read_batch(batch, self.parameters)
-        self._count += 1
+        self.count += 1
         inputs = given.names
         if self._inputs is None:
             self._inputs = inputs
         if inputs != self._inputs:
             raise InputError(
-                f"batch {self._count} gives the inputs {', '.join(inputs)}, the first one "
-                f"{', '.join(self._inputs)}; give every batch the same inputs, as "
-                f"{self.parameters.form()}"
+                f"batch {self.count} gives the inputs {', '.join(inputs)}, the first one "
+                f"{', '.join(self._inputs)}; give every batch the same inputs"
             )
         form = (type(batch), len(batch) if isinstance(batch, tuple | list) else 0)
         if self._labels.setdefault(form, given.label_from) != given.label_from:
             raise InputError(
-                f"the label of batch {self._count} isn't where it was in the batches before; give "
+                f"the label of batch {self.count} isn't where it was in the batches before; give "
                 f"every batch the same form: {self.parameters.form()}"
             )
         for note in given.notes:
@@ -123,6 +123,7 @@ class ReadBatches:
         self.batches, self.reader = batches, reader
 
     def __iter__(self) -> Iterator[Given]:
+        self.reader.count = 0
         return map(self.reader.read, self.batches)
 
 

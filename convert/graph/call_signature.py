@@ -15,7 +15,7 @@ from ..common.tracing import traced
 from ..errors import InputError
 from .batch_forms import Given
 from .batch_reading import BatchReader, moved
-from .forward_parameters import Parameters
+from .forward_parameters import Parameters, parameters_of
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,9 @@ class Signature:
         )
         constants = tuple(None if isinstance(leaf, Tensor) else leaf for leaf in leaves)
         # Inputs by name that stand in forward's order can be given by position as well.
-        ordered = next((i for i, n in enumerate(names) if n not in positional[i : i + 1]), None)
-        count = max(len(args), len(names) if ordered is None else ordered)
+        places = parameters_of(model).names
+        ordered = [a == b for a, b in zip(names, places, strict=False)]
+        count = max(len(args), [*ordered, False].index(False))
         return cls(names, inputs, constants, in_spec, out_spec, positional=count)
 
     @property

@@ -45,11 +45,11 @@ def evaluate(
         snn: from `to_spiking`; the other K it was fitted for are evaluated beside it.
         model: the original; evaluated in eval mode on its own device and left as it was. None
             takes `snn.original()`.
-        data: batches ``(inputs, labels)`` with class indices ``[N]``; without labels only the
-            agreement is measured, and with labels in some batches the accuracy is that of their
-            images. A network that takes x and t is given ``(x, t)``, ``(x, t, labels)`` or
-            ``((x, t), labels)``. One tensor of images will do, too, or one dict of keyword
-            inputs. Read once.
+        data: batches ``(inputs, labels)`` with class indices ``[N]``, in any form that calibration
+            data may have, and labels in any form of `class_indices`. Without labels only the
+            agreement is measured, and with labels for some images the accuracy is that of these.
+            Floating-point inputs are cast to the network's type. Read once. The result's notes say
+            how the data was read, and what speaks against the figures; the latter is warned of.
         metric: ``"agreement"`` (or ``"classes"``) of the predicted classes, with accuracy and
             error of the logits, see `convert.evaluation.classes.Agreement`; a network with one
             logit predicts by its sign. ``"output"`` for a network whose outputs are no classes:
@@ -60,8 +60,9 @@ def evaluate(
         progress: shows bars on stderr when that is a terminal.
 
     Raises:
-        InputError: for data without batches, labels that don't fit the outputs, an unknown metric,
-            a number of images that is none, or a step that the network doesn't have.
+        InputError: for arguments in another order, data without batches, labels that don't fit
+            the outputs, an unknown metric, a number of images that is none, or a step that the
+            network doesn't have.
     """
     _check_order(snn, model, data)
     kind = METRICS[metric_named(metric)]

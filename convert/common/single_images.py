@@ -39,9 +39,15 @@ def gathered(data: Any) -> Any:
     if isinstance(data, DataLoader):
         alone = data.batch_size is None and data.batch_sampler is None
         return Together(data) if alone and _is_single(next(iter(data), None)) else data
-    if numbered and not isinstance(data, str | bytes) and len(data):
-        return Together(data) if _is_single(data[0]) else data
-    return data
+    return Together(data) if numbered and _is_single(_first(data)) else data
+
+
+def _first(data: Any) -> Any:
+    """What is behind number 0; None where numbers aren't what it is read by."""
+    try:
+        return data[0] if len(data) else None
+    except Exception:
+        return None
 
 
 class Numbered:
@@ -92,6 +98,10 @@ def together(images: Sequence[Any]) -> Any:
     try:
         return default_collate(list(images))
     except (TypeError, RuntimeError, ValueError) as error:
+        if "PIL." in str(error):
+            raise InputError(
+                "the data gives PIL images; make tensors of them: transform=ToTensor()"
+            ) from error
         raise InputError(
             "the data gives single images that can't be put together into a batch "
             f"({str(error).splitlines()[0][:80]}); make tensors of one size of them (Resize, "

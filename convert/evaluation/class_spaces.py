@@ -56,7 +56,9 @@ class ClassSpace:
                 "in its training"
             ]
         pairs = sum(n * self._predictions[c] for c, n in self._labels.items())
+        # Of guesses as often as the predictions are, or of guesses among the labels' classes.
         chance = pairs / (count * sum(self._predictions.values()))
+        chance = max(chance, 1 / len(self._labels) if len(self._labels) > 1 else 0.0)
         # Neighbouring positions of one image aren't independent.
         if not self._positions and _log_tail(self._right, count, chance) < _UNLIKELY:
             return [

@@ -32,6 +32,8 @@ class BatchReader:
         self.parameters = parameters
         self.notes: list[str] = []
         self._inputs: tuple[str, ...] | None = None
+        # Types of the first batch's flat inputs.
+        self._types: list[torch.dtype | None] = []
         # Where the label is, by the form of a batch.
         self._labels: dict[object, int | str | None] = {}
         self.count = 0
@@ -73,7 +75,15 @@ class BatchReader:
         tensors = any(isinstance(leaf, Tensor) and leaf.dim() for leaf in leaves)
         if not tensors:
             raise InputError("a batch holds no tensor with a batch dimension")
-        # Inputs by name come in another order only where the network was converted otherwise.
+        types = [leaf.dtype if isinstance(leaf, Tensor) else None for leaf in leaves]
+        self._types = self._types or types
+        for first, now in zip(self._types, types, strict=False):
+            if (first == torch.uint8) != (now == torch.uint8):
+                raise InputError(
+                    f"batch {self.count} has {now} where the first one has {first}; prepare all "
+                    "images in the same way"
+                )
+        # Another number of them is refused when the network is called.
         if len(wanted) != len(leaves):
             return given
         cast = [self._as(leaf, place, wanted[place]) for place, leaf in enumerate(leaves)]

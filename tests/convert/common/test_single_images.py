@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from convert.common.batches import batches_of, batches_once
@@ -103,3 +104,6 @@ def test_images_that_can_not_be_put_together() -> None:
     data = [(torch.ones(3, n, n), 0) for n in (4, 5)]
     with pytest.raises(InputError, match="one size"):
         list(gathered(data))
+    pictures = [(Image.new("RGB", (4, 4)), 0)] * 2
+    with pytest.raises(InputError, match=r"PIL images.*ToTensor\(\)"):
+        list(gathered(pictures))

@@ -31,6 +31,9 @@ def test_fewer_right_than_by_chance() -> None:
     labels = list(range(10)) * 10
     (found,) = doubts(labels, [(c + 1) % 10 for c in labels])
     assert "0.0% of the labels, fewer than by chance (10.0%)" in found
+    # Predictions of two classes alone, too.
+    (found,) = doubts([1, 2, 3, 4] * 10, [0, 1, 0, 1] * 10)
+    assert "0.0% of the labels, fewer than by chance (25.0%)" in found
     # A network that guesses isn't accused, nor is one of which little is known.
     generator = torch.Generator().manual_seed(0)
     guesses = torch.randint(0, 10, (100,), generator=generator).tolist()

@@ -66,6 +66,12 @@ def test_bytes_are_taken_where_calibration_saw_their_range() -> None:
         BatchReader(replace(ONE, ranges=((-2.0, 2.6),))).read(images)
 
 
+def test_bytes_and_shares_are_not_mixed() -> None:
+    for data in ([X, X.byte()], [X.byte(), X]):
+        with pytest.raises(InputError, match=r"batch 2 has torch.\w+ where the first one has"):
+            list(read_by(data, BatchReader(ONE)))
+
+
 def test_inputs_without_a_batch_are_refused() -> None:
     with pytest.raises(InputError, match="no tensor with a batch dimension"):
         BatchReader(ONE).read({"x": 3})

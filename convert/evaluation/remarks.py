@@ -63,7 +63,7 @@ class Remarks:
         if labels is None:
             return
         self._labelled += size
-        self._ignored += int((labels.reshape(size, -1) == IGNORED).all(1).sum())
+        self._ignored += int((labels.reshape(len(labels), -1) == IGNORED).all(1).sum())
         self._classes.add(logits, labels)
 
     def compare(self, exact: Callable[[], Outputs], expected: Outputs) -> None:

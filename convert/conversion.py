@@ -47,9 +47,12 @@ def to_spiking(
     Args:
         model: any module that `torch.export` takes; it is left as it was.
         calibration: unlabelled or labelled batches: a DataLoader, any iterable of tensors
-            ``[N, ...]``, ``(inputs, label)`` pairs or dicts of keyword inputs, or one tensor. A
-            model that can't do without x and t is given ``(x, t)``, ``(x, t, label)`` or
-            ``((x, t), label)``.
+            ``[N, ...]``, ``(inputs, label)`` pairs or dicts, one tensor, or a `Dataset`. A model
+            that can't do without x and t is given ``(x, t)``, ``(x, t, label)`` or
+            ``((x, t), label)``. Labels, and what forward doesn't take, are left out of the inputs;
+            the report's notes say how batches were read where that isn't plain. Arrays of numpy
+            will do for tensors. Floating-point inputs of another type, and uint8 images, are cast
+            to the model's type where it refuses theirs.
         steps: K of every neuron; of several, the first is the network's own and the others are
             fitted beside it (`SpikingModel.with_steps`). ``"auto"`` chooses K for every site by
             what its error does to the outputs on the calibration data.
@@ -99,6 +102,7 @@ def to_spiking(
     seconds: dict[str, float] = {}
     with timed(seconds, "capture"):
         captured = capture(model, first, device=device)
+        batches = captured.batches(batches)
         sites = prepare(
             Preparation(
                 captured,
@@ -116,5 +120,6 @@ def to_spiking(
         observed = calibrate(
             captured, sites, batches, device=target, seed=settings.seed, progress=progress
         )
+    captured.tell_readings()
     source = Calibrated(captured, sites, observed, fixed, batches)
     return build(source, settings, seconds=seconds, progress=progress)

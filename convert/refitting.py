@@ -17,7 +17,7 @@ from .assembly.fixed_steps import fixed_steps
 from .calibration.observe import Observed, calibrate
 from .common.batches import batches_of
 from .common.timing import timed
-from .errors import CalibrationError
+from .errors import CalibrationError, InputError
 from .fitting.problem import warn_of_many_steps
 from .graph.capture import Captured
 from .network.from_file import errors_named
@@ -67,6 +67,10 @@ def refit(
     Raises:
         ConversionError: a subclass for data or a setting that can't be used.
     """
+    if not isinstance(snn, SpikingModel):
+        raise InputError(
+            f"refit takes a converted network first, then data; found a {type(snn).__name__}"
+        )
     settings, told = _settings(
         snn,
         {
@@ -82,8 +86,8 @@ def refit(
     )
     if steps is not None or per_site_steps is not None:
         warn_of_many_steps((*settings.wanted, *settings.per_site_steps.values()))
-    batches = None if calibration is None else batches_of(calibration)
     captured, sites = _exact(snn)
+    batches = None if calibration is None else captured.batches(batches_of(calibration))
     fixed = fixed_steps(sites, settings.per_site_steps)
     seconds: dict[str, float] = {}
     with timed(seconds, "calibrate"):
@@ -93,6 +97,7 @@ def refit(
     captured.notes[:] = [
         note for note in captured.notes if not note.startswith((_NO_DATA, "steps per site"))
     ]
+    captured.tell_readings()
     if told:
         captured.notes.append(_NO_SETTINGS)
     if settings.sequential and batches is None:
@@ -144,7 +149,7 @@ def _exact(snn: SpikingModel) -> tuple[Captured, list[Site]]:
         Site(name, copied.exact[path.rpartition(".")[2]], labels.get(name, name), path, calls[path])  # type: ignore[arg-type]
         for name, path in copied.names.items()
     ]
-    return Captured(network, copied.signature, 0.0, notes), sites
+    return Captured(network, copied.signature, 0.0, notes, copied.reader()), sites
 
 
 def _observed(

@@ -76,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
         help="max pooling and row maxima as tournaments of ReLUs; 'first': poolings come before "
         "the monotone activation that precedes them, and remain",
     )
-    result.add_argument("--limit", type=whole, metavar="N", help="test on the first N images only")
+    result.add_argument("--limit", type=whole, metavar="N", help="test on N images only")
     result.add_argument("--batch-size", type=whole, default=250, metavar="N")
     result.add_argument("--by-site", type=count, default=64, metavar="N", help="images; 0 for none")
     result.add_argument(
@@ -129,7 +129,7 @@ def run(options: argparse.Namespace) -> None:
         seed=options.seed,
     )
     sources = {"root": options.root, "progress": not options.quiet}
-    test = models.load_images(options.data, train=False, **sources).first(options.limit)
+    test = models.load_images(options.data, train=False, **sources).limited(options.limit)
     test.check_labels(preprocessing.classes)
     calibration = models.load_images(options.calibration, train=True, **sources)
     calibration = calibration.sample(options.calibration_size, options.seed)
@@ -167,6 +167,7 @@ def run(options: argparse.Namespace) -> None:
             "model": options.model,
             "activation": options.activation,
             "preprocessing": preprocessing.to_dict(),
+            **({"classes": list(calibration.classes)} if calibration.classes else {}),
         },
     )
     print(f"\nwritten: {options.output / 'report.json'}, {options.output / 'steps.png'}, {saved}")

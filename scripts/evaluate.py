@@ -58,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
         help="the exact functions in FILE, or weights of the model that it was converted from",
     )
     result.add_argument("--model", metavar="NAME", help="of CHECKPOINT; what FILE says if left out")
-    result.add_argument("--limit", type=whole, metavar="N", help="the first N images only")
+    result.add_argument("--limit", type=whole, metavar="N", help="N images only")
     result.add_argument("--batch-size", type=whole, default=250, metavar="N")
     result.add_argument("--by-site", type=count, default=0, metavar="N", help="images; 0 for none")
     result.add_argument("--device", default="cpu")
@@ -128,7 +128,7 @@ def run(options: argparse.Namespace) -> int:
         prepared = preprocessing(snn, options)
         model = checkpoint(snn, options, prepared.classes)
         test = models.load_images(options.data, root=options.root, progress=not options.quiet)
-        test = test.first(options.limit)
+        test = test.limited(options.limit)
         test.check_labels(prepared.classes)
         result = convert.evaluate(
             snn,

@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--mixed-precision", action="store_true", help="bfloat16 autocast")
     result.add_argument("--compiled", action="store_true", help="use torch.compile")
     result.add_argument("--held-out", type=count, default=own.held_out, help="images to watch")
-    result.add_argument("--limit", type=whole, help="train on the first N images only")
+    result.add_argument("--limit", type=whole, help="train on N images only")
     result.add_argument("--device", default="cpu")
     add_common(result, seed=own.seed)
     return result
@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> None:
         models.check_source(source)
     images = models.load_images(
         options.data, train=True, root=options.root, cache=options.cache, progress=bars
-    ).first(options.limit)
+    ).limited(options.limit)
     recipe = Recipe(**{f.name: getattr(options, f.name) for f in fields(Recipe)})
     print(f"{options.model}: {len(images)} images, seed {recipe.seed}", flush=True)
     preprocessing = models.preprocessing(options.model)

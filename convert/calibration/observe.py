@@ -57,7 +57,7 @@ def calibrate(
     Args:
         captured: the network, its sites already called as modules.
         sites: the sites to observe.
-        batches: tensors, ``(inputs, label)`` pairs or dicts of keyword inputs; see `split_batch`.
+        batches: tensors, ``(inputs, label)`` pairs or dicts of keyword inputs; see `BatchReader`.
         device: where the network lives.
         seed: of the estimate of every site's importance.
         progress: shows a bar on stderr.

@@ -7,37 +7,44 @@ from queue import Full, Queue
 from threading import Event, Thread
 from typing import Any
 
-from torch import Tensor
+import numpy as np
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from ..errors import CalibrationError, InputError
+from ..errors import CalibrationError, ConversionError, InputError
+from .single_images import BATCH as _BATCH
+from .single_images import gathered
 from .torch_threads import use_one_thread
 
 # A one-shot iterator is kept in memory up to this size.
 KEPT_BYTES = 2 * 1024**3
-# A single tensor is calibrated on in batches of this many images.
-_BATCH = 128
 _END = object()
 
 
 def batches_of(calibration: Any) -> Iterable[Any]:
     """Calibration batches that can be read twice; CalibrationError for what is none."""
-    if isinstance(calibration, Tensor):
-        if calibration.dim() == 0 or not len(calibration):
-            raise CalibrationError(
-                f"the calibration tensor has shape {tuple(calibration.shape)}; give [images, ...]"
-            )
-        return calibration.split(_BATCH)
+    if isinstance(calibration, Tensor | np.ndarray):
+        return _pieces(calibration, "calibration", CalibrationError)
     if isinstance(calibration, Mapping):
         return [calibration]
-    if not isinstance(calibration, Iterable):
+    source = gathered(calibration)
+    if not isinstance(source, Iterable) or isinstance(source, str | bytes | nn.Module):
         raise CalibrationError(
             f"the calibration data is a {type(calibration).__name__}; give a DataLoader, an "
             "iterable of batches, or one tensor of images"
         )
-    if not isinstance(calibration, Iterator):
-        return calibration
-    return _kept(calibration)
+    return _kept(iter(source)) if isinstance(calibration, Iterator) else source
+
+
+def _pieces(
+    images: Tensor | np.ndarray[Any, Any], what: str, refusal: type[ConversionError]
+) -> Iterable[Any]:
+    """One array of images as batches."""
+    if images.ndim == 0 or not len(images):
+        raise refusal(f"the {what} tensor has shape {tuple(images.shape)}; give [images, ...]")
+    if isinstance(images, Tensor):
+        return images.split(_BATCH)
+    return [images[i : i + _BATCH] for i in range(0, len(images), _BATCH)]
 
 
 def _kept(once: Iterator[Any]) -> list[Any]:
@@ -57,14 +64,17 @@ def _kept(once: Iterator[Any]) -> list[Any]:
 
 def batches_once(data: Any) -> Iterable[Any]:
     """Batches to be read once; InputError for what is none. One tensor or dict is one set."""
-    if isinstance(data, Tensor | Mapping):
-        return batches_of(data)
-    if not isinstance(data, Iterable):
+    if isinstance(data, Tensor | np.ndarray):
+        return _pieces(data, "test", InputError)
+    if isinstance(data, Mapping):
+        return [data]
+    source = gathered(data)
+    if not isinstance(source, Iterable) or isinstance(source, str | bytes | nn.Module):
         raise InputError(
             f"the test data is a {type(data).__name__}; give a DataLoader, an iterable of "
             "batches, or one tensor of images"
         )
-    return data
+    return source
 
 
 def ahead(data: Iterable[Any]) -> Iterator[Any]:

@@ -13,7 +13,9 @@ from torch.utils import _pytree as pytree
 
 from ..common.tracing import traced
 from ..errors import InputError
-from .batch_inputs import leading, split_batch
+from .batch_forms import Given
+from .batch_reading import BatchReader, moved
+from .forward_parameters import Parameters, parameters_of
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Signature:
         in_spec: tree of the values, one a name.
         out_spec: tree of the outputs.
         channels_last: lays images ``[N, C, H, W]`` on the CPU out so; see `layout`.
-        positional: how many of the inputs were given by position at conversion.
+        positional: how many of the inputs can be given by position.
     """
 
     names: tuple[str, ...]
@@ -90,20 +92,33 @@ class Signature:
             for owner, leaf in zip(owners, leaves, strict=True)
         )
         constants = tuple(None if isinstance(leaf, Tensor) else leaf for leaf in leaves)
-        return cls(names, inputs, constants, in_spec, out_spec, positional=len(args))
+        # Inputs by name that stand in forward's order can be given by position as well.
+        places = parameters_of(model).names
+        ordered = [a == b for a, b in zip(names, places, strict=False)]
+        count = max(len(args), [*ordered, False].index(False))
+        return cls(names, inputs, constants, in_spec, out_spec, positional=count)
+
+    @property
+    def parameters(self) -> Parameters:
+        """What a call takes, as `BatchReader` wants it."""
+        ordered = self.positional > 0 or len(self.names) < 2
+        first = max(self.positional, 1) if ordered else len(self.names)
+        leaves = [None if i is None else len(i.shape) for i in self.inputs]
+        return Parameters(
+            names=self.names[:first],
+            required=first,
+            by_name=self.names[first:],
+            unordered=not ordered,
+            dtypes=tuple(None if i is None else i.dtype for i in self.inputs),
+            dims=tuple(leaves) if len(leaves) == len(self.names) else (),
+        )
 
     def split(
         self, batch: Any, device: torch.device | str | None = None
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Inputs of a batch of this network; see `split_batch`."""
-        return split_batch(batch, device, takes=self.positional)
-
-    def label(self, batch: Any) -> Any:
-        """What follows the inputs in a batch of this network; None if nothing does."""
-        if not isinstance(batch, tuple | list):
-            return None
-        rest = batch[leading(batch, self.positional) :]
-        return rest[0] if rest else None
+        """Inputs of a batch of this network, on a device; one that was read, or in any form."""
+        given = batch if isinstance(batch, Given) else BatchReader(self.parameters).read(batch)
+        return moved(given, device)
 
     def flatten(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
         """The flat inputs of a call, checked.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,10 +13,13 @@ from torch.fx import GraphModule
 from . import fold
 from . import origins as layers
 from . import recognise_norms as norms
-from .batch_inputs import inputs_needed, rows, split_batch
+from .batch_inputs import rows
+from .batch_reading import BatchReader, ReadBatches, moved, read_by
 from .call_signature import Signature
 from .exporting import EXPORTED_ROWS, export, plain
 from .fidelity import CHECKED_ROWS, ROUNDING, deterministic, difference, sensitivity
+from .forward_parameters import parameters_of
+from .input_types import as_taken
 from .int8_modules import refuse_int8
 from .isolate import device_of_model, isolated, slow_attention
 from .passes import Fact, Pass, check, run
@@ -57,12 +61,27 @@ class Captured:
         signature: how the model is called and what it returns.
         difference: largest difference from the model's own output, over its largest magnitude.
         notes: what the user should know of how it was captured.
+        reader: reads further batches as the example was read.
     """
 
     graph_module: GraphModule
     signature: Signature
     difference: float
     notes: list[str] = field(default_factory=list)
+    reader: BatchReader | None = None
+
+    def batches(self, source: Iterable[Any]) -> ReadBatches:
+        """The batches of a data source, all read in one way; `tell_readings` notes how."""
+        if self.reader is None:
+            self.reader = BatchReader(self.signature.parameters)
+        elif not self.reader.parameters.dtypes:
+            self.reader.parameters = self.reader.parameters.typed(self.signature.parameters)
+        return read_by(source, self.reader)
+
+    def tell_readings(self) -> None:
+        """Adds to the notes how the batches were read, where that isn't plain."""
+        told = self.reader.notes if self.reader is not None else []
+        self.notes.extend(note for note in told if note not in self.notes)
 
 
 def capture(model: nn.Module, batch: Any, *, device: torch.device | str | None = None) -> Captured:
@@ -71,7 +90,7 @@ def capture(model: nn.Module, batch: Any, *, device: torch.device | str | None =
     Args:
         model: any module that `torch.export` takes; neither it nor its weights are touched.
         batch: one calibration batch: a tensor ``[N, ...]``, ``(inputs, label)``, ``(x, t)`` for a
-            model that can't do without two inputs, or a dict of keyword inputs.
+            model that can't do without two inputs, or a dict of keyword inputs; see `BatchReader`.
         device: where the result lives; the model's own device if None.
 
     Raises:
@@ -83,7 +102,8 @@ def capture(model: nn.Module, batch: Any, *, device: torch.device | str | None =
     copied = isolated(model, notes)
     target = torch.device(device) if device is not None else device_of_model(copied)
     copied.to(target)
-    args, kwargs = split_batch(batch, target, takes=inputs_needed(copied))
+    reader = BatchReader(parameters_of(copied))
+    args, kwargs = as_taken(copied, *moved(reader.read(batch), target), notes)
     args, kwargs = rows((args, kwargs), EXPORTED_ROWS)
     checked = rows((args, kwargs), CHECKED_ROWS)
     with torch.no_grad(), slow_attention(copied, checked, notes):
@@ -100,4 +120,4 @@ def capture(model: nn.Module, batch: Any, *, device: torch.device | str | None =
         # An epsilon may move from outside a norm's root to inside, which double precision sees.
         least = max(least, ROUNDING[torch.float32])
         gap = difference(expected, graph_module(*flat), least)
-    return Captured(graph_module, signature, gap, notes)
+    return Captured(graph_module, signature, gap, notes, reader)

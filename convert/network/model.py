@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from ..calibration.histogram import Histogram
 from ..common.tracing import traced
 from ..errors import InputError
+from ..graph.batch_reading import BatchReader
 from ..graph.call_signature import Signature
 from ..graph.memory_layout import prefers_channels_last
 from ..graph.run import module_at
@@ -22,6 +23,7 @@ from ..neuron.few_spikes import FewSpikesNeuron
 from .bias_shifts import Corrections
 from .blocks import Blocks
 from .from_file import errors_named
+from .input_types import check_types, reader_of
 from .original import OriginalModel
 from .range_check import OutsideCounter, inputs_outside, warn
 from .report import Report
@@ -83,8 +85,10 @@ class SpikingModel(Blocks):
         fell outside, site by site; `check_inputs = False` turns that off.
 
         Raises:
-            InputError: for inputs of another number, shape or kind than at conversion, or a
-                readout beyond the steps of the neurons that run.
+            InputError: for inputs of another number, shape or kind than at conversion, for
+                float64 or half precision where the network holds float32 (nothing is cast; a
+                network after ``.half()`` takes half precision), or a readout beyond the steps of
+                the neurons that run.
         """
         plan = self.plan
         leaves = self._leaves(plan, args, kwargs)
@@ -97,10 +101,19 @@ class SpikingModel(Blocks):
         return self.signature.unflatten(outputs)
 
     def _leaves(self, plan: RunPlan, args: Any, kwargs: Any) -> list[Any]:
+        def checked() -> list[Any]:
+            leaves = self.signature.flatten(args, kwargs)
+            check_types(leaves, self.signature, self.network)
+            return leaves
+
         if plan.kept is None:
-            return self.signature.flatten(args, kwargs)
-        given = pytree.tree_leaves((args, kwargs))
-        return plan.kept.leaves(given, lambda: self.signature.flatten(args, kwargs))
+            return checked()
+        return plan.kept.leaves(pytree.tree_leaves((args, kwargs)), checked)
+
+    def reader(self) -> BatchReader:
+        """What reads the batches of one data source for this network."""
+        ranges = self.report.input_ranges if self.report is not None else ()
+        return reader_of(self.network, self.signature, ranges)
 
     def _to_be_checked(self, plan: RunPlan) -> bool:
         """A cut readout repeats a call that was checked; tracers can't follow the check."""

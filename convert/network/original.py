@@ -10,6 +10,7 @@ import torch
 from ..errors import InputError
 from ..graph.call_signature import Signature
 from .from_file import errors_named
+from .input_types import check_types
 
 
 class OriginalModel(torch.nn.Module):
@@ -32,6 +33,7 @@ class OriginalModel(torch.nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Outputs in the form in which the model returned them."""
         leaves = self.signature.flatten(args, kwargs)
+        check_types(leaves, self.signature, self.network)
         if not self.from_file or torch.compiler.is_compiling():
             return self.signature.unflatten(self.network(*leaves))
         with errors_named():

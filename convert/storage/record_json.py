@@ -54,6 +54,10 @@ pytree.register_pytree_node(
     lambda outputs: (list(outputs.values()), list(outputs)),
     lambda values, names: Outputs(zip(names or (), values, strict=True)),
     serialized_type_name="convert.Outputs",
+    flatten_with_keys_fn=lambda outputs: (
+        [(pytree.MappingKey(name), value) for name, value in outputs.items()],
+        list(outputs),
+    ),
 )
 
 

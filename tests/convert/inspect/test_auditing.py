@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from convert import SpikingModel, audit, to_spiking
+from convert import InputError, SpikingModel, audit, evaluate, load, refit, to_spiking
 
 
 class Attention(nn.Module):
@@ -232,3 +233,54 @@ def test_agrees_on_whole_numbers(
     found = audit(snn, x)
     assert found.agrees, found.differences
     assert [o.op for o in snn.report.operations if o.kind == "remaining"] == remaining
+
+
+class Gated(nn.Module):
+    """Two inputs, and a loss where labels are given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.line = nn.Linear(6, 6)
+
+    def forward(
+        self, x: Tensor, gate: Tensor, labels: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        y = torch.relu(self.line(x)) * gate
+        return y if labels is None else (F.cross_entropy(y, labels), y)
+
+
+def test_takes_inputs_as_the_model_and_the_loader_give_them() -> None:
+    torch.manual_seed(0)
+    x, gate, labels = torch.randn(8, 6), torch.rand(8, 6), torch.arange(8) % 6
+    batch = {"x": x, "gate": gate, "labels": labels}
+    snn = to_spiking(Gated().eval(), [batch], steps=4, method="binary", progress=False)
+    assert snn.signature.names == ("x", "gate")
+    plain = audit(snn, x, gate)
+    assert plain.agrees and plain.neurons == 1
+    assert audit(snn, x, gate=gate) == audit(snn, x=x, gate=gate) == plain
+    assert audit(snn, **batch) == audit(snn, batch) == audit(snn, (x, gate, labels)) == plain
+    assert audit(snn, example=((x.double(), gate.numpy()), labels)) == plain
+    for wrong in ((x,), (), (x, gate, gate)):
+        with pytest.raises(InputError):
+            audit(snn, *wrong)
+    with pytest.raises(InputError, match=r"audit takes a converted network first.*Gated"):
+        audit(Gated(), x)  # type: ignore[arg-type]
+
+
+def test_labels_in_the_batch_are_no_inputs_and_make_no_loss(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, x, gate = Gated().eval(), torch.randn(32, 6), torch.rand(32, 6)
+    with torch.no_grad():
+        labels = model(x, gate).argmax(1)
+    batch = {"gate": gate, "x": x, "labels": labels}
+    snn = to_spiking(model, [batch], steps=4, method="binary", progress=False)
+    assert any("'labels'" in note for note in snn.report.notes)
+    snn.save(tmp_path / "gated.fsnn")
+    for network in (snn, load(tmp_path / "gated.fsnn")):
+        for data in ([batch], [(x, gate, labels)], [((x, gate), labels)]):
+            result = evaluate(network, model, data, at=[], by_site=0, progress=False)
+            assert result.original.accuracy == 1 and result.labelled_images == 32
+        again = refit(network, [batch], method="binary", progress=False)
+        assert again.report.input_ranges == snn.report.input_ranges
+        with torch.no_grad():
+            assert torch.equal(again(x, gate), snn(gate=gate, x=x))

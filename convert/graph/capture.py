@@ -15,9 +15,11 @@ from . import recognise_norms as norms
 from .batch_inputs import inputs_needed, rows, split_batch
 from .call_signature import Signature
 from .exporting import EXPORTED_ROWS, export, plain
-from .fidelity import CHECKED_ROWS, ROUNDING, deterministic, difference, sensitivity
-from .isolate import device_of_model, isolated, slow_attention
+from .fidelity import CHECKED_ROWS, ROUNDING, difference, sensitivity
+from .isolate import device_of_model, isolated, on_device, warn_of
+from .model_kinds import refuse_packed
 from .passes import Fact, Pass, check, run
+from .quiet import quiet
 
 # What is true of an exported graph; what is done then, and what once the graph has been checked.
 GIVEN = frozenset({Fact.PLAIN})
@@ -78,24 +80,32 @@ def capture(model: nn.Module, batch: Any, *, device: torch.device | str | None =
             isn't reproduced by its graph to rounding.
     """
     notes: list[str] = []
-    copied = isolated(model, notes)
-    target = torch.device(device) if device is not None else device_of_model(copied)
-    copied.to(target)
-    args, kwargs = split_batch(batch, target, takes=inputs_needed(copied))
-    args, kwargs = rows((args, kwargs), EXPORTED_ROWS)
-    checked = rows((args, kwargs), CHECKED_ROWS)
-    with torch.no_grad(), slow_attention(copied, checked, notes):
-        expected = deterministic(copied, *checked)
-        exported, size = export(copied, args, kwargs)
-        module = exported.module(check_guards=False)
-        graph_module = plain(module)
-        signature = Signature.of(copied, args, kwargs, exported.call_spec.out_spec, size)
-        flat = signature.flatten(*checked)
-        run(_FOLDING, graph_module, GIVEN)
-        least = sensitivity(copied, checked, expected)
-        difference(expected, graph_module(*flat), least)
-        run(_READING, graph_module, check(_FOLDING, GIVEN))
-        # An epsilon may move from outside a norm's root to inside, which double precision sees.
-        least = max(least, ROUNDING[torch.float32])
-        gap = difference(expected, graph_module(*flat), least)
+    refuse_packed(batch)
+    with isolated(model, notes) as isolation:
+        copied = isolation.copied
+        home = device_of_model(copied)
+        target = torch.device(device) if device is not None else home
+        args, kwargs = split_batch(batch, home, takes=inputs_needed(copied))
+        # Other rows than those that are exported, if there are so many.
+        checked = rows((args, kwargs), CHECKED_ROWS, EXPORTED_ROWS)
+        args, kwargs = rows((args, kwargs), EXPORTED_ROWS)
+        expected, checked = isolation.reference(checked)
+        isolation.settle((args, kwargs), checked, expected, notes)
+        warn_of(notes)
+        copied.to(target)
+        args, kwargs, checked, expected = on_device((args, kwargs, checked, expected), target)
+        with isolation.explaining():
+            with quiet():
+                exported, size = export(copied, args, kwargs)
+            module = exported.module(check_guards=False)
+            graph_module = plain(module)
+            signature = Signature.of(copied, args, kwargs, exported.call_spec.out_spec, size)
+            flat = signature.flatten(*checked)
+            run(_FOLDING, graph_module, GIVEN)
+            least = sensitivity(copied, checked)
+            difference(expected, graph_module(*flat), least)
+            run(_READING, graph_module, check(_FOLDING, GIVEN))
+            # An epsilon may move from outside a norm's root to inside; double precision sees it.
+            least = max(least, ROUNDING[torch.float32])
+            gap = difference(expected, graph_module(*flat), least)
     return Captured(graph_module, signature, gap, notes)

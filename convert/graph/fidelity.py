@@ -28,10 +28,7 @@ def deterministic(model: nn.Module, args: Any, kwargs: Any) -> list[Tensor]:
         CaptureError: if it gives others or none, or refuses the inputs.
     """
     try:
-        first, second = (
-            [leaf for leaf in pytree.tree_leaves(model(*args, **kwargs)) if is_float(leaf)]
-            for _ in range(2)
-        )
+        first, second = (floats(model(*args, **kwargs)) for _ in range(2))
     except Exception as error:
         shapes = [tuple(t.shape) for t in pytree.tree_leaves((args, kwargs)) if is_tensor(t)]
         raise CaptureError(
@@ -40,6 +37,13 @@ def deterministic(model: nn.Module, args: Any, kwargs: Any) -> list[Tensor]:
         ) from error
     if not first:
         raise CaptureError("the model returns no floating-point tensor; there is nothing to spike")
+    if any(leaf.is_meta for leaf in first):
+        raise CaptureError("the model returns tensors on the meta device, which have no values")
+    if [leaf.shape for leaf in first] != [leaf.shape for leaf in second]:
+        raise CaptureError(
+            "the model returns outputs of other number or shape at its second call with the same "
+            "input; remove the state that forward keeps"
+        )
     for a, b in zip(first, second, strict=True):
         gap = largest_gap(a, b)
         if gap > 0:
@@ -51,7 +55,22 @@ def deterministic(model: nn.Module, args: Any, kwargs: Any) -> list[Tensor]:
     return first
 
 
-def sensitivity(model: nn.Module, inputs: tuple[Any, Any], expected: list[Tensor]) -> float:
+def dimmed(inputs: tuple[Any, Any]) -> tuple[Any, Any]:
+    """The inputs with other floating-point values, unevenly nearer to 0: what came from the values
+    that were exported shows."""
+    factors = torch.tensor([1.0, 0.87123, 0.74391])
+
+    def moved(leaf: Any) -> Any:
+        if not is_float(leaf) or not leaf.numel():
+            return leaf
+        scale = factors[torch.arange(leaf.numel()) % len(factors)].reshape(leaf.shape)
+        return leaf * scale.to(leaf)
+
+    found: tuple[Any, Any] = pytree.tree_map(moved, inputs)
+    return found
+
+
+def sensitivity(model: nn.Module, inputs: tuple[Any, Any]) -> float:
     """How far rounding may move the outputs of a network that amplifies small differences.
 
     That is a multiple of what the last bits of the inputs do: a deep network with random weights
@@ -66,7 +85,7 @@ def sensitivity(model: nn.Module, inputs: tuple[Any, Any], expected: list[Tensor
         return leaf * (1 + torch.finfo(leaf.dtype).eps * noise)
 
     args, kwargs = pytree.tree_map(moved, inputs)
-    found = [leaf for leaf in pytree.tree_leaves(model(*args, **kwargs)) if is_float(leaf)]
+    expected, found = floats(model(*inputs[0], **inputs[1])), floats(model(*args, **kwargs))
     gaps = [largest_gap(a, b) for a, b in zip(expected, found, strict=True)]
     return min(_AMPLIFIED * max(g if math.isfinite(g) else 0.0 for g in gaps), _MOST_AMPLIFIED)
 
@@ -116,6 +135,24 @@ def largest_gap(a: Tensor, b: Tensor) -> float:
     finite = a[a.isfinite()].abs()
     scale = float(finite.max()) if finite.numel() else 1.0
     return float((a - b)[~same].abs().max()) / max(scale, 1e-30)
+
+
+def gap_between(expected: list[Tensor], found: list[Tensor]) -> float:
+    """The largest of the outputs' gaps; infinite if their number or a shape differs."""
+    if [leaf.shape for leaf in expected] != [leaf.shape for leaf in found]:
+        return math.inf
+    return max(map(largest_gap, expected, found), default=0.0)
+
+
+def agree(expected: list[Tensor], found: list[Tensor]) -> bool:
+    """Whether outputs are the same but for rounding."""
+    least = min((ROUNDING.get(a.dtype, 1e-4) for a in expected), default=0.0)
+    return gap_between(expected, found) <= least
+
+
+def floats(outputs: Any) -> list[Tensor]:
+    """The floating-point tensors of what a model returns."""
+    return [leaf for leaf in pytree.tree_leaves(outputs) if is_float(leaf)]
 
 
 def is_tensor(value: Any) -> TypeGuard[Tensor]:

@@ -97,7 +97,7 @@ def capture(model: nn.Module, batch: Any, *, device: torch.device | str | None =
         with isolation.explaining():
             with quiet():
                 exported, size = export(copied, args, kwargs)
-            module = exported.module(check_guards=False)
+                module = exported.module(check_guards=False)
             graph_module = plain(module)
             signature = Signature.of(copied, args, kwargs, exported.call_spec.out_spec, size)
             flat = signature.flatten(*checked)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from torch import nn
+from torch import Tensor, nn
 
 from .kept_state import KeptState
 
@@ -32,7 +32,7 @@ def forget(model: nn.Module, agrees: Callable[[], bool]) -> bool:
     state.put_back()
     if not agreed or not replaced:
         return agreed
-    for take_out in (_delete, _empty):
+    for take_out in (_delete, _blank, _empty):
         take_out(replaced)
         works = agrees()
         state.put_back()
@@ -47,6 +47,13 @@ def _delete(places: list[tuple[nn.Module, str]]) -> None:
         del vars(module)[name]
 
 
-def _empty(places: list[tuple[nn.Module, str]]) -> None:
+def _blank(places: list[tuple[nn.Module, str]]) -> None:
     for module, name in places:
         vars(module)[name] = None
+
+
+def _empty(places: list[tuple[nn.Module, str]]) -> None:
+    """For a forward that compares the length of what it has kept."""
+    for module, name in places:
+        value = vars(module)[name]
+        vars(module)[name] = value.new_empty(0) if isinstance(value, Tensor) else None

@@ -7,6 +7,7 @@ import functools
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch.nn.modules.module as torch_module
@@ -60,7 +61,7 @@ class Hook:
 
     def __str__(self) -> str:
         kind = "pre-forward" if self.kind == _FORWARD[0] else "forward"
-        return f"the {kind} hook {_name(self.function)} of {self.path or 'the model itself'}"
+        return f"the {kind} hook {name_of(self.function)} of {self.path or 'the model itself'}"
 
     def watch(self) -> None:
         """Notes from now on what the hook does."""
@@ -72,18 +73,17 @@ class Hook:
 
     def remove(self) -> None:
         """Takes the hook from its module."""
-        for kind in (self.kind, *_OPTIONS):
-            if "pre" in kind or self.kind == _FORWARD[1]:
-                vars(self.module).get(kind, {}).pop(self.key, None)
+        for kind in (self.kind, *_OPTIONS):  # torch gives no key twice
+            vars(self.module).get(kind, {}).pop(self.key, None)
 
     def fix(self) -> None:
-        """Makes buffers of the tensors that the hook computed, so that they move with a module."""
+        """Makes buffers of the tensors that the hook computed: they move with their module."""
         for name in self.computed & vars(self.module).keys():
             self.module.register_buffer(name, vars(self.module).pop(name).detach())
 
     def _watched(self, module: nn.Module, *given: Any) -> Any:
         before = [leaf.detach().clone() for leaf in _tensors(given)]
-        held = dict(vars(module))
+        held = {name: (tensor, tensor.detach().clone()) for name, tensor in _own(module)}
         try:
             result = self.function(module, *given)
         except Exception as error:
@@ -95,8 +95,8 @@ class Hook:
             self.changes = True
         self.computed |= {
             name
-            for name, value in vars(module).items()
-            if is_tensor(value) and held.get(name) is not value
+            for name, tensor in _own(module)
+            if name not in held or held[name][0] is not tensor or not _equal(held[name][1], tensor)
         }
         self.changes |= not all(map(_equal, before, _tensors(given)))
         places = {tensor.device for tensor in _tensors(given)}
@@ -109,10 +109,21 @@ class Hook:
         return result
 
 
-def _name(function: Any) -> str:
+def name_of(function: Any) -> str:
     if isinstance(function, functools.partial):
         function = function.func
-    return str(getattr(function, "__qualname__", type(function).__name__))[-60:]
+    name = str(getattr(function, "__qualname__", type(function).__name__))
+    if name.endswith("<lambda>") and hasattr(function, "__code__"):
+        code = function.__code__
+        return f"lambda ({Path(code.co_filename).name[-30:]}:{code.co_firstlineno})"
+    return name[-60:]
+
+
+def _own(module: nn.Module) -> list[tuple[str, Tensor]]:
+    """The tensors that a module itself holds: parameters, buffers, plain attributes."""
+    held = vars(module)
+    places = (held["_parameters"], held["_buffers"], held)
+    return [(n, t) for place in places for n, t in place.items() if is_tensor(t)]
 
 
 def _tensors(values: Any) -> list[Tensor]:
@@ -229,13 +240,9 @@ _blocks = 0
 _saved: list[tuple[dict[int, Any], dict[int, Any]]] = []
 
 
-def global_hooks() -> list[str]:
-    """Names of the functions that torch calls in every module's forward."""
-    return [
-        _name(function)
-        for name in _GLOBAL[:2]
-        for function in getattr(torch_module, name, {}).values()
-    ]
+def global_hooks() -> list[Callable[..., Any]]:
+    """What torch calls in every module's forward."""
+    return [f for name in _GLOBAL[:2] for f in getattr(torch_module, name, {}).values()]
 
 
 @contextlib.contextmanager

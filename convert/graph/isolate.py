@@ -19,7 +19,7 @@ from .export_failures import operator_without_fake
 from .fidelity import agree, deterministic, dimmed, floats, gap_between, is_tensor
 from .forward_state import forget
 from .kept_state import KeptState, left_as_it_was
-from .model_kinds import eager_module, holds_all
+from .model_kinds import eager_module, holds_all, is_program
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -110,17 +110,25 @@ class Isolated:
         except CaptureError as error:
             if (operator := operator_without_fake(error.__cause__)) is not None:
                 raise CaptureError(operator) from error.__cause__
-            more = ""
-            if self._captured:
-                more += f"; captured with {hooks.named(self._captured)}"
-            if holds_all(self._model):
-                more += f"; or convert its .model, a {type(self._model.model).__name__}"
-            raise CaptureError(f"{error}{more}") from error.__cause__
+            part = f"; part of it is {hooks.named(self._captured)}" if self._captured else ""
+            raise CaptureError(f"{error}{part}{self._advice()}") from error.__cause__
+
+    def _advice(self) -> str:
+        """What else to give in place of a model that can't be captured; empty if nothing."""
+        if is_program(self._model):
+            return (
+                "; the model is an exported program, so export it in eval mode and with a batch "
+                'that may vary: dynamic_shapes with {0: torch.export.Dim("batch")}'
+            )
+        if holds_all(self._model):
+            return f"; or convert its .model ({type(self._model.model).__name__})"
+        return ""
 
     def _blamed(self, checked: Inputs, error: CaptureError) -> CaptureError:
         """The error of a call of the model, or a better one that names the hook it is due to."""
+        error = CaptureError(f"{error}{self._advice()}")
         found = hooks.forward_hooks(self.copied)
-        if not found:
+        if not found or is_program(self._model):
             return error
         for_inference(self.copied)
         try:
@@ -129,14 +137,15 @@ class Isolated:
         except CaptureError as better:
             return better
         except Exception:
-            return error
+            pass  # what the model itself raises is said already
         changing = [hook for hook in found if hook.changes]
         return CaptureError(f"{error}; it has {hooks.named(changing)}") if changing else error
 
     def _disagreement(self, gap: float) -> str:
         if self._global_hooks:
+            name = hooks.name_of(self._global_hooks[0])
             return (
-                f"the global hook {self._global_hooks[0]}, which torch calls for every module, "
+                f"the global hook {name}, which torch calls for every module, "
                 f"changes the outputs (largest difference {gap:.3g} of their magnitude) and would "
                 "act on the converted network, too; register it on the modules that it is meant for"
             )
@@ -163,13 +172,13 @@ def isolated(model: Any, notes: list[str]) -> Iterator[Isolated]:
         CaptureError: for what isn't an eager module, or can't be copied.
     """
     user = eager_module(model)
-    if user.training:
+    if user.training and not is_program(user):
         notes.append("the model was in training mode; it is converted in eval mode")
     copied, copies = copy_of(user)
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.no_grad(), left_as_it_was(user, copies) as kept:
+        with torch.no_grad(), left_as_it_was([user, *hooks.global_hooks()], copies) as kept:
             yield Isolated(user, copied, kept, fused)
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)

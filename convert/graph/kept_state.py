@@ -80,7 +80,8 @@ class KeptState:
                 continue
             seen.add(id(value))
             alive.append(value)
-            waiting.extend(self._noted(value))
+            with contextlib.suppress(Exception):  # an object that can't be looked at
+                waiting.extend(self._noted(value))
 
     def _noted(self, value: Any) -> Iterable[Any]:
         """Notes one object; what it leads to."""
@@ -225,14 +226,14 @@ def global_state_kept() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def left_as_it_was(model: nn.Module, copies: Mapping[int, Any]) -> Iterator[KeptState]:
+def left_as_it_was(roots: Iterable[Any], copies: Mapping[int, Any]) -> Iterator[KeptState]:
     """A block in which a model runs; at its end the model and its hooks hold what they held.
 
     Args:
-        model: the user's own.
+        roots: the user's model, and hooks that it doesn't hold itself.
         copies: its deep copy's tensors by the id of the original; see `KeptState`.
     """
-    kept = KeptState([model], copies)
+    kept = KeptState(roots, copies)
     try:
         with global_state_kept():
             yield kept

@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.fx import GraphModule
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.rnn import PackedSequence
 
 from ..errors import CaptureError, InputError
+from ..neuron.few_spikes import FewSpikesNeuron
 from .call_signature import Signature
 
 _QUANTISED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.nn.quantized")
@@ -35,7 +37,7 @@ def eager_module(model: Any) -> nn.Module:
     if _calls_something_else(model):
         raise CaptureError(
             f"{type(model).__name__} is a wrapper that isn't called like a network; give its "
-            f".model, a {type(model.model).__name__}"
+            f".model ({type(model.model).__name__})"
         )
     for path, module in model.named_modules():
         reason = _unfit(module)
@@ -68,18 +70,18 @@ def _not_a_module(model: Any) -> str:
     if isinstance(model, type):
         return f"the model is the class {model.__name__}; give an instance of it"
     if isinstance(model, torch.jit.ScriptFunction):
-        return f"the model is a {kind}, which is TorchScript; give a module that calls the function"
+        return f"the model is a {kind} (TorchScript); give a module that calls the function"
     if isinstance(model, dict) and any(isinstance(v, torch.Tensor) for v in model.values()):
         return (
-            f"the model is a {kind} of tensors; build the network, load them by load_state_dict, "
-            "and give the network"
+            f"the model is of type {kind} and holds tensors; build the network, load them by "
+            "load_state_dict, and give the network"
         )
     for name in ("model", "module"):
         inner = getattr(model, name, None)
         if isinstance(inner, nn.Module):
-            return f"the model is a {kind}; give its .{name}, a {type(inner).__name__}"
+            return f"the model is of type {kind}; give its .{name} ({type(inner).__name__})"
     return (
-        f"the model is a {kind}; give a torch.nn.Module (wrap a function in a module whose "
+        f"the model is of type {kind}; give a torch.nn.Module (wrap a function in a module whose "
         "forward calls it)"
     )
 
@@ -99,6 +101,11 @@ def _calls_something_else(model: nn.Module) -> bool:
     return called or getattr(model.forward, "__func__", None) is _PLACEHOLDER.__func__  # type: ignore[attr-defined]
 
 
+def is_program(model: nn.Module) -> bool:
+    """Whether a module is a program made by torch.export, which has but one mode."""
+    return isinstance(model, GraphModule) and "_guards_fn" in model._modules
+
+
 def holds_all(model: nn.Module) -> bool:
     """Whether `.model` holds everything that a model has learned."""
     inner = getattr(model, "model", None)
@@ -113,13 +120,18 @@ def _unfit(module: nn.Module) -> str | None:
     kind = type(module).__name__
     if isinstance(module, torch.jit.ScriptModule):
         return "is TorchScript (scripted, traced or loaded); give the eager module it was made from"
-    if isinstance(getattr(module, "signature", None), Signature):
+    if isinstance(getattr(module, "signature", None), Signature) or isinstance(
+        module, FewSpikesNeuron
+    ):
         return (
-            f"is converted already (a {kind}); use refit to fit it anew, or convert the network "
-            "it came from"
+            f"is converted already ({kind}); use refit to fit it anew, or convert the network it "
+            "came from"
         )
     if type(module).__module__.startswith(_QUANTISED):
-        return f"is quantised ({kind}); give the network with floating-point weights"
+        kind = f"{type(module).__module__}.{kind}"
+        return (
+            f"is quantised to whole numbers ({kind}); give the network with floating-point weights"
+        )
     for name, parameter in _own(module):
         if is_lazy(parameter):
             return f"is lazy ({kind}) and has no {name} yet; call the model once on a batch"

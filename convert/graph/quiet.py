@@ -16,8 +16,11 @@ import torch
 import torch.export._trace as tracing
 import torch.fx.experimental.symbolic_shapes  # makes its logger
 
-# What forward keeps is nothing that the user has to register: the copy is thrown away.
-_KEPT = r"The tensor attributes? .* assigned during export"
+# What forward keeps, or reads from elsewhere, is nothing that the user has to register.
+_WARNINGS = (
+    r"The tensor attributes? .* assigned during export",
+    r"A model attribute .* requires gradient\. but it's not properly registered",
+)
 
 
 class _Silence(logging.Filter):
@@ -88,7 +91,8 @@ def _install() -> None:
         logger.addFilter(_silence)
     if getattr(tracing, "sys", None) is sys:
         vars(tracing)["sys"] = _streams
-    warnings.filterwarnings("ignore", _KEPT)
+    for message in _WARNINGS:
+        warnings.filterwarnings("ignore", message)
 
 
 def _remove() -> None:
@@ -96,6 +100,6 @@ def _remove() -> None:
         logger.removeFilter(_silence)
     if getattr(tracing, "sys", None) is _streams:
         vars(tracing)["sys"] = sys
-    for entry in [f for f in warnings.filters if getattr(f[1], "pattern", None) == _KEPT]:
+    for entry in [f for f in warnings.filters if getattr(f[1], "pattern", None) in _WARNINGS]:
         with contextlib.suppress(ValueError):
             warnings.filters.remove(entry)  # type: ignore[attr-defined]

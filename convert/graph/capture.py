@@ -89,7 +89,7 @@ def capture(model: nn.Module, batch: Any, *, device: torch.device | str | None =
         # Other rows than those that are exported, if there are so many.
         checked = rows((args, kwargs), CHECKED_ROWS, EXPORTED_ROWS)
         args, kwargs = rows((args, kwargs), EXPORTED_ROWS)
-        expected, checked = isolation.reference(checked)
+        expected, checked = isolation.reference(checked, (args, kwargs))
         isolation.settle((args, kwargs), checked, expected, notes)
         warn_of(notes)
         copied.to(target)

@@ -16,12 +16,10 @@ from ..errors import CaptureError
 from . import hooks
 from .copying import copy_of
 from .export_failures import operator_without_fake
-from .fidelity import agree, deterministic, dimmed, floats, gap_between, is_tensor
+from .fidelity import Inputs, agree, deterministic, dimmed, floats, gap_between, is_tensor
 from .forward_state import forget
 from .kept_state import KeptState, left_as_it_was
 from .model_kinds import eager_module, holds_all, is_program
-
-Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 class Isolated:
@@ -40,29 +38,35 @@ class Isolated:
         self._captured: list[hooks.Hook] = []
         self._global_hooks = hooks.global_hooks()
 
-    def reference(self, checked: Inputs) -> tuple[list[Tensor], Inputs]:
+    def reference(self, checked: Inputs, others: Inputs) -> tuple[list[Tensor], Inputs]:
         """What the user's own model returns as they call it, and for which inputs.
 
         The inputs are `checked` with other values, or `checked` itself if the model refuses those.
+        In between it is called on `others`.
 
         Raises:
             CaptureError: if it refuses the inputs, returns nothing to spike, or doesn't return the
                 same twice.
         """
-        for_inference(self._model)
+        model = self._model
+
+        def restore() -> None:
+            self._kept.put_back()
+            for_inference(model)
+
         try:
             inputs, found = dimmed(checked), None
             with contextlib.suppress(CaptureError):
-                found = deterministic(self._model, *inputs)
+                found = deterministic(model, inputs, others, restore)
             if found is None:
                 inputs = checked
-                found = deterministic(self._model, *inputs)
+                found = deterministic(model, inputs, others, restore)
         except CaptureError as error:
             self._kept.put_back()
             raise self._blamed(checked, error) from error.__cause__
         self._kept.put_back()
         # Closures of the copy may still call the model's own modules.
-        for module in self._model.modules():
+        for module in model.modules():
             module.training = False
         return found, inputs
 
@@ -94,7 +98,7 @@ class Isolated:
             )
             if not forget(copied, agrees):
                 raise CaptureError(self._disagreement(gap_between(expected, outputs())))
-            if self._fused and _fused_attention_differs(copied, checked):
+            if self._fused and _fused_attention_differs(copied, checked, expected):
                 notes.append(
                     "torch's fused attention layers give this model other values at padded "
                     "positions; it is converted as it computes without them "
@@ -221,13 +225,12 @@ def _tensors(model: nn.Module) -> Iterator[Tensor]:
     yield from model.buffers()
 
 
-def _fused_attention_differs(model: nn.Module, inputs: Inputs) -> bool:
+def _fused_attention_differs(model: nn.Module, inputs: Inputs, plain: list[Tensor]) -> bool:
     """Whether torch's fused attention layers would give a model other outputs."""
     layers = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)
     if not any(isinstance(module, layers) for module in model.modules()):
         return False
     try:
-        plain = floats(model(*inputs[0], **inputs[1]))
         torch.backends.mha.set_fastpath_enabled(True)
         return not agree(floats(model(*inputs[0], **inputs[1])), plain)
     except Exception:

@@ -14,6 +14,7 @@ from . import origins as layers
 from . import recognise_norms as norms
 from .batch_inputs import inputs_needed, rows, split_batch
 from .call_signature import Signature
+from .copying import make_own
 from .exporting import EXPORTED_ROWS, export, plain
 from .fidelity import CHECKED_ROWS, ROUNDING, difference, sensitivity
 from .isolate import device_of_model, isolated, on_device, warn_of
@@ -92,6 +93,7 @@ def capture(model: nn.Module, batch: Any, *, device: torch.device | str | None =
         expected, checked = isolation.reference(checked, (args, kwargs))
         isolation.settle((args, kwargs), checked, expected, notes)
         warn_of(notes)
+        notes += isolation.hook_notes
         copied.to(target)
         args, kwargs, checked, expected = on_device((args, kwargs, checked, expected), target)
         with isolation.explaining():
@@ -99,6 +101,7 @@ def capture(model: nn.Module, batch: Any, *, device: torch.device | str | None =
                 exported, size = export(copied, args, kwargs)
                 module = exported.module(check_guards=False)
             graph_module = plain(module)
+            make_own(graph_module, copied)
             signature = Signature.of(copied, args, kwargs, exported.call_spec.out_spec, size)
             flat = signature.flatten(*checked)
             run(_FOLDING, graph_module, GIVEN)

@@ -55,6 +55,23 @@ def copy_of(model: nn.Module) -> tuple[nn.Module, Copies]:
     return copied, copies
 
 
+def make_own(graph_module: nn.Module, copied: nn.Module) -> None:
+    """Clones what a captured graph reads and the copy doesn't hold, such as tensors of closures.
+
+    They may be the user's, who goes on using them.
+    """
+    ours = {tensor.untyped_storage().data_ptr() for tensor in _tensors(copied)}
+    clones: Copies = {}
+    for module in graph_module.modules():
+        for held in (module._parameters, module._buffers, vars(module)):
+            for name, value in list(held.items()):
+                if not isinstance(value, Tensor) or value.untyped_storage().data_ptr() in ours:
+                    continue
+                own = clones.setdefault(id(value), value.detach().clone())
+                parameter = isinstance(value, nn.Parameter)
+                held[name] = nn.Parameter(own, requires_grad=False) if parameter else own
+
+
 def _stand_ins(model: nn.Module) -> Copies:
     """What takes the place of values that don't copy: detached tensors, else the values."""
     itself: Copies = {id(module): module for module in model.modules()}

@@ -35,6 +35,8 @@ class Isolated:
     def __init__(self, model: nn.Module, copied: nn.Module, kept: KeptState, fused: bool) -> None:
         self.copied = copied
         self._model, self._kept, self._fused = model, kept, fused
+        # What became of hooks: for the report, and no matter for a warning.
+        self.hook_notes: list[str] = []
         self._captured: list[hooks.Hook] = []
         self._global_hooks = hooks.global_hooks()
 
@@ -94,7 +96,7 @@ class Isolated:
             copied.requires_grad_(False)
             hooks.drop_other_hooks(copied)
             self._captured = hooks.settle(
-                copied, agrees, lambda: copied(*inputs[0], **inputs[1]), notes
+                copied, agrees, lambda: copied(*inputs[0], **inputs[1]), self.hook_notes
             )
             if not forget(copied, agrees):
                 raise CaptureError(self._disagreement(gap_between(expected, outputs())))
@@ -202,10 +204,9 @@ def for_inference(model: nn.Module, notes: list[str] | None = None) -> None:
 
 
 def warn_of(notes: list[str], *, stacklevel: int = 4) -> None:
-    """Shows the notes that matter before the conversion ends; hooks are for the report alone."""
+    """Shows the notes before the conversion ends."""
     for note in notes:
-        if "hooks" not in note:
-            warnings.warn(note, stacklevel=stacklevel)
+        warnings.warn(note, stacklevel=stacklevel)
 
 
 def device_of_model(model: nn.Module) -> torch.device:

@@ -1,6 +1,7 @@
 """Hooks: what changes values is captured, what only looks stays out, what can't be is refused."""
 
 import functools
+import threading
 import types
 import warnings
 from collections.abc import Callable
@@ -200,6 +201,18 @@ def test_a_clamp_that_nothing_reached_is_in_the_graph() -> None:
     captured, x = capture(model, _images()), 1000 * _images(7, 1)
     with torch.no_grad():
         torch.testing.assert_close(captured.graph_module(x)[0], model(x))
+
+
+def test_the_graph_owns_what_hooks_read_from_elsewhere() -> None:
+    model, factors, adapter = _net(), torch.rand(16), nn.Linear(8, 16)
+    scale = types.SimpleNamespace(factors=factors, lock=threading.Lock())  # isn't copied
+    model[0].register_forward_hook(lambda _, x, out: out * scale.factors + adapter(x[0]))
+    captured, x = _checked(model), _images(7, 1)
+    with torch.no_grad():
+        expected = model(x)
+        for tensor in (factors, *adapter.parameters(), *model.parameters()):
+            tensor.zero_()
+        torch.testing.assert_close(captured.graph_module(x)[0], expected, rtol=1e-4, atol=1e-5)
 
 
 def _override(model: nn.Sequential) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,6 +49,8 @@ _READING: tuple[Pass[GraphModule], ...] = (
     ),
 )
 PASSES = _FOLDING + _READING
+# torch.export keeps what it does in globals.
+_one_at_a_time = threading.RLock()
 
 
 @dataclass
@@ -82,7 +85,7 @@ def capture(model: nn.Module, batch: Any, *, device: torch.device | str | None =
     """
     notes: list[str] = []
     refuse_packed(batch)
-    with isolated(model, notes) as isolation:
+    with _one_at_a_time, isolated(model, notes) as isolation:
         copied = isolation.copied
         home = device_of_model(copied)
         target = torch.device(device) if device is not None else home

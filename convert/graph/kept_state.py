@@ -196,8 +196,7 @@ def _global_names(code: types.CodeType) -> tuple[set[str], set[str]]:
 def _same(found: Mapping[Any, Any], saved: Mapping[Any, Any]) -> bool:
     """Whether two dicts hold the same objects in the same order."""
     return len(found) == len(saved) and all(
-        (a is b or a == b) and v is w
-        for (a, v), (b, w) in zip(found.items(), saved.items(), strict=True)
+        a is b and v is w for (a, v), (b, w) in zip(found.items(), saved.items(), strict=True)
     )
 
 

@@ -404,6 +404,24 @@ def test_global_hooks() -> None:
         handle.remove()
 
 
+def test_captures_in_several_threads() -> None:
+    gaps: list[float] = []
+
+    def convert(seed: int) -> None:
+        model = _net()
+        model[1].register_forward_hook(lambda m, given, out: seed * out)
+        captured, x = capture(model, _images()), _images(7, 1)
+        with torch.no_grad():
+            gaps.append(float((captured.graph_module(x)[0] - model(x)).abs().max()))
+
+    threads = [threading.Thread(target=convert, args=(seed,)) for seed in (2, 3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(gaps) == 2 and max(gaps) < 1e-5
+
+
 def test_global_hooks_come_back_after_nested_blocks() -> None:
     handle = torch_module.register_module_forward_hook(_double)
     try:

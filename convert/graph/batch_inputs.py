@@ -19,8 +19,8 @@ def batch_size(inputs: Any) -> int:
     raise InputError("no tensor with a batch dimension among the inputs")
 
 
-def rows(inputs: Any, count: int) -> Any:
-    """The inputs with exactly `count` rows, repeated in order if there are fewer."""
+def rows(inputs: Any, count: int, start: int = 0) -> Any:
+    """The inputs with exactly `count` rows from `start` on, from the first again after the last."""
     size = batch_size(inputs)
     if size == 0:
         raise InputError("a calibration batch has no rows; give at least one image")
@@ -28,6 +28,6 @@ def rows(inputs: Any, count: int) -> Any:
     def take(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor) or leaf.dim() == 0 or leaf.shape[0] != size:
             return leaf
-        return leaf[torch.arange(count, device=leaf.device) % size]
+        return leaf[torch.arange(start, start + count, device=leaf.device) % size]
 
     return pytree.tree_map(take, inputs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,13 +17,15 @@ from . import recognise_norms as norms
 from .batch_inputs import rows
 from .batch_reading import BatchReader, ReadBatches, moved, read_by
 from .call_signature import Signature
+from .copying import make_own
 from .exporting import EXPORTED_ROWS, export, plain
-from .fidelity import CHECKED_ROWS, ROUNDING, deterministic, difference, sensitivity
+from .fidelity import CHECKED_ROWS, ROUNDING, difference, sensitivity
 from .forward_parameters import parameters_of
 from .input_types import as_taken
-from .int8_modules import refuse_int8
-from .isolate import device_of_model, isolated, slow_attention
+from .isolate import device_of_model, isolated, on_device, warn_of
+from .model_kinds import refuse_packed
 from .passes import Fact, Pass, check, run
+from .quiet import quiet
 
 # What is true of an exported graph; what is done then, and what once the graph has been checked.
 GIVEN = frozenset({Fact.PLAIN})
@@ -50,6 +53,8 @@ _READING: tuple[Pass[GraphModule], ...] = (
     ),
 )
 PASSES = _FOLDING + _READING
+# torch.export keeps what it does in globals.
+_one_at_a_time = threading.RLock()
 
 
 @dataclass
@@ -98,26 +103,35 @@ def capture(model: nn.Module, batch: Any, *, device: torch.device | str | None =
             isn't reproduced by its graph to rounding.
     """
     notes: list[str] = []
-    refuse_int8(model)
-    copied = isolated(model, notes)
-    target = torch.device(device) if device is not None else device_of_model(copied)
-    copied.to(target)
-    reader = BatchReader(parameters_of(copied))
-    args, kwargs = as_taken(copied, *moved(reader.read(batch), target), notes)
-    args, kwargs = rows((args, kwargs), EXPORTED_ROWS)
-    checked = rows((args, kwargs), CHECKED_ROWS)
-    with torch.no_grad(), slow_attention(copied, checked, notes):
-        expected = deterministic(copied, *checked)
-        exported, size = export(copied, args, kwargs)
-        module = exported.module(check_guards=False)
-        graph_module = plain(module)
-        signature = Signature.of(copied, args, kwargs, exported.call_spec.out_spec, size)
-        flat = signature.flatten(*checked)
-        run(_FOLDING, graph_module, GIVEN)
-        least = sensitivity(copied, checked, expected)
-        difference(expected, graph_module(*flat), least)
-        run(_READING, graph_module, check(_FOLDING, GIVEN))
-        # An epsilon may move from outside a norm's root to inside, which double precision sees.
-        least = max(least, ROUNDING[torch.float32])
-        gap = difference(expected, graph_module(*flat), least)
+    refuse_packed(batch)
+    with _one_at_a_time, isolated(model, notes) as isolation:
+        copied = isolation.copied
+        home = device_of_model(copied)
+        target = torch.device(device) if device is not None else home
+        reader = BatchReader(parameters_of(copied))
+        args, kwargs = as_taken(copied, *moved(reader.read(batch), home), notes)
+        # Other rows than those that are exported, if there are so many.
+        checked = rows((args, kwargs), CHECKED_ROWS, EXPORTED_ROWS)
+        args, kwargs = rows((args, kwargs), EXPORTED_ROWS)
+        expected, checked = isolation.reference(checked, (args, kwargs))
+        isolation.settle((args, kwargs), checked, expected, notes)
+        warn_of(notes)
+        notes += isolation.hook_notes
+        copied.to(target)
+        args, kwargs, checked, expected = on_device((args, kwargs, checked, expected), target)
+        with isolation.explaining():
+            with quiet():
+                exported, size = export(copied, args, kwargs)
+                module = exported.module(check_guards=False)
+            graph_module = plain(module)
+            make_own(graph_module, copied)
+            signature = Signature.of(copied, args, kwargs, exported.call_spec.out_spec, size)
+            flat = signature.flatten(*checked)
+            run(_FOLDING, graph_module, GIVEN)
+            least = sensitivity(copied, checked)
+            difference(expected, graph_module(*flat), least)
+            run(_READING, graph_module, check(_FOLDING, GIVEN))
+            # An epsilon may move from outside a norm's root to inside; double precision sees it.
+            least = max(least, ROUNDING[torch.float32])
+            gap = difference(expected, graph_module(*flat), least)
     return Captured(graph_module, signature, gap, notes, reader)

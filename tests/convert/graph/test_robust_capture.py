@@ -273,9 +273,3 @@ def test_the_config_of_a_language_model_keeps_no_cache() -> None:
         captured = capture(model, torch.randn(4, 3))
     assert any("use_cache" in note for note in captured.notes)
     assert model.config.use_cache
-
-
-def test_int8_modules_are_named() -> None:
-    quantised = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(4, 4), nn.ReLU()))
-    with pytest.raises(CaptureError, match=r"holds int8 modules: 0 \(Linear\); convert the model"):
-        capture(quantised, torch.randn(8, 4))

@@ -77,7 +77,8 @@ def refit(
             "sequential": sequential,
         },
     )
-    batches = None if calibration is None else batches_of(calibration)
+    axis = snn.signature.cut_axis
+    batches = None if calibration is None else batches_of(calibration, axis)
     captured, sites = _exact(snn)
     fixed = fixed_steps(sites, settings.per_site_steps)
     seconds: dict[str, float] = {}

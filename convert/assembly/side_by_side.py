@@ -12,7 +12,6 @@ from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
-from ..graph.batch_inputs import batch_size
 from ..graph.call_signature import Signature
 from ..graph.run import Modules, last_read, walk
 from ..neuron.few_spikes import FewSpikesNeuron
@@ -78,21 +77,27 @@ class Sample:
         chosen: list[list[Any]] = []
         images, most = 0, 0
         for batch in batches:
-            inputs = signature.split(batch, device)
-            if not batch_size(inputs):
+            given = signature.flatten(*signature.split(batch, device))
+            if not (size := signature.images(given)):
                 continue
-            for piece in signature.pieces(signature.flatten(*inputs), _PIECES):
+            for piece in signature.pieces(given, _PIECES):
+                self.sizes.append(signature.images(piece))
                 if not chosen:
-                    most = self._affordable(piece, batch_size(inputs))
+                    most = self._affordable(piece, self.sizes[0], size)
                 chosen.append(piece)
-                self.sizes.append(batch_size(piece))
                 images += self.sizes[-1]
                 if images >= most:
                     return chosen
         return chosen
 
-    def _affordable(self, piece: list[Any], size: int) -> int:
-        """How many images' values may be kept, both networks' together."""
+    def _affordable(self, piece: list[Any], images: int, size: int) -> int:
+        """How many images' values may be kept, both networks' together.
+
+        Args:
+            piece: flat inputs of some images.
+            images: how many.
+            size: images of a batch.
+        """
         total = peak = 0
 
         def measure(node: Node, value: Any, values: Mapping[Node, Any]) -> Any:
@@ -105,7 +110,6 @@ class Sample:
 
         with torch.no_grad():
             walk(self.network, piece, modules=self.exact, after=measure)
-        images = batch_size(piece)
         allowed = max(_FLOOR, _SHARE * total * size / images)
         return max(images, int(allowed * images / (2 * max(peak, 1))))
 

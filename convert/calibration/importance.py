@@ -9,7 +9,7 @@ each output (Hutchinson 1990).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
+from ..graph.batch_layout import Layout
 from ..graph.run import walk
 
 Told = Callable[[Node, Tensor, Tensor], None]
@@ -35,12 +36,19 @@ class Observer:
         told: called with a site's call, its input ``[...]`` and the importance ``[...]`` of each
             element of its output, float32, >= 0, finite.
         seed: of the signs; the n-th image has the same signs however the data is split in batches.
+        layouts: where the images lie in each flat output; empty where all are ``[N, ...]``.
     """
 
     def __init__(
-        self, graph_module: GraphModule, sites: Sequence[Node], told: Told, seed: int = 0
+        self,
+        graph_module: GraphModule,
+        sites: Sequence[Node],
+        told: Told,
+        seed: int = 0,
+        layouts: Sequence[Layout | None] = (),
     ) -> None:
         self.graph_module = graph_module
+        self._layouts = layouts
         self.sites, self.told, self._seed = set(sites), told, seed
         # Why a backward pass failed, if one did.
         self.failed: str | None = None
@@ -78,7 +86,9 @@ class Observer:
         return result
 
     def _gradients(self, outputs: Sequence[Any]) -> dict[Node, Tensor]:
-        probe = self._probe([o for o in outputs if _learns(o)])
+        probe = self._probe(
+            [_by_image(o, layout) for o, layout in self._laid_out(outputs) if _learns(o)]
+        )
         reached = [node for node, (_, y) in self._seen.items() if y.requires_grad]
         if probe is None or not reached:
             return {}
@@ -90,10 +100,15 @@ class Observer:
             return {}
         return {n: g for n, g in zip(reached, found, strict=True) if g is not None}
 
+    def _laid_out(self, outputs: Sequence[Any]) -> Iterator[tuple[Any, Layout | None]]:
+        """Every output with its layout, if it has one."""
+        known = self._layouts if len(self._layouts) == len(outputs) else [None] * len(outputs)
+        yield from zip(outputs, known, strict=True)
+
     def _probe(self, outputs: Sequence[Tensor]) -> Tensor | None:
         """Sum of the outputs with random signs, each output over its magnitude in the first batch.
 
-        Signs are drawn image by image where the batch is the first axis.
+        Signs are drawn image by image where the outputs hold images.
         """
         total = None
         for index, output in enumerate(outputs):
@@ -110,3 +125,10 @@ class Observer:
 
 def _learns(output: Any) -> bool:
     return isinstance(output, Tensor) and output.requires_grad and output.is_floating_point()
+
+
+def _by_image(output: Tensor, layout: Layout | None) -> Tensor:
+    """The output with one image behind the other."""
+    if layout is None or layout.axis is None or layout.in_order:
+        return output
+    return layout.by_image(output)

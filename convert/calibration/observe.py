@@ -12,7 +12,6 @@ from torch.fx import Node
 from tqdm import tqdm
 
 from ..errors import CalibrationError
-from ..graph.batch_inputs import batch_size
 from ..graph.capture import Captured
 from ..sites.find import Site
 from .histogram import Histogram
@@ -66,15 +65,16 @@ def calibrate(
         CalibrationError: if there is no batch, or a NaN or infinity reaches a site.
     """
     tally = _Tally(sites)
-    network = Observer(captured.graph_module, list(tally.site_of), tally.count, seed)
+    outputs = captured.signature.outputs
+    network = Observer(captured.graph_module, list(tally.site_of), tally.count, seed, outputs)
     images = 0
     ranges: list[Range] = []
     with torch.no_grad():
         for batch in tqdm(batches, "calibrate", disable=None if progress else True):
             args, kwargs = captured.signature.split(batch, device)
-            if not (size := batch_size((args, kwargs))):
-                continue
             leaves = captured.signature.flatten(args, kwargs)
+            if not (size := captured.signature.images(leaves)):
+                continue
             ranges = _widened(ranges, leaves)
             for piece in captured.signature.pieces(leaves, _PIECES):
                 network.run(*piece)

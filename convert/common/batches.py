@@ -20,14 +20,19 @@ _BATCH = 128
 _END = object()
 
 
-def batches_of(calibration: Any) -> Iterable[Any]:
-    """Calibration batches that can be read twice; CalibrationError for what is none."""
+def batches_of(calibration: Any, axis: int | None = 0) -> Iterable[Any]:
+    """Calibration batches that can be read twice; CalibrationError for what is none.
+
+    Args:
+        calibration: in any form.
+        axis: along which one tensor is cut into batches; None leaves it whole.
+    """
     if isinstance(calibration, Tensor):
-        if calibration.dim() == 0 or not len(calibration):
+        if not calibration.numel() or calibration.dim() <= (axis or 0):
             raise CalibrationError(
                 f"the calibration tensor has shape {tuple(calibration.shape)}; give [images, ...]"
             )
-        return calibration.split(_BATCH)
+        return [calibration] if axis is None else calibration.split(_BATCH, axis)
     if isinstance(calibration, Mapping):
         return [calibration]
     if not isinstance(calibration, Iterable):
@@ -55,10 +60,15 @@ def _kept(once: Iterator[Any]) -> list[Any]:
     return kept
 
 
-def batches_once(data: Any) -> Iterable[Any]:
-    """Batches to be read once; InputError for what is none. One tensor or dict is one set."""
+def batches_once(data: Any, axis: int | None = 0) -> Iterable[Any]:
+    """Batches to be read once; InputError for what is none. One tensor or dict is one set.
+
+    Args:
+        data: in any form.
+        axis: as for `batches_of`.
+    """
     if isinstance(data, Tensor | Mapping):
-        return batches_of(data)
+        return batches_of(data, axis)
     if not isinstance(data, Iterable):
         raise InputError(
             f"the test data is a {type(data).__name__}; give a DataLoader, an iterable of "

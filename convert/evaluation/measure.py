@@ -14,14 +14,25 @@ from tqdm import tqdm
 
 from ..common.batches import ahead, batches_once
 from ..errors import InputError
-from ..graph.batch_inputs import batch_size, rows
 from ..network.model import SpikingModel
 from .by_site import errors_by_site
 from .measures import Measure
 from .metrics import METRICS, metric_named
 from .result import Evaluation
 from .rows import FittedRow, Row, StepRow, Whole
-from .runs import Batch, Plan, Run, device_of, eval_mode, outputs, planned, run_all
+from .runs import (
+    Batch,
+    Plan,
+    Run,
+    by_image,
+    by_row,
+    device_of,
+    eval_mode,
+    labels_by_image,
+    outputs,
+    planned,
+    run_all,
+)
 
 
 def evaluate(
@@ -64,7 +75,7 @@ def evaluate(
     original = snn.original() if model is None else model
     both = _Both(snn, original, kind, plan, wanted)
     with torch.no_grad(), eval_mode(original), eval_mode(snn):
-        both.add_all(batches_once(data), progress)
+        both.add_all(batches_once(data, snn.signature.cut_axis), progress)
     if not both.images:
         raise InputError("the test data yields no image; give at least one batch")
     site_rows = errors_by_site(snn, both.kept, kind, progress=progress) if wanted else ()
@@ -72,13 +83,13 @@ def evaluate(
         report=snn.report,
         metric=metric_named(metric),
         images=both.images,
-        labelled_images=both.exact.labelled,
+        labelled_images=both.labelled,
         original=both.exact.original,
         spiking=_whole(both),
         by_step=tuple(_step_row(both, step) for step in plan.readouts),
         by_K=tuple(FittedRow(k, *_figures(both, run)) for k, run in plan.refits.items()),
         by_site=site_rows,
-        by_site_images=min(wanted, both.images),
+        by_site_images=both.kept_images,
         spikes_per_neuron={
             site.name: plan.whole.spikes[site.name] / (both.images * site.neurons)
             for site in snn.report.sites
@@ -98,8 +109,10 @@ class _Both:
     wanted: int
     exact: Measure = field(init=False)
     images: int = 0
-    # The first `wanted` images, ``(args, kwargs)`` a batch.
+    labelled: int = 0
+    # The first `wanted` images, ``(args, kwargs)`` a batch; whole batches where none may be cut.
     kept: list[Any] = field(default_factory=list)
+    kept_images: int = 0
     seconds: dict[str, float] = field(
         default_factory=lambda: {"evaluate_original": 0.0, "evaluate_spiking": 0.0}
     )
@@ -116,26 +129,39 @@ class _Both:
 
     def add(self, batch: Any) -> None:
         """Runs one batch through the original, and in every planned way through the other."""
-        args, kwargs = self.snn.signature.split(batch)
-        size = batch_size((args, kwargs))
+        signature = self.snn.signature
+        args, kwargs = signature.split(batch)
+        # The original might take what the spiking network can't, or say less of what is wrong.
+        size = signature.images(signature.flatten(args, kwargs))
         if not size:
             return
-        # The original might take what the spiking network can't, or say less of what is wrong.
-        self.snn.signature.flatten(args, kwargs)
-        room = self.wanted - self.images
-        if room > 0:
-            self.kept.append(rows((args, kwargs), min(size, room)))
+        self._keep((args, kwargs), size)
         begin = time.perf_counter()
         expected = outputs(self.original, (args, kwargs), self.home, self.device)
         between = time.perf_counter()
-        labels = self.kind.labels(self.snn.signature.label(batch), expected)
+        labels = self.kind.labels(signature.label(batch), by_row(signature, expected))
+        if labels is not None:
+            labels = labels_by_image(signature, labels, expected, size)
+        expected = by_image(signature, expected, self.kind)
+        before = self.exact.labelled
         self.exact.add(expected, expected, labels)
+        self.labelled += min(self.exact.labelled - before, size)
         whole = Batch((args, kwargs), expected, labels)
         for piece in whole.pieces(self.snn, size, self.device):
             run_all(self.snn, self.plan, piece, self.device)
         self.seconds["evaluate_original"] += between - begin
         self.seconds["evaluate_spiking"] += time.perf_counter() - between
         self.images += size
+
+    def _keep(self, inputs: Any, size: int) -> None:
+        """Keeps the images of a batch that are still wanted."""
+        room = self.wanted - self.kept_images
+        if room <= 0:
+            return
+        signature = self.snn.signature
+        taken = size if signature.whole else min(size, room)
+        self.kept.append(inputs if signature.whole else signature.first(inputs, taken))
+        self.kept_images += taken
 
 
 def _figures(both: _Both, run: Run) -> tuple[Row, float]:

@@ -74,25 +74,3 @@ def split_batch(
         lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) and device else leaf,
         (args, kwargs),
     )
-
-
-def batch_size(inputs: Any) -> int:
-    """Length of the first dimension of the first tensor in a tree of inputs."""
-    for leaf in pytree.tree_leaves(inputs):
-        if isinstance(leaf, Tensor) and leaf.dim():
-            return int(leaf.shape[0])
-    raise InputError("no tensor with a batch dimension among the inputs")
-
-
-def rows(inputs: Any, count: int) -> Any:
-    """The inputs with exactly `count` rows, repeated in order if there are fewer."""
-    size = batch_size(inputs)
-    if size == 0:
-        raise InputError("a calibration batch has no rows; give at least one image")
-
-    def take(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor) or leaf.dim() == 0 or leaf.shape[0] != size:
-            return leaf
-        return leaf[torch.arange(count, device=leaf.device) % size]
-
-    return pytree.tree_map(take, inputs)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 from torch.fx import GraphModule
+from torch.utils import _pytree as pytree
 
+from ..errors import InputError
 from . import fold
 from . import origins as layers
 from . import recognise_norms as norms
-from .batch_inputs import inputs_needed, rows, split_batch
-from .call_signature import Signature
+from .batch_axis import Asked, find_batch
+from .batch_inputs import inputs_needed, split_batch
+from .batch_layout import image_count, resized
+from .call_signature import Signature, named
 from .exporting import EXPORTED_ROWS, export, plain
 from .fidelity import CHECKED_ROWS, ROUNDING, deterministic, difference, sensitivity
 from .isolate import device_of_model, isolated, slow_attention
@@ -64,7 +69,13 @@ class Captured:
     notes: list[str] = field(default_factory=list)
 
 
-def capture(model: nn.Module, batch: Any, *, device: torch.device | str | None = None) -> Captured:
+def capture(
+    model: nn.Module,
+    batch: Any,
+    *,
+    device: torch.device | str | None = None,
+    batch_axis: Asked = None,
+) -> Captured:
     """Captures `model` in eval mode, decomposed, batch norm and constants folded.
 
     Args:
@@ -72,8 +83,10 @@ def capture(model: nn.Module, batch: Any, *, device: torch.device | str | None =
         batch: one calibration batch: a tensor ``[N, ...]``, ``(inputs, label)``, ``(x, t)`` for a
             model that can't do without two inputs, or a dict of keyword inputs.
         device: where the result lives; the model's own device if None.
+        batch_axis: as for `to_spiking`.
 
     Raises:
+        InputError: for a batch without images, or a batch axis that the inputs don't have.
         CaptureError: if the model can't be exported, gives other outputs from call to call, or
             isn't reproduced by its graph to rounding.
     """
@@ -82,14 +95,18 @@ def capture(model: nn.Module, batch: Any, *, device: torch.device | str | None =
     target = torch.device(device) if device is not None else device_of_model(copied)
     copied.to(target)
     args, kwargs = split_batch(batch, target, takes=inputs_needed(copied))
-    args, kwargs = rows((args, kwargs), EXPORTED_ROWS)
-    checked = rows((args, kwargs), CHECKED_ROWS)
+    leaves, spec = pytree.tree_flatten((args, kwargs))
+    found = find_batch(copied, (args, kwargs), named(copied, args, kwargs)[1], batch_axis)
+    if not image_count(leaves, found.axes):
+        raise InputError("a calibration batch has no rows; give at least one image")
+    args, kwargs = pytree.tree_unflatten(resized(leaves, found.axes, EXPORTED_ROWS), spec)
+    checked = pytree.tree_unflatten(resized(leaves, found.axes, CHECKED_ROWS), spec)
     with torch.no_grad(), slow_attention(copied, checked, notes):
         expected = deterministic(copied, *checked)
-        exported, size = export(copied, args, kwargs)
+        exported = export(copied, args, kwargs, found.axes)
         module = exported.module(check_guards=False)
         graph_module = plain(module)
-        signature = Signature.of(copied, args, kwargs, exported.call_spec.out_spec, size)
+        signature = Signature.of(copied, args, kwargs, exported.call_spec.out_spec, found)
         flat = signature.flatten(*checked)
         run(_FOLDING, graph_module, GIVEN)
         least = sensitivity(copied, checked, expected)
@@ -98,4 +115,6 @@ def capture(model: nn.Module, batch: Any, *, device: torch.device | str | None =
         # An epsilon may move from outside a norm's root to inside, which double precision sees.
         least = max(least, ROUNDING[torch.float32])
         gap = difference(expected, graph_module(*flat), least)
-    return Captured(graph_module, signature, gap, notes)
+    for note in found.notes:
+        warnings.warn(note, stacklevel=3)
+    return Captured(graph_module, signature, gap, [*notes, *found.notes])

@@ -13,6 +13,7 @@ from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
 from ..graph.call_signature import Signature
+from ..graph.node_facts import captured_batch
 from ..graph.run import Modules, last_read, walk
 from ..neuron.few_spikes import FewSpikesNeuron
 
@@ -49,6 +50,7 @@ class Sample:
     ) -> None:
         self.network, self.exact = network, exact
         self.last = last_read(network.graph)
+        self._captured = captured_batch(network.graph)
         self.sizes: list[int] = []
         self.pieces = self._chosen(signature, batches, device)
         self._outputs: list[list[Any]] | None = None
@@ -64,6 +66,16 @@ class Sample:
             if self._outputs is None:
                 self._outputs = self._run(self.exact)
             return relative_error(self._outputs, self._run(neurons))
+
+    def batch_axes(self, node: Node) -> frozenset[int]:
+        """Axes of a node's value whose length the batch decides."""
+        value = node.meta["val"]
+        return frozenset(
+            axis
+            for axis, length in enumerate(value.shape)
+            # A loaded graph has numbers for symbols.
+            if not isinstance(length, int) or length == self._captured
+        )
 
     def _run(self, modules: Mapping[str, torch.nn.Module]) -> list[list[Any]]:
         """The outputs of every piece."""

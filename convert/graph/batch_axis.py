@@ -149,8 +149,7 @@ def _chosen(
     if passing:
         best = passing[0]
         for other in passing[1:]:
-            # Query and keys of different lengths: time by time on the query's side alone.
-            if other.inputs > best.inputs and len(set(other.axes) - {None}) == 1:
+            if other.inputs > best.inputs and _sequences(best, other, leaves, carrier):
                 best = other
         first = next(axis for axis in best.axes if axis is not None)
         if first > 1 and asked is None:
@@ -175,24 +174,40 @@ def _chosen(
     return _told(chosen, owners)
 
 
+def _sequences(best: _Seen, other: _Seen, leaves: Sequence[Any], carrier: int) -> bool:
+    """Whether inputs that the first axes leave out are sequences of another length.
+
+    Queries ``[T, N, F]`` are independent of each other, and so are the images of queries and keys
+    ``[S, N, F]`` together.
+    """
+    left_out = [
+        leaf
+        for leaf, before, axis in zip(leaves, best.axes, other.axes, strict=True)
+        if before is None and axis is not None
+    ]
+    return len(set(other.axes) - {None}) == 1 and all(
+        leaf.dim() == leaves[carrier].dim() and leaf.shape[0] > 1 for leaf in left_out
+    )
+
+
 def _told(seen: _Seen, owners: Sequence[str]) -> Batch:
     """The finding, with notes where it isn't what most networks are."""
     outputs = seen.outputs
     mixes = seen.mixed > 0
     notes = []
     axes = {owner: axis for owner, axis in zip(owners, seen.axes, strict=True) if axis is not None}
-    if any(axes.values()):
-        by_axis: dict[int, list[str]] = {}
-        for owner, axis in axes.items():
-            by_axis.setdefault(axis, []).append(owner)
-        named = "; ".join(f"axis {axis} of {', '.join(on)}" for axis, on in by_axis.items())
-        notes.append(f"the batch is {named}")
+    by_axis: dict[int, list[str]] = {}
+    for owner, axis in axes.items():
+        by_axis.setdefault(axis, []).append(owner)
+    where = "; ".join(f"axis {axis} of {', '.join(on)}" for axis, on in by_axis.items())
+    if any(by_axis):
+        notes.append(f"the batch is {where}")
     whole = [i for i, layout in enumerate(outputs) if layout is not None and layout.mixes]
     if mixes:
         notes.append(
-            "the network mixes the images of a batch: it is calibrated and evaluated in the batches "
-            "that are given, whole, and what it gives for an image depends on the others (if the "
-            "batch is another axis than that, say batch_axis=)"
+            f"the network mixes the images of a batch ({where}): what it gives for one depends on "
+            "the others, and it is calibrated and evaluated in the batches that are given, whole; "
+            "if the images are along another axis, say batch_axis="
         )
         outputs = tuple(
             None if layout is None else replace(layout, mixes=True) for layout in outputs
@@ -227,11 +242,8 @@ def _said(leaves: Sequence[Any], owners: Sequence[str], asked: Asked) -> dict[in
         if not fits:
             shapes = ", ".join(f"{owners[i]} {list(leaf.shape)}" for i, leaf in tensors.items())
             raise InputError(f"batch_axis={asked} is no axis of any input; there are {shapes}")
-        images = tensors[min(fits)].shape[asked]
-        return {
-            i: asked % leaf.dim() if i in fits and leaf.shape[asked] == images else None
-            for i, leaf in tensors.items()
-        }
+        # The first input that has it; the others follow it where the model takes them so.
+        return {min(fits): asked % tensors[min(fits)].dim()}
     known = {owner.partition("[")[0] for owner in owners} | set(owners)
     for name, axis in asked.items():
         if name not in known:
@@ -269,6 +281,7 @@ def _ways(
             options.append([said.get(i)])
         else:
             alike = [a for a, length in enumerate(leaf.shape) if length == images]
+            alike.sort(key=lambda place: place != axis)
             options.append([*alike, None])
     return itertools.islice(itertools.product(*options), _MOST)
 

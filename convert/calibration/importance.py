@@ -9,7 +9,7 @@ each output (Hutchinson 1990).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -86,9 +86,9 @@ class Observer:
         return result
 
     def _gradients(self, outputs: Sequence[Any]) -> dict[Node, Tensor]:
-        probe = self._probe(
-            [_by_image(o, layout) for o, layout in self._laid_out(outputs) if _learns(o)]
-        )
+        known = self._layouts if len(self._layouts) == len(outputs) else [None] * len(outputs)
+        pairs = [(o, layout) for o, layout in zip(outputs, known, strict=True) if _learns(o)]
+        probe = self._probe([o if layout is None else layout.one_by_one(o) for o, layout in pairs])
         reached = [node for node, (_, y) in self._seen.items() if y.requires_grad]
         if probe is None or not reached:
             return {}
@@ -99,11 +99,6 @@ class Observer:
             self.failed = str(error).splitlines()[0]
             return {}
         return {n: g for n, g in zip(reached, found, strict=True) if g is not None}
-
-    def _laid_out(self, outputs: Sequence[Any]) -> Iterator[tuple[Any, Layout | None]]:
-        """Every output with its layout, if it has one."""
-        known = self._layouts if len(self._layouts) == len(outputs) else [None] * len(outputs)
-        yield from zip(outputs, known, strict=True)
 
     def _probe(self, outputs: Sequence[Tensor]) -> Tensor | None:
         """Sum of the outputs with random signs, each output over its magnitude in the first batch.
@@ -125,10 +120,3 @@ class Observer:
 
 def _learns(output: Any) -> bool:
     return isinstance(output, Tensor) and output.requires_grad and output.is_floating_point()
-
-
-def _by_image(output: Tensor, layout: Layout | None) -> Tensor:
-    """The output with one image behind the other."""
-    if layout is None or layout.axis is None or layout.in_order:
-        return output
-    return layout.by_image(output)

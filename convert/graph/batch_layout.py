@@ -41,11 +41,6 @@ class Layout:
         """Rows of an image along its axis."""
         return self.before * self.after
 
-    @property
-    def in_order(self) -> bool:
-        """Whether all of an image comes before all of the next one in memory."""
-        return self.axis == 0 and self.before == 1
-
     def by_row(self, output: Tensor) -> Tensor:
         """The output with the axis of the images first, ``[N, ...]`` or ``[N*T, ...]``."""
         return output if not self.axis else output.movedim(self.axis, 0)
@@ -57,11 +52,23 @@ class Layout:
 
     def split_rows(self, rows: Tensor) -> Tensor:
         """``[N, ..., T]`` of ``[N*T, ...]``."""
-        if self.rows == 1:
-            return rows
+        return rows if self.rows == 1 else self._apart(rows).movedim(1, -1)
+
+    def one_by_one(self, output: Tensor) -> Tensor:
+        """The output with one image behind the other; of several rows of an image ``[N, T, ...]``.
+
+        Unchanged where that is so in memory already.
+        """
+        if self.axis is None or (self.axis == 0 and self.before == 1):
+            return output
+        rows = self.by_row(output)
+        return rows if self.rows == 1 else self._apart(rows)
+
+    def _apart(self, rows: Tensor) -> Tensor:
+        """``[N, T, ...]`` of ``[N*T, ...]``."""
         images = rows.shape[0] // self.rows
-        split = rows.unflatten(0, (self.before, images, self.after)).movedim(1, 0)
-        return split.flatten(1, 2).movedim(1, -1)
+        split = rows.unflatten(0, (self.before, images, self.after))
+        return split.movedim(1, 0).flatten(1, 2)
 
 
 def resized(leaves: Sequence[Any], axes: Axes, count: int) -> list[Any]:

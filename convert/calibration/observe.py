@@ -90,7 +90,8 @@ def calibrate(
     note = _unmoved(tally.histograms, network.failed)
     if note is not None and note not in captured.notes:
         captured.notes.append(note)
-    neurons = {name: round(count / images) for name, count in tally.elements.items()}
+    # A value that all images of a batch share has fewer elements than there are images.
+    neurons = {name: max(round(count / images), 1) for name, count in tally.elements.items()}
     return Observed(tally.histograms, neurons, images, ranges)
 
 

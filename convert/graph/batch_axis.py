@@ -93,9 +93,12 @@ def find_batch(
     """
     leaves, spec = pytree.tree_flatten(inputs)
     said = _said(leaves, owners, asked)
-    if any(_has_axes(leaf) and not leaf.numel() for leaf in leaves):
-        carrier = next(i for i, leaf in enumerate(leaves) if _has_axes(leaf))
-        return Batch(next(_ways(leaves, carrier, said.get(carrier) or 0, said)))
+    for owner, leaf in zip(owners, leaves, strict=True):
+        if _has_axes(leaf) and not leaf.numel():
+            raise InputError(
+                f"a calibration batch has no rows: {owner} is {list(leaf.shape)}; give at least "
+                "one image"
+            )
     trial = _Trial(model, spec, leaves)
     before = torch.backends.mha.get_fastpath_enabled()
     # Fused attention leaves out positions that a mask hides, so that shapes depend on values.

@@ -11,13 +11,12 @@ from torch import nn
 from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
-from ..errors import InputError
 from . import fold
 from . import origins as layers
 from . import recognise_norms as norms
 from .batch_axis import Asked, find_batch
 from .batch_inputs import inputs_needed, split_batch
-from .batch_layout import image_count, resized
+from .batch_layout import resized
 from .call_signature import Signature, named
 from .exporting import EXPORTED_ROWS, export, plain
 from .fidelity import CHECKED_ROWS, ROUNDING, deterministic, difference, sensitivity
@@ -97,8 +96,6 @@ def capture(
     args, kwargs = split_batch(batch, target, takes=inputs_needed(copied))
     leaves, spec = pytree.tree_flatten((args, kwargs))
     found = find_batch(copied, (args, kwargs), named(copied, args, kwargs)[1], batch_axis)
-    if not image_count(leaves, found.axes):
-        raise InputError("a calibration batch has no rows; give at least one image")
     args, kwargs = pytree.tree_unflatten(resized(leaves, found.axes, EXPORTED_ROWS), spec)
     checked = pytree.tree_unflatten(resized(leaves, found.axes, CHECKED_ROWS), spec)
     with torch.no_grad(), slow_attention(copied, checked, notes):

@@ -103,7 +103,9 @@ class Batch:
             return
         layouts = signature.layouts(len(self.expected))
         expected = {
-            name: [output] * count if layout.axis is None else output.tensor_split(count)
+            name: [output] * count
+            if layout.axis is None or output.shape[:1] != (size,)
+            else output.tensor_split(count)
             for (name, output), layout in zip(self.expected.items(), layouts, strict=True)
         }
         labels = [None] * count if self.labels is None else self.labels.tensor_split(count)

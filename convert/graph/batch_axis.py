@@ -18,13 +18,12 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ..errors import CaptureError, InputError
-from .batch_layout import Axes, Layout, blocks, fresh_sizes, resized, tensor_sizes
+from .batch_layout import Axes, Layout
+from .batch_trial import Seen, Trial
 
 # What a user may say: one axis for all inputs, or by the name of an input.
 Asked = int | Mapping[str, int | None] | None
 
-# Changes of an output up to this share of its largest value are rounding.
-_ROUNDING = 1e-6
 # So many ways to read the axes of several inputs are tried for each axis of the first.
 _MOST = 64
 
@@ -39,41 +38,15 @@ class Batch:
             model refused to say.
         mixes: whether an output that holds images depends on other images too.
         notes: what the user should know of it.
+        doubtful: whether the user should look at once: images are mixed, or the first axis of the
+            first input isn't theirs and nobody said so.
     """
 
     axes: Axes
     outputs: tuple[Layout | None, ...] = ()
     mixes: bool = False
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """What the model does where these axes are taken as the batch's.
-
-    Args:
-        axes: of every flat input.
-        outputs: of every flat output.
-        apart: outputs that hold images and keep them apart, of which one saw a change.
-        mixed: outputs that hold images and mix them.
-        moved: whether any output changed.
-    """
-
-    axes: Axes
-    outputs: tuple[Layout | None, ...]
-    apart: int
-    mixed: int
-    moved: bool
-
-    @property
-    def passes(self) -> bool:
-        """Whether these axes are independent of each other."""
-        return self.apart > 0 and not self.mixed
-
-    @property
-    def inputs(self) -> int:
-        """How many inputs have a batch."""
-        return sum(axis is not None for axis in self.axes)
+    doubtful: bool = False
 
 
 def find_batch(
@@ -99,7 +72,7 @@ def find_batch(
                 f"a calibration batch has no rows: {owner} is {list(leaf.shape)}; give at least "
                 "one image"
             )
-    trial = _Trial(model, spec, leaves)
+    trial = Trial(model, spec, leaves)
     before = torch.backends.mha.get_fastpath_enabled()
     # Fused attention leaves out positions that a mask hides, so that shapes depend on values.
     torch.backends.mha.set_fastpath_enabled(False)
@@ -112,7 +85,7 @@ def find_batch(
 
 
 def _search(
-    trial: _Trial,
+    trial: Trial,
     leaves: Sequence[Any],
     owners: Sequence[str],
     said: Mapping[int, int | None],
@@ -123,7 +96,7 @@ def _search(
     ]
     if not carriers:
         raise InputError("batch_axis leaves no input with a batch; name the axis of one at least")
-    seen: list[_Seen] = []
+    seen: list[Seen] = []
     for carrier in carriers:
         lengths = range(leaves[carrier].dim())
         for axis in [said[carrier]] if carrier in said else lengths:
@@ -133,14 +106,14 @@ def _search(
                 continue
             seen.append(found)
             if found.passes and axis == 0 and not _left_out(found, leaves):
-                return _told(found, owners)
+                return _told(found, owners, asked)
         if any(s.passes for s in seen):
             break
     return _chosen(seen, leaves, owners, carriers[0], said, asked)
 
 
 def _chosen(
-    seen: Sequence[_Seen],
+    seen: Sequence[Seen],
     leaves: Sequence[Any],
     owners: Sequence[str],
     carrier: int,
@@ -161,7 +134,7 @@ def _chosen(
                 f"rows of the inputs apart; say batch_axis={first} if these are the images, else "
                 "batch_axis=0"
             )
-        return _told(best, owners)
+        return _told(best, owners, asked)
     first_axis = [s for s in seen if s.axes[carrier] == 0 or carrier in said]
     if not first_axis:
         # The model refuses: what is said of that is the capture's matter.
@@ -174,10 +147,10 @@ def _chosen(
             f"axis 0 of {owners[carrier]} {list(leaves[carrier].shape)} is in no output, and along "
             f"axis {axis} some outputs mix their rows; say which is the images' by batch_axis="
         )
-    return _told(chosen, owners)
+    return _told(chosen, owners, asked)
 
 
-def _sequences(best: _Seen, other: _Seen, leaves: Sequence[Any], carrier: int) -> bool:
+def _sequences(best: Seen, other: Seen, leaves: Sequence[Any], carrier: int) -> bool:
     """Whether inputs that the first axes leave out are sequences of another length.
 
     Queries ``[T, N, F]`` are independent of each other, and so are the images of queries and keys
@@ -193,7 +166,7 @@ def _sequences(best: _Seen, other: _Seen, leaves: Sequence[Any], carrier: int) -
     )
 
 
-def _told(seen: _Seen, owners: Sequence[str]) -> Batch:
+def _told(seen: Seen, owners: Sequence[str], asked: Asked) -> Batch:
     """The finding, with notes where it isn't what most networks are."""
     outputs = seen.outputs
     mixes = seen.mixed > 0
@@ -209,8 +182,9 @@ def _told(seen: _Seen, owners: Sequence[str]) -> Batch:
     if mixes:
         notes.append(
             f"the network mixes the images of a batch ({where}): what it gives for one depends on "
-            "the others, and it is calibrated and evaluated in the batches that are given, whole; "
-            "if the images are along another axis, say batch_axis="
+            "the others, on its place or on their number, and it is calibrated and evaluated in "
+            "the batches that are given, whole; if the images are along another axis, say "
+            "batch_axis="
         )
         outputs = tuple(
             None if layout is None else replace(layout, mixes=True) for layout in outputs
@@ -221,14 +195,15 @@ def _told(seen: _Seen, owners: Sequence[str]) -> Batch:
             f"{named} depends on all images of a batch: the network is calibrated and evaluated in "
             "the batches that are given, whole"
         )
-    return Batch(seen.axes, outputs, mixes, tuple(notes))
+    doubtful = bool(mixes or whole or (asked is None and next(iter(axes.values()))))
+    return Batch(seen.axes, outputs, mixes, tuple(notes), doubtful)
 
 
 def _has_axes(leaf: Any) -> TypeGuard[Tensor]:
     return isinstance(leaf, Tensor) and leaf.dim() > 0
 
 
-def _left_out(seen: _Seen, leaves: Sequence[Any]) -> bool:
+def _left_out(seen: Seen, leaves: Sequence[Any]) -> bool:
     """Whether an input with axes of its own has no batch."""
     return any(
         _has_axes(leaf) and axis is None for leaf, axis in zip(leaves, seen.axes, strict=True)
@@ -289,185 +264,9 @@ def _ways(
     return itertools.islice(itertools.product(*options), _MOST)
 
 
-def _first_that_runs(trial: _Trial, ways: Iterator[Axes]) -> _Seen | None:
+def _first_that_runs(trial: Trial, ways: Iterator[Axes]) -> Seen | None:
     for axes in ways:
         seen = trial.seen(axes)
         if seen is not None:
             return seen
     return None
-
-
-class _Trial:
-    """Calls the model with changed images.
-
-    Args:
-        model: what is called.
-        spec: tree of the inputs.
-        leaves: flat inputs of a batch.
-    """
-
-    def __init__(self, model: nn.Module, spec: pytree.TreeSpec, leaves: Sequence[Any]) -> None:
-        self._model, self._spec, self._leaves = model, spec, leaves
-        self._sizes = fresh_sizes(tensor_sizes(leaves))
-
-    def seen(self, axes: Axes) -> _Seen | None:
-        """What comes of taking these axes as the batch's; None if the model refuses."""
-        images, other = self._sizes
-        given = resized(self._leaves, axes, images)
-        outputs = self._call(given)
-        if outputs is None:
-            return None
-        changes: list[tuple[int, list[Tensor | None]]] = []
-        for image in dict.fromkeys((0, images // 2, images - 1)):
-            moved = self._call(_changed(given, axes, image, images))
-            if moved is None or len(moved) != len(outputs):
-                return None
-            pairs = zip(outputs, moved, strict=True)
-            changes.append((image, [_difference(a, b) for a, b in pairs]))
-        fewer = self._call(resized(self._leaves, axes, other))
-        if fewer is not None and len(fewer) != len(outputs):
-            fewer = None
-        return _judged(axes, outputs, changes, images, fewer, other)
-
-    def _call(self, leaves: Sequence[Any]) -> list[Any] | None:
-        args, kwargs = pytree.tree_unflatten(list(leaves), self._spec)
-        try:
-            return pytree.tree_leaves(self._model(*args, **kwargs))
-        except Exception:
-            return None
-
-
-def _judged(
-    axes: Axes,
-    outputs: Sequence[Any],
-    changes: Sequence[tuple[int, list[Tensor | None]]],
-    images: int,
-    fewer: Sequence[Any] | None,
-    other: int,
-) -> _Seen:
-    layouts: list[Layout | None] = []
-    apart = mixed = 0
-    moved = False
-    for index, output in enumerate(outputs):
-        if not isinstance(output, Tensor):
-            layouts.append(None)
-            continue
-        lengths = _lengths(output, None if fewer is None else fewer[index], images, other)
-        seen = [(image, change[index]) for image, change in changes]
-        alive = any(change is None or bool(change.any()) for _, change in seen)
-        layout = _layout(output, seen, lengths, images) if alive else _plain(lengths, images)
-        moved |= alive
-        if layout is None:
-            mixed += 1
-            layout = replace(_plain(lengths, images), mixes=True)
-        elif alive and layout.axis is not None:
-            apart += 1
-        elif alive:
-            layout = replace(layout, mixes=True)
-        layouts.append(layout if output.is_floating_point() else None)
-    return _Seen(axes, tuple(layouts), apart, mixed, moved)
-
-
-def _lengths(output: Tensor, fewer: Any, images: int, other: int) -> list[tuple[int, bool, bool]]:
-    """Of every axis: its length, whether that is a multiple of the images, and whether it varies.
-
-    Args:
-        output: of `images` images.
-        fewer: the same output of `other` images; None if the model refuses those.
-        images, other: how many.
-    """
-    if not isinstance(fewer, Tensor) or fewer.dim() != output.dim():
-        return [(n, n % images == 0 and n > 0, False) for n in output.shape]
-    return [
-        (n, n > 0 and n * other == m * images, n != m)
-        for n, m in zip(output.shape, fewer.shape, strict=True)
-    ]
-
-
-def _plain(lengths: Sequence[tuple[int, bool, bool]], images: int) -> Layout:
-    """The layout that shapes alone speak for."""
-    holding = [(n != images, axis) for axis, (n, multiple, _) in enumerate(lengths) if multiple]
-    if not holding:
-        return Layout(None, varies=any(v for *_, v in lengths))
-    axis = min(holding)[1]
-    varies = any(v for other, (*_, v) in enumerate(lengths) if other != axis)
-    return Layout(axis, 1, lengths[axis][0] // images, varies=varies)
-
-
-def _layout(
-    output: Tensor,
-    seen: Sequence[tuple[int, Tensor | None]],
-    lengths: Sequence[tuple[int, bool, bool]],
-    images: int,
-) -> Layout | None:
-    """The layout in which every changed image is alone; None if there is none.
-
-    An output without an axis that grows with the batch has a layout without an axis.
-    """
-    holding = [axis for axis, (_, multiple, _) in enumerate(lengths) if multiple]
-    varies = [axis for axis, (*_, varying) in enumerate(lengths) if varying]
-    if not holding:
-        return None if varies else Layout(None)
-    ways = [(b, a, axis) for axis in holding for b, a in blocks(output.shape[axis], images)]
-    # Axes that hold one row of each image come first.
-    for before, after, axis in sorted(ways, key=lambda way: way[0] * way[1] > 1):
-        if all(
-            change is not None and _alone(change, axis, before, after, image, images)
-            for image, change in seen
-        ):
-            return Layout(axis, before, after, varies=any(v != axis for v in varies))
-    return None
-
-
-def _alone(change: Tensor, axis: int, before: int, after: int, image: int, images: int) -> bool:
-    """Whether nothing but one image's part changed."""
-    by_image = change.unflatten(axis, (before, images, after)).movedim(axis + 1, 0)
-    others = torch.arange(images, device=change.device) != image
-    return not bool(by_image[others].any())
-
-
-def _changed(leaves: Sequence[Any], axes: Axes, image: int, images: int) -> list[Any]:
-    """The inputs with another image in the place of one.
-
-    Where all images are alike the image's own values change their places, or are moved.
-    """
-    batched = [i for i, axis in enumerate(axes) if axis is not None]
-
-    def part(i: int, at: int) -> Tensor:
-        axis = axes[i]
-        assert axis is not None
-        found: Tensor = leaves[i].select(axis, at)
-        return found
-
-    made = list(leaves)
-    others = [(image + step) % images for step in range(1, images)]
-    alike = [all(torch.equal(part(i, image), part(i, o)) for i in batched) for o in others]
-    source = others[alike.index(False)] if not all(alike) else None
-    for i in batched:
-        if source is not None:
-            new = part(i, source)
-        else:
-            old = part(i, image)
-            new = old.flatten().roll(1).view(old.shape)
-            if torch.equal(new, old) and old.is_floating_point():
-                new = old + 1
-        axis = axes[i]
-        assert axis is not None
-        made[i] = leaves[i].clone()
-        made[i].select(axis, image).copy_(new)
-    return made
-
-
-def _difference(a: Any, b: Any) -> Tensor | None:
-    """Where two outputs differ by more than rounding; None if their shapes do."""
-    if not isinstance(a, Tensor) or not isinstance(b, Tensor):
-        return torch.zeros(0, dtype=torch.bool)
-    if a.shape != b.shape:
-        return None
-    if not a.is_floating_point():
-        return a != b
-    a, b = a.double(), b.double()
-    same = (a == b) | (a.isnan() & b.isnan())
-    finite = a[a.isfinite()].abs()
-    scale = float(finite.max()) if finite.numel() else 0.0
-    return ~(same | ((a - b).abs() <= _ROUNDING * scale))

@@ -112,6 +112,6 @@ def capture(
         # An epsilon may move from outside a norm's root to inside, which double precision sees.
         least = max(least, ROUNDING[torch.float32])
         gap = difference(expected, graph_module(*flat), least)
-    for note in found.notes:
+    for note in found.notes if found.doubtful else ():
         warnings.warn(note, stacklevel=3)
     return Captured(graph_module, signature, gap, [*notes, *found.notes])

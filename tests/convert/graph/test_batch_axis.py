@@ -55,7 +55,7 @@ def test_attention_over_time(steps: int, images: int, first: bool) -> None:
         batch = _found(_layer(first), x)
         assert batch.axes == (0 if first else 1,) and not batch.mixes
         assert batch.outputs == (Layout(0 if first else 1),)
-        assert bool(batch.notes) is not first
+        assert bool(batch.notes) is batch.doubtful is not first
 
 
 @pytest.mark.parametrize("first", [False, True])
@@ -156,6 +156,10 @@ def test_layouts_of_outputs() -> None:
         lambda net, x: F.batch_norm(net.a(x), None, None, training=True),
         lambda net, x: net.a(x) + 1e-4 * x.mean(0)[:4],
         lambda net, x: net.a(x).cumsum(0),
+        lambda net, x: net.a(x).sum(0) - net.a(x),
+        # No image depends on another here, but on how many there are, or where it stands.
+        lambda net, x: net.a(x) / x.shape[0],
+        lambda net, x: net.a(x) + torch.arange(x.shape[0])[:, None],
     ],
 )
 def test_mixed_images(call: Callable[..., Any]) -> None:
@@ -164,6 +168,12 @@ def test_mixed_images(call: Callable[..., Any]) -> None:
     layout = batch.outputs[0]
     assert layout is not None and layout.axis == 0 and layout.mixes
     assert "axis 0 of x" in batch.notes[0]
+
+
+def test_steps_that_are_told_apart_by_their_place_alone() -> None:
+    places = torch.randn(20, 1, 8)
+    net = Net(lambda net, x: F.relu(net.a(x + places[: x.shape[0]])), a=nn.Linear(8, 4))
+    assert _found(net, torch.randn(12, 9, 8)).axes == (1,)
 
 
 def test_pairs_of_all_images_of_two_inputs() -> None:

@@ -50,7 +50,11 @@ class Batch:
 
 
 def find_batch(
-    model: nn.Module, inputs: tuple[Any, Any], owners: Sequence[str], asked: Asked = None
+    model: nn.Module,
+    inputs: tuple[Any, Any],
+    owners: Sequence[str],
+    asked: Asked = None,
+    device: torch.device | None = None,
 ) -> Batch:
     """The batch axis of every input, the layout of every output, and whether images are mixed.
 
@@ -59,6 +63,7 @@ def find_batch(
         inputs: positional and keyword inputs of a batch.
         owners: the name of every flat input.
         asked: the axis, where the user says it.
+        device: where the model is; the inputs' own if None.
 
     Raises:
         InputError: for an axis or a name that the inputs don't have.
@@ -72,7 +77,7 @@ def find_batch(
                 f"a calibration batch has no rows: {owner} is {list(leaf.shape)}; give at least "
                 "one image"
             )
-    trial = Trial(model, spec, leaves)
+    trial = Trial(model, spec, leaves, device)
     before = torch.backends.mha.get_fastpath_enabled()
     # Fused attention leaves out positions that a mask hides, so that shapes depend on values.
     torch.backends.mha.set_fastpath_enabled(False)

@@ -71,10 +71,17 @@ class Trial:
         model: what is called.
         spec: tree of the inputs.
         leaves: flat inputs of a batch.
+        device: where the model is; the inputs' own if None.
     """
 
-    def __init__(self, model: nn.Module, spec: pytree.TreeSpec, leaves: Sequence[Any]) -> None:
-        self._model, self._spec, self._leaves = model, spec, leaves
+    def __init__(
+        self,
+        model: nn.Module,
+        spec: pytree.TreeSpec,
+        leaves: Sequence[Any],
+        device: torch.device | None = None,
+    ) -> None:
+        self._model, self._spec, self._leaves, self._device = model, spec, leaves, device
         self._sizes = fresh_sizes(tensor_sizes(leaves))
 
     def seen(self, axes: Axes) -> Seen | None:
@@ -97,7 +104,8 @@ class Trial:
         return _judged(axes, outputs, changes, fewer, (images, other))
 
     def _call(self, leaves: Sequence[Any]) -> list[Any] | None:
-        args, kwargs = pytree.tree_unflatten(list(leaves), self._spec)
+        given = [leaf.to(self._device) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        args, kwargs = pytree.tree_unflatten(given, self._spec)
         try:
             return pytree.tree_leaves(self._model(*args, **kwargs))
         except Exception:

@@ -93,11 +93,18 @@ def capture(
     copied = isolated(model, notes)
     target = torch.device(device) if device is not None else device_of_model(copied)
     copied.to(target)
-    args, kwargs = split_batch(batch, target, takes=inputs_needed(copied))
-    leaves, spec = pytree.tree_flatten((args, kwargs))
-    found = find_batch(copied, (args, kwargs), named(copied, args, kwargs)[1], batch_axis)
-    args, kwargs = pytree.tree_unflatten(resized(leaves, found.axes, EXPORTED_ROWS), spec)
-    checked = pytree.tree_unflatten(resized(leaves, found.axes, CHECKED_ROWS), spec)
+    inputs = split_batch(batch, takes=inputs_needed(copied))
+    found = find_batch(copied, inputs, named(copied, *inputs)[1], batch_axis, target)
+    leaves, spec = pytree.tree_flatten(inputs)
+    # A few images alone are moved: the batch may be all that there are.
+    (args, kwargs), checked = pytree.tree_map_only(
+        torch.Tensor,
+        lambda leaf: leaf.to(target),
+        [
+            pytree.tree_unflatten(resized(leaves, found.axes, count), spec)
+            for count in (EXPORTED_ROWS, CHECKED_ROWS)
+        ],
+    )
     with torch.no_grad(), slow_attention(copied, checked, notes):
         expected = deterministic(copied, *checked)
         exported = export(copied, args, kwargs, found.axes)

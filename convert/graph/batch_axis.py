@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 from ..errors import CaptureError, InputError
 from .batch_layout import Axes, Layout
 from .batch_trial import Seen, Trial
+from .exporting import EXPORTED_ROWS
 
 # What a user may say: one axis for all inputs, or by the name of an input.
 Asked = int | Mapping[str, int | None] | None
@@ -188,8 +189,8 @@ def _told(seen: Seen, owners: Sequence[str], asked: Asked) -> Batch:
         notes.append(
             f"the network mixes the images of a batch ({where}): what it gives for one depends on "
             "the others, on its place or on their number, and it is calibrated and evaluated in "
-            "the batches that are given, whole; if the images are along another axis, say "
-            "batch_axis="
+            "the batches that are given, whole; its multiply-accumulates are those of an image "
+            f"among {EXPORTED_ROWS}; if the images are along another axis, say batch_axis="
         )
         outputs = tuple(
             None if layout is None else replace(layout, mixes=True) for layout in outputs

@@ -61,7 +61,8 @@ def evaluate(
             logit predicts by its sign. ``"output"`` for a network whose outputs are no classes:
             their relative error, see `convert.evaluation.metrics.OutputError`. It needs no labels.
         by_site: images on which each site's own and the accumulated error is measured; 0 for
-            none.
+            none. A network that mixes the images of a batch is given whole batches: so many images
+            or more.
         at: steps after which the network is read out beside the last; None for every step.
         progress: shows bars on stderr when that is a terminal.
 

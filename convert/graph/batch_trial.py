@@ -82,11 +82,15 @@ class Trial:
         device: torch.device | None = None,
     ) -> None:
         self._model, self._spec, self._leaves, self._device = model, spec, leaves, device
-        self._sizes = fresh_sizes(tensor_sizes(leaves))
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        self._alone = len(tensors) == 1
+        self._lengths = tensor_sizes(leaves)
 
     def seen(self, axes: Axes) -> Seen | None:
         """What comes of taking these axes as the batch's; None if the model refuses."""
-        images, other = self._sizes
+        # One input with the batch first can't be mistaken: the fewest images will do.
+        plain = self._alone and 0 in axes
+        images, other = fresh_sizes(set() if plain else self._lengths)
         given = resized(self._leaves, axes, images)
         outputs = self._call(given)
         if outputs is None:

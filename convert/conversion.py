@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .assembly.build import build
 from .assembly.calibrated import Calibrated
@@ -39,6 +39,7 @@ def to_spiking(
     encode: bool | str = False,
     normalisation: bool = False,
     max_pool: bool | str = False,
+    batch_axis: int | Mapping[str, int | None] | None = None,
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> SpikingModel:
@@ -74,6 +75,9 @@ def to_spiking(
         max_pool: True makes max pooling and row maxima tournaments of ``max(a, b) = a + relu(b -
             a)`` with neurons for the ReLUs; ``"first"`` moves a max pooling before the monotone
             activation that precedes it, which saves neurons, and leaves that maximum as it is.
+        batch_axis: the axis of the inputs that holds the images of a batch, 1 for sequences
+            ``[T, N, F]``; ``{"state": 1, "mask": None}`` says it by the name of an input, None for
+            one without a batch. None finds it by what the model does with a few images.
         device: where the result lives; the model's device if None.
         progress: shows bars on stderr; one line a minute where that is no terminal.
 
@@ -92,16 +96,20 @@ def to_spiking(
         encode=encode,
         normalisation=normalisation,
         max_pool=max_pool,
+        batch_axis=batch_axis,
     )
     warn_of_many_steps((*settings.wanted, *settings.per_site_steps.values()))
     device = None if device is None else usable_device(device)
     batches = batches_of(calibration)
-    first = next(iter(batches), None)
+    # One tensor is cut into batches once it is known along which axis.
+    first = calibration if isinstance(calibration, Tensor) else next(iter(batches), None)
     if first is None:
         raise CalibrationError("the calibration data yields no batch; give at least one image")
     seconds: dict[str, float] = {}
     with timed(seconds, "capture"):
-        captured = capture(model, first, device=device)
+        captured = capture(model, first, device=device, batch_axis=settings.batch_axis)
+        if isinstance(calibration, Tensor):
+            batches = batches_of(calibration, captured.signature.cut_axis)
         batches = captured.batches(batches)
         sites = prepare(
             Preparation(

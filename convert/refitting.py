@@ -87,7 +87,11 @@ def refit(
     if steps is not None or per_site_steps is not None:
         warn_of_many_steps((*settings.wanted, *settings.per_site_steps.values()))
     captured, sites = _exact(snn)
-    batches = None if calibration is None else captured.batches(batches_of(calibration))
+    batches = (
+        None
+        if calibration is None
+        else captured.batches(batches_of(calibration, snn.signature.cut_axis))
+    )
     fixed = fixed_steps(sites, settings.per_site_steps)
     seconds: dict[str, float] = {}
     with timed(seconds, "calibrate"):

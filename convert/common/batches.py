@@ -21,10 +21,15 @@ KEPT_BYTES = 2 * 1024**3
 _END = object()
 
 
-def batches_of(calibration: Any) -> Iterable[Any]:
-    """Calibration batches that can be read twice; CalibrationError for what is none."""
+def batches_of(calibration: Any, axis: int | None = 0) -> Iterable[Any]:
+    """Calibration batches that can be read twice; CalibrationError for what is none.
+
+    Args:
+        calibration: in any form.
+        axis: along which one tensor is cut into batches; None leaves it whole.
+    """
     if isinstance(calibration, Tensor | np.ndarray):
-        return _pieces(calibration, "calibration", CalibrationError)
+        return _pieces(calibration, axis, "calibration", CalibrationError)
     if isinstance(calibration, Mapping):
         return [calibration]
     source = gathered(calibration)
@@ -37,14 +42,19 @@ def batches_of(calibration: Any) -> Iterable[Any]:
 
 
 def _pieces(
-    images: Tensor | np.ndarray[Any, Any], what: str, refusal: type[ConversionError]
+    images: Tensor | np.ndarray[Any, Any],
+    axis: int | None,
+    what: str,
+    refusal: type[ConversionError],
 ) -> Iterable[Any]:
-    """One array of images as batches."""
-    if images.ndim == 0 or not len(images):
+    """One array of images as batches; whole without an axis to cut along."""
+    if images.ndim <= (axis or 0) or 0 in images.shape:
         raise refusal(f"the {what} tensor has shape {tuple(images.shape)}; give [images, ...]")
+    if axis is None:
+        return [images]
     if isinstance(images, Tensor):
-        return images.split(_BATCH)
-    return [images[i : i + _BATCH] for i in range(0, len(images), _BATCH)]
+        return images.split(_BATCH, axis)
+    return np.array_split(images, range(_BATCH, images.shape[axis], _BATCH), axis)
 
 
 def _kept(once: Iterator[Any]) -> list[Any]:
@@ -62,10 +72,15 @@ def _kept(once: Iterator[Any]) -> list[Any]:
     return kept
 
 
-def batches_once(data: Any) -> Iterable[Any]:
-    """Batches to be read once; InputError for what is none. One tensor or dict is one set."""
+def batches_once(data: Any, axis: int | None = 0) -> Iterable[Any]:
+    """Batches to be read once; InputError for what is none. One tensor or dict is one set.
+
+    Args:
+        data: in any form.
+        axis: as for `batches_of`.
+    """
     if isinstance(data, Tensor | np.ndarray):
-        return _pieces(data, "test", InputError)
+        return _pieces(data, axis, "test", InputError)
     if isinstance(data, Mapping):
         return [data]
     source = gathered(data)

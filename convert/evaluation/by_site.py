@@ -9,9 +9,9 @@ import torch
 
 from ..common.progress import Progress
 from ..network.model import SpikingModel
-from .measures import Measure
+from .measures import Measure, Outputs
 from .rows import Row, SiteErrorRow
-from .runs import device_of, eval_mode, outputs
+from .runs import by_image, device_of, eval_mode, outputs
 
 
 def errors_by_site(
@@ -26,15 +26,19 @@ def errors_by_site(
         progress: shows a bar on stderr; one line a minute where that is no terminal.
     """
     names, device = list(snn.sites), device_of(snn)
+
+    def found(inputs: Any) -> Outputs:
+        return by_image(snn.signature, outputs(snn, inputs, device), kind)
+
     with torch.no_grad(), eval_mode(snn):
         with snn.spiking_only(()):
-            expected = [outputs(snn, inputs, device) for inputs in kept]
+            expected = [found(inputs) for inputs in kept]
 
         def measured(spiking: Collection[str]) -> Row:
             measure = kind()
             with snn.spiking_only(spiking):
                 for inputs, reference in zip(kept, expected, strict=True):
-                    measure.add(outputs(snn, inputs, device), reference, None)
+                    measure.add(found(inputs), reference, None)
             return measure.site
 
         rows = []

@@ -16,7 +16,6 @@ from ..common.batches import ahead, batches_once
 from ..common.progress import Progress
 from ..errors import InputError
 from ..graph.batch_forms import Given
-from ..graph.batch_inputs import batch_size, rows
 from ..graph.batch_reading import read_by
 from ..network.input_types import cast_for
 from ..network.model import SpikingModel
@@ -26,7 +25,19 @@ from .metrics import METRICS, metric_named
 from .remarks import Remarks
 from .result import Evaluation
 from .rows import FittedRow, Row, StepRow, Whole
-from .runs import Batch, Plan, Run, device_of, eval_mode, outputs, planned, run_all
+from .runs import (
+    Batch,
+    Plan,
+    Run,
+    by_image,
+    by_row,
+    device_of,
+    eval_mode,
+    labels_by_image,
+    outputs,
+    planned,
+    run_all,
+)
 
 
 def evaluate(
@@ -55,7 +66,8 @@ def evaluate(
             logit predicts by its sign. ``"output"`` for a network whose outputs are no classes:
             their relative error, see `convert.evaluation.metrics.OutputError`. It needs no labels.
         by_site: images on which each site's own and the accumulated error is measured; 0 for
-            none.
+            none. A network that mixes the images of a batch is given whole batches: so many images
+            or more.
         at: steps after which the network is read out beside the last; None for every step.
         progress: shows bars on stderr; one line a minute where that is no terminal.
 
@@ -72,7 +84,7 @@ def evaluate(
     remarks, reader = Remarks(snn, model, kind, data), snn.reader()
     both = _Both(snn, original, kind, plan, wanted, remarks)
     with torch.no_grad(), eval_mode(original), eval_mode(snn):
-        both.add_all(read_by(batches_once(data), reader), progress)
+        both.add_all(read_by(batches_once(data, snn.signature.cut_axis), reader), progress)
     if not both.images:
         raise InputError("the test data yields no image; give at least one batch")
     site_rows = errors_by_site(snn, both.kept, kind, progress=progress) if wanted else ()
@@ -80,13 +92,13 @@ def evaluate(
         report=snn.report,
         metric=metric_named(metric),
         images=both.images,
-        labelled_images=both.exact.labelled,
+        labelled_images=both.labelled,
         original=both.exact.original,
         spiking=_whole(both),
         by_step=tuple(_step_row(both, step) for step in plan.readouts),
         by_K=tuple(FittedRow(k, *_figures(both, run)) for k, run in plan.refits.items()),
         by_site=site_rows,
-        by_site_images=min(wanted, both.images),
+        by_site_images=both.kept_images,
         spikes_per_neuron={
             site.name: _share(plan.whole.spikes[site.name], both.images * site.neurons)
             for site in snn.report.sites
@@ -108,8 +120,10 @@ class _Both:
     remarks: Remarks
     exact: Measure = field(init=False)
     images: int = 0
-    # The first `wanted` images, ``(args, kwargs)`` a batch.
+    labelled: int = 0
+    # The first `wanted` images, ``(args, kwargs)`` a batch; whole batches where none may be cut.
     kept: list[Any] = field(default_factory=list)
+    kept_images: int = 0
     seconds: dict[str, float] = field(
         default_factory=lambda: {"evaluate_original": 0.0, "evaluate_spiking": 0.0}
     )
@@ -127,20 +141,23 @@ class _Both:
     def add(self, batch: Given) -> None:
         """Runs one batch through the original, and in every planned way through the other."""
         args, kwargs = batch.args, batch.kwargs
-        size = batch_size((args, kwargs))
+        signature = self.snn.signature
+        # The original might take what the spiking network can't, or say less of what is wrong.
+        size = signature.images(signature.flatten(args, kwargs))
         if not size:
             return
-        # The original might take what the spiking network can't, or say less of what is wrong.
-        self.snn.signature.flatten(args, kwargs)
-        room = self.wanted - self.images
-        if room > 0:
-            self.kept.append(rows((args, kwargs), min(size, room)))
+        self._keep((args, kwargs), size)
         begin = time.perf_counter()
         own = cast_for(self.original, (args, kwargs))
         expected = outputs(self.original, own, self.home, self.device)
         between = time.perf_counter()
-        labels = self.kind.labels(batch.label, expected)
+        labels = self.kind.labels(batch.label, by_row(signature, expected))
+        if labels is not None:
+            labels = labels_by_image(signature, labels, expected, size)
+        expected = by_image(signature, expected, self.kind)
+        before = self.exact.labelled
         self.exact.add(expected, expected, labels)
+        self.labelled += min(self.exact.labelled - before, size)
         self.remarks.add((args, kwargs), size, expected, labels)
         whole = Batch((args, kwargs), expected, labels)
         for piece in whole.pieces(self.snn, size, self.device):
@@ -151,9 +168,20 @@ class _Both:
         self.images += size
 
     def _exact(self, piece: Batch) -> Outputs:
-        """The outputs of the network that was converted."""
+        """The outputs of the network that was converted, as they are measured."""
         with self.snn.spiking_only(()):
-            return outputs(self.snn, piece.inputs, self.device)
+            found = outputs(self.snn, piece.inputs, self.device)
+        return by_image(self.snn.signature, found, self.kind)
+
+    def _keep(self, inputs: Any, size: int) -> None:
+        """Keeps the images of a batch that are still wanted."""
+        room = self.wanted - self.kept_images
+        if room <= 0:
+            return
+        signature = self.snn.signature
+        taken = size if signature.whole else min(size, room)
+        self.kept.append(inputs if signature.whole else signature.first(inputs, taken))
+        self.kept_images += taken
 
 
 def _figures(both: _Both, run: Run) -> tuple[Row, float]:

@@ -49,7 +49,8 @@ class Measure(ABC):
 
     `columns` has the keys of `values` that a table shows, with headings; `error` is the key of a
     site's error, `drawn` that of the curve over the steps, `broken` that of the number of images
-    without a value, and `broken_text` says what these are.
+    without a value, and `broken_text` says what these are. `elements` says that each element of an
+    output is compared over the images.
     """
 
     columns: ClassVar[dict[str, str]]
@@ -57,6 +58,7 @@ class Measure(ABC):
     drawn: ClassVar[str]
     broken: ClassVar[str]
     broken_text: ClassVar[str]
+    elements: ClassVar[bool] = False
 
     # Images that came with labels.
     labelled: int = 0

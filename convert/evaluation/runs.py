@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ..errors import InputError
+from ..graph.call_signature import Signature
 from ..network.model import SpikingModel
 from ..sites.encode_operands import IDENTITY
 from .measures import Measure, Outputs, outputs_of
@@ -100,17 +101,23 @@ class Batch:
     labels: Tensor | None
 
     def pieces(self, snn: SpikingModel, size: int, device: torch.device) -> Iterator[Batch]:
-        """The batch cut along its `size` rows, if the network takes any batch and a cut helps."""
-        free = any(t is not None and t.shape[:1] == (None,) for t in snn.signature.inputs)
+        """The batch cut along its `size` images, if the network takes any batch and a cut helps."""
+        signature = snn.signature
+        free = any(axis is not None for axis in signature.axes) and not signature.whole
         count = max(round(size / _PIECE), 1) if free and device.type == "cpu" else 1
-        leaves, spec = pytree.tree_flatten((self.inputs, self.expected, self.labels))
-
-        def cut(leaf: Any) -> Sequence[Any]:
-            batched = isinstance(leaf, Tensor) and leaf.shape[:1] == (size,)
-            return leaf.tensor_split(count) if batched else [leaf] * count
-
-        for piece in zip(*map(cut, leaves), strict=True):
-            yield Batch(*pytree.tree_unflatten(piece, spec))
+        if count == 1:
+            yield self
+            return
+        layouts = signature.layouts(len(self.expected))
+        expected = {
+            name: [output] * count
+            if layout.axis is None or output.shape[:1] != (size,)
+            else output.tensor_split(count)
+            for (name, output), layout in zip(self.expected.items(), layouts, strict=True)
+        }
+        labels = [None] * count if self.labels is None else self.labels.tensor_split(count)
+        for i, inputs in enumerate(signature.cut(self.inputs, count)):
+            yield Batch(inputs, {name: cut[i] for name, cut in expected.items()}, labels[i])
 
 
 def run_all(snn: SpikingModel, plan: Plan, piece: Batch, device: torch.device) -> None:
@@ -126,6 +133,7 @@ def run_all(snn: SpikingModel, plan: Plan, piece: Batch, device: torch.device) -
                     run.spikes.update(spikes)
                 else:
                     found = outputs(snn, piece.inputs, device)
+            found = by_image(snn.signature, found, type(run.measure))
             run.measure.add(found, piece.expected, piece.labels)
 
 
@@ -136,6 +144,44 @@ def outputs(
     args, kwargs = moved(inputs, device)
     found = outputs_of(model(*args, **kwargs))
     return {name: output.to(to or device) for name, output in found.items()}
+
+
+def by_row(signature: Signature, found: Outputs) -> dict[str, Tensor]:
+    """Outputs with the images first, ``[N, ...]``, or their rows, ``[N*T, ...]``."""
+    layouts = signature.layouts(len(found))
+    return {
+        name: layout.by_row(output)
+        for (name, output), layout in zip(found.items(), layouts, strict=True)
+    }
+
+
+def by_image(signature: Signature, found: Outputs, kind: type[Measure]) -> dict[str, Tensor]:
+    """Outputs as a measure takes them, ``[N, ...]`` each.
+
+    One with another length that the batch decides, ``[N, N]``, has no elements that could be
+    compared over the images: a measure of elements is given each by itself.
+    """
+    layouts = signature.layouts(len(found))
+    return {
+        name: output.flatten() if layout.varies and kind.elements else layout.by_image(output)
+        for (name, output), layout in zip(found.items(), layouts, strict=True)
+    }
+
+
+def labels_by_image(signature: Signature, labels: Tensor, found: Outputs, size: int) -> Tensor:
+    """Labels of every row of the outputs, ``[N*T, ...]``, as ``[N, ..., T]``; others as they are.
+
+    Args:
+        signature: how the network is called.
+        labels: of a batch.
+        found: its outputs as the network returned them.
+        size: its images.
+    """
+    for output, layout in zip(found.values(), signature.layouts(len(found)), strict=True):
+        if layout.axis is not None and output.dim() > 1:
+            rows = layout.rows * size
+            return layout.split_rows(labels) if labels.shape[:1] == (rows,) else labels
+    return labels
 
 
 def moved(inputs: Any, device: torch.device) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,13 +11,15 @@ from typing import Any
 import torch
 from torch import nn
 from torch.fx import GraphModule
+from torch.utils import _pytree as pytree
 
 from . import fold
 from . import origins as layers
 from . import recognise_norms as norms
-from .batch_inputs import rows
+from .batch_axis import Asked, find_batch
+from .batch_layout import resized
 from .batch_reading import BatchReader, ReadBatches, moved, read_by
-from .call_signature import Signature
+from .call_signature import Signature, named
 from .copying import make_own
 from .exporting import EXPORTED_ROWS, export, plain
 from .fidelity import CHECKED_ROWS, ROUNDING, difference, sensitivity
@@ -89,7 +92,13 @@ class Captured:
         self.notes.extend(note for note in told if note not in self.notes)
 
 
-def capture(model: nn.Module, batch: Any, *, device: torch.device | str | None = None) -> Captured:
+def capture(
+    model: nn.Module,
+    batch: Any,
+    *,
+    device: torch.device | str | None = None,
+    batch_axis: Asked = None,
+) -> Captured:
     """Captures `model` in eval mode, decomposed, batch norm and constants folded.
 
     Args:
@@ -97,8 +106,10 @@ def capture(model: nn.Module, batch: Any, *, device: torch.device | str | None =
         batch: one calibration batch: a tensor ``[N, ...]``, ``(inputs, label)``, ``(x, t)`` for a
             model that can't do without two inputs, or a dict of keyword inputs; see `BatchReader`.
         device: where the result lives; the model's own device if None.
+        batch_axis: as for `to_spiking`.
 
     Raises:
+        InputError: for a batch without images, or a batch axis that the inputs don't have.
         CaptureError: if the model can't be exported, gives other outputs from call to call, or
             isn't reproduced by its graph to rounding.
     """
@@ -109,10 +120,17 @@ def capture(model: nn.Module, batch: Any, *, device: torch.device | str | None =
         home = device_of_model(copied)
         target = torch.device(device) if device is not None else home
         reader = BatchReader(parameters_of(copied))
-        args, kwargs = as_taken(copied, *moved(reader.read(batch), home), notes)
-        # Other rows than those that are exported, if there are so many.
-        checked = rows((args, kwargs), CHECKED_ROWS, EXPORTED_ROWS)
-        args, kwargs = rows((args, kwargs), EXPORTED_ROWS)
+        given = moved(reader.read(batch), home)
+        with isolation.model_in_use() as called:
+            inputs = as_taken(called, *given, notes)
+            found = find_batch(called, inputs, named(called, *inputs)[1], batch_axis)
+        leaves, spec = pytree.tree_flatten(inputs)
+
+        def some(count: int, start: int = 0) -> Any:
+            return pytree.tree_unflatten(resized(leaves, found.axes, count, start), spec)
+
+        # Other images than those that are exported, if there are so many.
+        checked, (args, kwargs) = some(CHECKED_ROWS, EXPORTED_ROWS), some(EXPORTED_ROWS)
         expected, checked = isolation.reference(checked, (args, kwargs))
         isolation.settle((args, kwargs), checked, expected, notes)
         warn_of(notes)
@@ -121,11 +139,11 @@ def capture(model: nn.Module, batch: Any, *, device: torch.device | str | None =
         args, kwargs, checked, expected = on_device((args, kwargs, checked, expected), target)
         with isolation.explaining():
             with quiet():
-                exported, size = export(copied, args, kwargs)
+                exported = export(copied, args, kwargs, found.axes)
                 module = exported.module(check_guards=False)
             graph_module = plain(module)
             make_own(graph_module, copied)
-            signature = Signature.of(copied, args, kwargs, exported.call_spec.out_spec, size)
+            signature = Signature.of(copied, args, kwargs, exported.call_spec.out_spec, found)
             flat = signature.flatten(*checked)
             run(_FOLDING, graph_module, GIVEN)
             least = sensitivity(copied, checked)
@@ -134,4 +152,6 @@ def capture(model: nn.Module, batch: Any, *, device: torch.device | str | None =
             # An epsilon may move from outside a norm's root to inside; double precision sees it.
             least = max(least, ROUNDING[torch.float32])
             gap = difference(expected, graph_module(*flat), least)
-    return Captured(graph_module, signature, gap, notes, reader)
+    for note in found.notes if found.doubtful else ():
+        warnings.warn(note, stacklevel=3)
+    return Captured(graph_module, signature, gap, [*notes, *found.notes], reader)

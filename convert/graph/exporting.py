@@ -14,29 +14,29 @@ from torch.utils import _pytree as pytree
 
 from ..common.messages import first_line
 from ..errors import CaptureError
+from .batch_layout import Axes
 from .decompositions import table
-from .fidelity import is_tensor
 
 # Images of the batch that is exported.
 EXPORTED_ROWS = 5
 
 
 def export(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[torch.export.ExportedProgram, int]:
-    """The model's program, taken apart as the decompositions say, and the images it was given.
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], axes: Axes
+) -> torch.export.ExportedProgram:
+    """The model's program, taken apart as the decompositions say.
+
+    Args:
+        model: what is exported.
+        args, kwargs: its inputs.
+        axes: the batch axis of every flat input.
 
     Raises:
         CaptureError: with torch's reason, if the model can't be exported.
     """
-    size = EXPORTED_ROWS
     batch = torch.export.Dim("batch", min=1)
-
-    def dynamic(leaf: Any) -> dict[int, Any] | None:
-        batched = is_tensor(leaf) and leaf.dim() > 0 and leaf.shape[0] == size
-        return {0: batch} if batched else None
-
-    shapes = pytree.tree_map(dynamic, (args, kwargs))
+    dynamic = [None if axis is None else {axis: batch} for axis in axes]
+    shapes = pytree.tree_unflatten(dynamic, pytree.tree_structure((args, kwargs)))
     names = list(inspect.signature(model.forward).parameters)
     try:
         by_name = dict(zip(names, shapes[0], strict=False)) | shapes[1]
@@ -50,7 +50,7 @@ def export(
             kwargs,
             dynamic_shapes=(shapes[0],) if variadic else by_name,
         )
-        return exported.run_decompositions(table()), size
+        return exported.run_decompositions(table())
     except Exception as error:
         raise CaptureError(
             f"{type(model).__name__} can't be captured by torch.export: {first_line(error)}; "

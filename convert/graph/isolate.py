@@ -72,6 +72,19 @@ class Isolated:
             module.training = False
         return found, inputs
 
+    @contextmanager
+    def model_in_use(self) -> Iterator[nn.Module]:
+        """The user's own model, to be called in eval mode inside the block to see what it does.
+
+        The copy must stay as it is until it has been compared: what the model holds is put back
+        from it.
+        """
+        for_inference(self._model)
+        try:
+            yield self._model
+        finally:
+            self._kept.put_back()
+
     def settle(
         self, inputs: Inputs, checked: Inputs, expected: list[Tensor], notes: list[str]
     ) -> None:

@@ -15,7 +15,6 @@ from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 
 from ..common.progress import Progress
-from .batch_inputs import batch_size
 from .call_signature import Signature
 from .node_facts import read
 
@@ -144,7 +143,8 @@ def watch(
     with torch.no_grad():
         for batch in Progress(batches, "scales", shown=progress):
             args, kwargs = signature.split(batch, device)
-            if size := batch_size((args, kwargs)):
-                walk(graph_module, signature.flatten(args, kwargs), after=show)
+            leaves = signature.flatten(args, kwargs)
+            if size := signature.images(leaves):
+                walk(graph_module, leaves, after=show)
                 images += size
     return images

@@ -10,7 +10,7 @@ import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,18 +20,20 @@ from ..errors import InputError
 from ..fitting.methods import DEFAULT, METHODS, check
 from ..fitting.problem import MOST_STEPS
 
+_T = TypeVar("_T")
+
 # Relative squared error of the outputs up to which K is chosen where nothing else is said.
 _MAX_LOSS = 0.005
 
 
-class SiteSteps(Mapping[str, int]):
-    """K by the name or glob of sites, in the order given; can't be changed."""
+class Pairs(Mapping[str, _T]):
+    """Values by name, in the order given; can't be changed."""
 
-    def __init__(self, steps: Mapping[str, int]) -> None:
-        self._pairs = tuple(steps.items())
+    def __init__(self, values: Mapping[str, _T]) -> None:
+        self._pairs = tuple(values.items())
 
-    def __getitem__(self, pattern: str) -> int:
-        return dict(self._pairs)[pattern]
+    def __getitem__(self, name: str) -> _T:
+        return dict(self._pairs)[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(dict(self._pairs))
@@ -40,7 +42,7 @@ class SiteSteps(Mapping[str, int]):
         return len(self._pairs)
 
     def __eq__(self, other: object) -> bool:
-        # The last pattern that matches a site decides, so the order counts.
+        # Of the steps of sites the last pattern that matches decides, so the order counts.
         return isinstance(other, Mapping) and list(self.items()) == list(other.items())
 
     def __hash__(self) -> int:
@@ -48,6 +50,10 @@ class SiteSteps(Mapping[str, int]):
 
     def __repr__(self) -> str:
         return repr(dict(self._pairs))
+
+
+class SiteSteps(Pairs[int]):
+    """K by the name or glob of sites."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,7 @@ class ConversionSettings:
         encode: False, True or ``"all"``.
         normalisation: whether norms are taken apart.
         max_pool: False, True or ``"first"``.
+        batch_axis: of the images, one for all inputs or by the name of an input; None finds it.
 
     Raises:
         InputError: naming the setting that can't be used.
@@ -99,6 +106,7 @@ class ConversionSettings:
     encode: bool | str = False
     normalisation: bool = False
     max_pool: bool | str = False
+    batch_axis: int | Mapping[str, int | None] | None = None
 
     def __post_init__(self) -> None:
         self._keep("steps", _steps(self.steps))
@@ -118,6 +126,7 @@ class ConversionSettings:
             ("max_pool", "first"),
         ):
             self._keep(name, _switch(name, getattr(self, name), word))
+        self._keep("batch_axis", _batch_axis(self.batch_axis))
 
     def _keep(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
@@ -194,6 +203,9 @@ class ConversionSettings:
             "encode": self.encode,
             "normalisation": self.normalisation,
             "max_pool": self.max_pool,
+            "batch_axis": (
+                dict(self.batch_axis) if isinstance(self.batch_axis, Mapping) else self.batch_axis
+            ),
         }
 
     @classmethod
@@ -255,6 +267,23 @@ def _site_steps(given: object) -> SiteSteps:
             )
     return SiteSteps(
         {name: _step(f"per_site_steps: K of {name!r}", k, k) for name, k in given.items()}
+    )
+
+
+def _batch_axis(given: object) -> int | Pairs[int | None] | None:
+    """The axis of the images: one number, numbers by name, or None."""
+    if given is None:
+        return None
+    if isinstance(given, Mapping):
+        axes = {name: None if axis is None else whole(axis) for name, axis in given.items()}
+        known = all(isinstance(n, str) for n in given)
+        if known and all(axes[n] is not None or given[n] is None for n in given):
+            return Pairs(axes) if axes else None
+    elif (axis := whole(given)) is not None:
+        return axis
+    raise InputError(
+        "batch_axis must be a whole number, or give one (or None) by the name of an input, as "
+        f"{{'state': 1}}, found {str(given)[:80]}"
     )
 
 

@@ -187,6 +187,7 @@ def read_network(document: Any, tensors: dict[str, Tensor], device: torch.device
     if found != take(document, "values", list):
         raise StorageError("the shapes inside the graph aren't those that were saved")
     _check_not_empty(network, called)
+    _check_layouts(signature, found[-1], batch)
     exact = {}
     for key, entry in take(document, "exact", dict).items():
         region = read_graph(take(entry, "graph", list), nn.Module(), (), device)
@@ -386,6 +387,16 @@ def _corrections(
         raise StorageError("the corrections in use are damaged")
     result.held = held
     return result
+
+
+def _check_layouts(signature: Signature, shown: Sequence[Any], batch: int) -> None:
+    """Refuses layouts of the outputs that the graph's outputs don't have."""
+    for layout, output in zip(signature.outputs, shown, strict=False):
+        if layout is None or layout.axis is None:
+            continue
+        shape = output[1:] if isinstance(output, list) else []
+        if layout.axis >= len(shape) or shape[layout.axis] != batch * layout.rows:
+            raise StorageError("the batch lies elsewhere in the outputs; the file is damaged")
 
 
 def _infer(

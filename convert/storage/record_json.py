@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 from ..calibration.histogram import Histogram
 from ..common.messages import shortened
 from ..errors import ConversionError, StorageError
+from ..graph.batch_layout import Layout
 from ..graph.call_signature import Signature, TensorInput
 from ..graph.roles import Operation
 from ..network.report import Correction, OutputError, Report, SiteRow
@@ -231,7 +232,7 @@ def write_signature(signature: Signature) -> dict[str, Any]:
         else {"name": i.name, "shape": list(i.shape), "dtype": dtype_name(i.dtype)}
         for i in signature.inputs
     ]
-    return {
+    written = {
         "names": list(signature.names),
         "positional": signature.positional,
         "inputs": inputs,
@@ -239,6 +240,14 @@ def write_signature(signature: Signature) -> dict[str, Any]:
         "takes": write_tree(signature.in_spec),
         "returns": write_tree(signature.out_spec),
     }
+    # What isn't there says that every output is [N, ...], as it was in files of before.
+    if signature.outputs:
+        written["outputs"] = [
+            None if layout is None else dataclasses.asdict(layout) for layout in signature.outputs
+        ]
+    if signature.mixes:
+        written["mixes"] = True
+    return written
 
 
 def read_signature(data: Any) -> Signature:
@@ -254,7 +263,33 @@ def read_signature(data: Any) -> Signature:
     if type(positional) is not int or not 0 <= positional <= max(len(names), 1):
         raise StorageError("the number of inputs of the network is damaged")
     read = tuple(_read_input(i) for i in inputs)
-    return Signature(tuple(names), read, tuple(constants), takes, returns, positional=positional)
+    outputs, mixes = data.get("outputs", []), data.get("mixes", False)
+    if type(outputs) is not list or len(outputs) not in (0, returns.num_leaves):
+        raise StorageError("the outputs of the network are damaged")
+    if type(mixes) is not bool:
+        raise StorageError("the entry 'mixes' of the file is damaged")
+    return Signature(
+        tuple(names),
+        read,
+        tuple(constants),
+        takes,
+        returns,
+        positional=positional,
+        outputs=tuple(_read_layout(layout) for layout in outputs),
+        mixes=mixes,
+    )
+
+
+def _read_layout(data: Any) -> Layout | None:
+    """Where the images lie in an output."""
+    if data is None:
+        return None
+    axis, flags = take(data, "axis", int, type(None)), ("mixes", "varies")
+    before, after = (take(data, key, int) for key in ("before", "after"))
+    if not 0 <= (axis or 0) < 64 or not 0 < before < 2**31 or not 0 < after < 2**31:
+        raise StorageError("the outputs of the network are damaged")
+    mixes, varies = (take(data, key, bool) for key in flags)
+    return Layout(axis, before, after, mixes, varies)
 
 
 def _read_input(data: Any) -> TensorInput | None:
@@ -271,6 +306,9 @@ def write_report(report: Report | None, place: Mapping[Node, int]) -> Any:
     if report is None:
         return None
     data = _fields(report, "the report")
+    # Files of networks with the batch first stay as they were before it could be another axis.
+    if report.batch_axis == 0 and not report.mixes_batch:
+        del data["batch_axis"], data["mixes_batch"]
     for name in _ROWS:
         data[name] = [_fields(row, "the report") for row in getattr(report, name)]
     data["operations"] = [
@@ -294,7 +332,10 @@ def write_settings(report: Report | None) -> Any:
     """What the conversion was asked for; None where that isn't known."""
     if report is None or report.settings is None:
         return None
-    return plain(report.settings.to_dict(), "the settings")
+    settings = report.settings.to_dict()
+    if settings["batch_axis"] is None:
+        del settings["batch_axis"]
+    return plain(settings, "the settings")
 
 
 def read_settings(data: Any) -> ConversionSettings | None:
@@ -337,6 +378,11 @@ def read_report(
         "settings": settings,
     }
     report = _made(Report, data | made)
+    axes = (
+        report.batch_axis.values() if isinstance(report.batch_axis, dict) else [report.batch_axis]
+    )
+    if not all(type(axis) is int for axis in axes):
+        raise StorageError("the batch axis of the report is damaged")
     report.input_ranges = [_tuples(bounds) for bounds in report.input_ranges]
     for bounds in report.input_ranges:
         if bounds is not None and [isinstance(b, int | float) for b in bounds] != [True, True]:

@@ -95,6 +95,7 @@ def to_spiking(
     seconds: dict[str, float] = {}
     with timed(seconds, "capture"):
         captured = capture(model, first, device=device)
+        batches = captured.signature.within(batches)
         sites = prepare(
             Preparation(
                 captured,

@@ -77,7 +77,7 @@ def refit(
             "sequential": sequential,
         },
     )
-    batches = None if calibration is None else batches_of(calibration)
+    batches = None if calibration is None else snn.signature.within(batches_of(calibration))
     captured, sites = _exact(snn)
     fixed = fixed_steps(sites, settings.per_site_steps)
     seconds: dict[str, float] = {}

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from ..common.batches import ahead, batches_once
 from ..errors import InputError
+from ..graph.batch_bounds import BatchBounds
 from ..graph.batch_inputs import batch_size, rows
 from ..network.model import SpikingModel
 from .by_site import errors_by_site
@@ -112,7 +113,8 @@ class _Both:
         """Runs every batch, the next one being read meanwhile."""
         total = len(data) if isinstance(data, Sized) else None
         for batch in tqdm(ahead(data), "evaluate", total, disable=None if progress else True):
-            self.add(batch)
+            for part in self.snn.signature.taken(batch):
+                self.add(part)
 
     def add(self, batch: Any) -> None:
         """Runs one batch through the original, and in every planned way through the other."""
@@ -124,7 +126,8 @@ class _Both:
         self.snn.signature.flatten(args, kwargs)
         room = self.wanted - self.images
         if room > 0:
-            self.kept.append(rows((args, kwargs), min(size, room)))
+            kept = (self.snn.signature.bounds or BatchBounds()).at_least(min(size, room))
+            self.kept.append(rows((args, kwargs), kept))
         begin = time.perf_counter()
         expected = outputs(self.original, (args, kwargs), self.home, self.device)
         between = time.perf_counter()

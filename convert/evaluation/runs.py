@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from ..graph.batch_bounds import BatchBounds
 from ..network.model import SpikingModel
 from ..sites.encode_operands import IDENTITY
 from .measures import Measure, Outputs, outputs_of
@@ -96,11 +97,12 @@ class Batch:
         """The batch cut along its `size` rows, if the network takes any batch and a cut helps."""
         free = any(t is not None and t.shape[:1] == (None,) for t in snn.signature.inputs)
         count = max(round(size / _PIECE), 1) if free and device.type == "cpu" else 1
+        lengths = (snn.signature.bounds or BatchBounds()).sizes(size, count)
         leaves, spec = pytree.tree_flatten((self.inputs, self.expected, self.labels))
 
         def cut(leaf: Any) -> Sequence[Any]:
             batched = isinstance(leaf, Tensor) and leaf.shape[:1] == (size,)
-            return leaf.tensor_split(count) if batched else [leaf] * count
+            return leaf.split(lengths) if batched else [leaf] * len(lengths)
 
         for piece in zip(*map(cut, leaves), strict=True):
             yield Batch(*pytree.tree_unflatten(piece, spec))

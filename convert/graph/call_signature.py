@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,8 @@ from torch.utils import _pytree as pytree
 
 from ..common.tracing import traced
 from ..errors import InputError
-from .batch_inputs import leading, split_batch
+from .batch_bounds import BatchBounds, parts
+from .batch_inputs import batch_size, leading, split_batch
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Signature:
         out_spec: tree of the outputs.
         channels_last: lays images ``[N, C, H, W]`` on the CPU out so; see `layout`.
         positional: how many of the inputs were given by position at conversion.
+        bounds: the sizes of a batch that are taken; None for any.
     """
 
     names: tuple[str, ...]
@@ -49,6 +51,7 @@ class Signature:
     out_spec: pytree.TreeSpec
     channels_last: bool = False
     positional: int = 1
+    bounds: BatchBounds | None = None
 
     @classmethod
     def of(
@@ -58,6 +61,7 @@ class Signature:
         kwargs: dict[str, Any],
         out_spec: pytree.TreeSpec,
         size: int,
+        bounds: BatchBounds | None = None,
     ) -> Signature:
         """Reads the signature off an example call whose batch size is `size`."""
         positional: list[str] = []
@@ -90,13 +94,32 @@ class Signature:
             for owner, leaf in zip(owners, leaves, strict=True)
         )
         constants = tuple(None if isinstance(leaf, Tensor) else leaf for leaf in leaves)
-        return cls(names, inputs, constants, in_spec, out_spec, positional=len(args))
+        positions = len(args)
+        return cls(names, inputs, constants, in_spec, out_spec, positional=positions, bounds=bounds)
 
     def split(
         self, batch: Any, device: torch.device | str | None = None
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Inputs of a batch of this network; see `split_batch`."""
         return split_batch(batch, device, takes=self.positional)
+
+    def within(self, batches: Iterable[Any]) -> Iterable[Any]:
+        """Calibration batches that can be read as often as `batches`, in sizes that are taken.
+
+        Images that are too few for another batch are left out.
+        """
+        return batches if self.bounds is None else _Within(batches, self, self.bounds)
+
+    def taken(self, batch: Any) -> Iterable[Any]:
+        """A batch, cut where it is larger than what the network takes at once.
+
+        Raises:
+            InputError: if it can't be cut into sizes that are taken.
+        """
+        size = 0 if self.bounds is None else batch_size(self.split(batch))
+        if self.bounds is None or not size or self.bounds.holds(size):
+            return [batch]
+        return parts(batch, size, self.bounds.sizes(size, 1))
 
     def label(self, batch: Any) -> Any:
         """What follows the inputs in a batch of this network; None if nothing does."""
@@ -139,6 +162,8 @@ class Signature:
         if len(sizes) > 1:
             listed = ", ".join(f"{name}: {size}" for size, name in sizes.items())
             raise InputError(f"the inputs have different batch sizes: {listed}")
+        if self.bounds is not None and sizes:
+            self.bounds.check(next(iter(sizes)))
         return [self._laid_out(leaf, torch.channels_last) for leaf in leaves]
 
     def _check(self, leaf: Any, expected: TensorInput) -> int:
@@ -167,8 +192,9 @@ class Signature:
         count = min([count, *sizes])
         if count < 2:
             return [list(leaves)]
+        lengths = (self.bounds or BatchBounds()).sizes(min(sizes), count)
         parts = [
-            leaf.tensor_split(count) if cut else [leaf] * count
+            leaf.split(lengths) if cut else [leaf] * len(lengths)
             for leaf, cut in zip(leaves, batched, strict=True)
         ]
         return [list(piece) for piece in zip(*parts, strict=True)]
@@ -183,3 +209,20 @@ class Signature:
         if not self.channels_last or not image or traced() or leaf.device.type != "cpu":
             return leaf
         return leaf.contiguous(memory_format=layout)
+
+
+@dataclass(frozen=True)
+class _Within:
+    """Batches, cut to the sizes that a network takes."""
+
+    batches: Iterable[Any]
+    signature: Signature
+    bounds: BatchBounds
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self.batches:
+            size = batch_size(self.signature.split(batch))
+            if (count := self.bounds.part_of(size)) == size and self.bounds.holds(size):
+                yield batch
+            elif count:
+                yield from parts(batch, size, self.bounds.sizes(count, 1))

@@ -12,11 +12,14 @@ from torch.fx import GraphModule
 from . import fold
 from . import origins as layers
 from . import recognise_norms as norms
-from .batch_inputs import inputs_needed, rows, split_batch
+from .batch_inputs import batch_size, inputs_needed, split_batch
+from .batch_limits import limited
 from .call_signature import Signature
-from .exporting import EXPORTED_ROWS, export, plain
-from .fidelity import CHECKED_ROWS, ROUNDING, deterministic, difference, sensitivity
+from .examples import examples
+from .exporting import export, plain
+from .fidelity import ROUNDING, deterministic, difference, sensitivity
 from .isolate import device_of_model, isolated, slow_attention
+from .own_classes import register
 from .passes import Fact, Pass, check, run
 
 # What is true of an exported graph; what is done then, and what once the graph has been checked.
@@ -81,15 +84,21 @@ def capture(model: nn.Module, batch: Any, *, device: torch.device | str | None =
     copied = isolated(model, notes)
     target = torch.device(device) if device is not None else device_of_model(copied)
     copied.to(target)
+    register(batch)
     args, kwargs = split_batch(batch, target, takes=inputs_needed(copied))
-    args, kwargs = rows((args, kwargs), EXPORTED_ROWS)
-    checked = rows((args, kwargs), CHECKED_ROWS)
+    given = examples(copied, args, kwargs)
+    checked = given.checked
     with torch.no_grad(), slow_attention(copied, checked, notes):
         expected = deterministic(copied, *checked)
-        exported, size = export(copied, args, kwargs)
-        module = exported.module(check_guards=False)
+        exported = export(copied, given)
+        if (bounds := exported.bounds) and not bounds.holds(batch_size(checked)):
+            checked = given.of(bounds.at_least(batch_size(checked)))
+            expected = deterministic(copied, *checked)
+        module = exported.program.module(check_guards=False)
         graph_module = plain(module)
-        signature = Signature.of(copied, args, kwargs, exported.call_spec.out_spec, size)
+        signature = Signature.of(
+            copied, *given.of(exported.size), exported.out_spec, exported.size, exported.bounds
+        )
         flat = signature.flatten(*checked)
         run(_FOLDING, graph_module, GIVEN)
         least = sensitivity(copied, checked, expected)
@@ -98,4 +107,8 @@ def capture(model: nn.Module, batch: Any, *, device: torch.device | str | None =
         # An epsilon may move from outside a norm's root to inside, which double precision sees.
         least = max(least, ROUNDING[torch.float32])
         gap = difference(expected, graph_module(*flat), least)
+        signature = limited(copied, graph_module, signature, given, least, notes)
+    notes += [
+        f"forward asks for values at {line}; no output depends on it" for line in exported.left_out
+    ]
     return Captured(graph_module, signature, gap, notes)

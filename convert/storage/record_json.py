@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 
 from ..calibration.histogram import Histogram
 from ..errors import ConversionError, StorageError
+from ..graph.batch_bounds import BatchBounds
 from ..graph.call_signature import Signature, TensorInput
 from ..graph.roles import Operation
 from ..network.report import Correction, Report, SiteRow
@@ -175,9 +176,12 @@ def write_signature(signature: Signature) -> dict[str, Any]:
         else {"name": i.name, "shape": list(i.shape), "dtype": dtype_name(i.dtype)}
         for i in signature.inputs
     ]
+    bounds = signature.bounds
+    limits = {} if bounds is None else {"batches": dataclasses.asdict(bounds)}
     return {
         "names": list(signature.names),
         "positional": signature.positional,
+        **limits,
         "inputs": inputs,
         "constants": plain(signature.constants, "an input that isn't a tensor"),
         "takes": write_tree(signature.in_spec),
@@ -198,7 +202,21 @@ def read_signature(data: Any) -> Signature:
     if type(positional) is not int or not 0 <= positional <= max(len(names), 1):
         raise StorageError("the number of inputs of the network is damaged")
     read = tuple(_read_input(i) for i in inputs)
-    return Signature(tuple(names), read, tuple(constants), takes, returns, positional=positional)
+    bounds = _read_bounds(data.get("batches"))
+    return Signature(
+        tuple(names), read, tuple(constants), takes, returns, positional=positional, bounds=bounds
+    )
+
+
+def _read_bounds(data: Any) -> BatchBounds | None:
+    if data is None:
+        return None
+    least, divisor = take(data, "least", int), take(data, "divisor", int)
+    most, asked = data.get("most"), take(data, "asked", str)
+    numbers = [least, divisor] + ([] if most is None else [most])
+    if not all(type(n) is int and 1 <= n < 2**31 for n in numbers):
+        raise StorageError("the sizes of a batch that the network takes are damaged")
+    return BatchBounds(least, most, divisor, asked[:200])
 
 
 def _read_input(data: Any) -> TensorInput | None:

@@ -18,6 +18,8 @@ _TORCH = str(Path(torch.__file__).parent)
 _PATHS = sysconfig.get_paths()
 _LIBRARY = tuple({_PATHS["stdlib"], _PATHS["platstdlib"]})
 _SITES = tuple({_PATHS["purelib"], _PATHS["platlib"]})
+# Where torch goes on to what it can't know.
+_ADVICE = re.compile(r"\n\s*\n|Suggested fixes|Potential framework code|User Stack|If you're using")
 # Longest reason and longest source line that a message quotes.
 _REASON, _SOURCE = 240, 100
 
@@ -30,7 +32,7 @@ def first_line(error: BaseException) -> str:
 
 def reason(error: BaseException) -> str:
     """Its class and, in one line, what it says before it goes on to advice."""
-    text = re.split(r"\n\s*\n|Suggested fixes|Potential framework code|User Stack|If you're using", str(error))[0]
+    text = _ADVICE.split(str(error))[0]
     text = re.sub(r" ?For more information, run with TORCH_LOGS=\S+", "", text)
     text = re.sub(r"\(unhinted: [^\n]*?\)\.?|\(Size-like symbols: [^)]*\)", "", text)
     text = re.sub(r"L\['(\w+)'\]", r"\1", text)
@@ -85,6 +87,8 @@ def quoted(filename: str, number: int) -> str:
 def is_users(filename: str) -> bool:
     """Whether a file is neither torch's, nor this package's, nor of Python's own library."""
     if filename.startswith((_TORCH, _PACKAGE)) or filename.startswith("<frozen"):
+        return False
+    if "eval_with_key" in filename:
         return False
     if filename.startswith("<") and not linecache.getlines(filename):
         return filename == "<stdin>"

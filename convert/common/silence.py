@@ -28,7 +28,7 @@ class _Elsewhere:
 def silent() -> Iterator[None]:
     """Inside the block nothing that this thread prints reaches the standard output."""
     before, quiet = sys.stdout, _Elsewhere(sys.stdout)
-    sys.stdout = quiet  # type: ignore[assignment]
+    sys.stdout = quiet
     try:
         yield
     finally:

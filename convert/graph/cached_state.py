@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 _TORCHS = frozenset({"_parameters", "_buffers", "_modules", "training", "forward"})
-# What a module keeps, by where it keeps it.
+# Where a module keeps what may depend on a batch.
 _HOLDERS = ("attributes", "buffers")
 _Held = dict[str, dict[str, Any]]
 
@@ -25,7 +25,7 @@ class CachedState:
     def __init__(self, model: nn.Module) -> None:
         self._modules = list(model.modules())
         self._before = self._held()
-        self._empty: list[_Held] = [dict.fromkeys(_HOLDERS, {}) for _ in self._modules]
+        self._empty: list[_Held] = [{holder: {} for holder in _HOLDERS} for _ in self._modules]
 
     def called(self, size: int) -> None:
         """Notes what a call with a batch of `size` images changed."""
@@ -41,7 +41,7 @@ class CachedState:
         try:
             self._put(
                 [
-                    {holder: held[holder] | empty[holder] for holder in _HOLDERS}
+                    held | {holder: held[holder] | empty[holder] for holder in _HOLDERS}
                     for held, empty in zip(self._before, self._empty, strict=True)
                 ]
             )
@@ -54,6 +54,7 @@ class CachedState:
             {
                 "attributes": {n: v for n, v in vars(module).items() if not _is_torchs(n)},
                 "buffers": dict(module._buffers),
+                "hooks": {n: dict(v) for n, v in vars(module).items() if _is_hooks(n, v)},
             }
             for module in self._modules
         ]
@@ -65,6 +66,13 @@ class CachedState:
             vars(module).update(kept["attributes"])
             module._buffers.clear()
             module._buffers.update(kept["buffers"])
+            for name, hooks in kept["hooks"].items():
+                vars(module)[name].clear()
+                vars(module)[name].update(hooks)
+
+
+def _is_hooks(name: str, value: Any) -> bool:
+    return name.endswith("_hooks") and isinstance(value, dict)
 
 
 def _is_torchs(name: str) -> bool:

@@ -15,6 +15,7 @@ from ..common.tracing import traced
 from ..errors import InputError
 from .batch_bounds import BatchBounds, parts
 from .batch_inputs import batch_size, leading, split_batch
+from .own_classes import register, same_form
 
 
 @dataclass(frozen=True)
@@ -145,8 +146,12 @@ class Signature:
             raise InputError(
                 f"missing inputs {missing}, unexpected inputs {unknown}; the network takes {takes}"
             )
-        leaves, spec = pytree.tree_flatten([values[name] for name in self.names])
+        ordered = [values[name] for name in self.names]
+        leaves, spec = pytree.tree_flatten(ordered)
         if spec != self.in_spec:
+            register(ordered)
+            leaves, spec = pytree.tree_flatten(ordered)
+        if spec != self.in_spec and not same_form(spec, self.in_spec):
             raise InputError(f"the inputs have another structure; the network takes {takes}")
         sizes: dict[int, str] = {}
         for leaf, expected, constant in zip(leaves, self.inputs, self.constants, strict=True):

@@ -22,6 +22,7 @@ from .capturable_parts import capturable
 from .decompositions import table
 from .examples import Examples
 from .flat_call import FlatCall, called_flat
+from .graph_checks import check_graph, reads_values
 from .guards import Guard, line_of, noted
 from .value_branches import Refused, Settled, settle
 
@@ -120,7 +121,7 @@ class _Exporter:
                 raise
             self.settled = settled
             return self._once(size, bounds)
-        if _reads_values(exported.program.graph):
+        if reads_values(exported.program.graph):
             try:
                 # A number that is read from a weight is a constant.
                 self.settled = self._answers()
@@ -143,6 +144,7 @@ class _Exporter:
                 self.model, tuple(call.leaves), dynamic_shapes=_shapes(call, size, bounds)
             )
         assert call.out_spec is not None
+        check_graph(program.graph)
         left_out = tuple(settled.left_out) if settled else ()
         program = program.run_decompositions(table())
         return Exported(program, call.out_spec, size, None, left_out)
@@ -163,22 +165,23 @@ class _Exporter:
     def refusal(self, error: Exception) -> CaptureError:
         """What is said of a model that can't be exported."""
         name = type(self.model).__name__
+        advice = (
+            "; forward must not branch on tensor values, nor on the batch size: use torch.where, "
+            "or convert the part that is free of such branches"
+        )
         if isinstance(error, CaptureError):
-            said, where = str(error), ""
+            text = f"{name} can't be captured: {error}"
+            text += advice if isinstance(error, Refused) else ""
         else:
-            said = f"torch.export says {reason(error)}"
             line = users_line(error)
             if line is None and _of_size(error):
                 line = line_of(self.guards, [self.given.exported])
             where = f" at {line}" if line else ""
-        advice = (
-            "forward must not branch on tensor values, nor on the batch size: use torch.where, or "
-            "convert the part that is free of such branches"
-        )
+            text = f"{name} can't be captured by torch.export{where}: {reason(error)}{advice}"
         args, kwargs = self.given.checked
         if parts := capturable(self.model, args, kwargs):
-            advice += f" ({', '.join(parts)} can be captured)"
-        return CaptureError(f"{name} can't be captured{where}: {said}; {advice}")
+            text += f" ({', '.join(parts)} can be captured)"
+        return CaptureError(text)
 
 
 def _shapes(call: FlatCall, size: int, bounds: BatchBounds) -> dict[str, Any]:
@@ -219,12 +222,6 @@ def _of_size(error: BaseException) -> bool:
     """Whether torch complains of what forward asks of the size of the batch."""
     text = str(error)
     return "Constraints violated" in text or "Specializations unexpectedly" in text
-
-
-def _reads_values(graph: Graph) -> bool:
-    """Whether a graph takes numbers out of tensors."""
-    read = torch.ops.aten._local_scalar_dense.default, torch.ops.aten.item.default
-    return any(node.target in read for node in graph.nodes)
 
 
 def plain(module: nn.Module) -> GraphModule:

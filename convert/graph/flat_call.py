@@ -73,13 +73,13 @@ class FlatCall:
     def of(cls, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> FlatCall:
         """Reads the form off an example call."""
         found, in_spec = pytree.tree_flatten_with_path((args, kwargs))
-        owners = _names(model, len(args)) + list(kwargs)
+        positional = _names(model, len(args))
         names: list[str] = []
         for path, _ in found:
-            side, entry, *rest = path
-            place = entry.idx if isinstance(entry, pytree.SequenceKey) else 0
-            owner = owners[place] if side == pytree.SequenceKey(0) else str(entry.key)
-            text = "_".join([owner, *(_of_key(key) for key in rest)])
+            _, entry, *rest = path
+            first = isinstance(entry, pytree.SequenceKey)
+            owner = positional[entry.idx] if first else _of_key(entry)
+            text = "_".join([owner, *map(_of_key, rest)])
             text = re.sub(r"\W", "_", text)
             name = text if text.isidentifier() else f"input_{text}"
             while name in names:

@@ -43,7 +43,7 @@ def noted(guards: list[Guard]) -> Iterator[None]:
             guards.append(Guard(str(condition), quoted(*place), _direct(frame)))
         return original(self, prefix, condition, *args, **kwargs)
 
-    ShapeEnv._log_guard = log  # type: ignore[method-assign]
+    ShapeEnv._log_guard = log  # type: ignore[assignment,method-assign]
     try:
         yield
     finally:

@@ -42,10 +42,12 @@ def isolated(model: nn.Module, notes: list[str]) -> nn.Module:
                 value.clear()
     if hooked:
         notes.append(f"{hooked} hooks of the model were left out of the conversion")
-    config = getattr(copied, "config", None)
-    if config is not None and getattr(config, "use_cache", False) is True:
+    configs = [getattr(module, "config", None) for module in copied.modules()]
+    caching = [config for config in configs if getattr(config, "use_cache", False) is True]
+    for config in caching:
         # Keys and values kept for a next token are state, not an output of the network.
         config.use_cache = False
+    if caching:
         notes.append("the model's config.use_cache was switched off in the conversion")
     if model.training:
         notes.append("the model was in training mode; it is converted in eval mode")

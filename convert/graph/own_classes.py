@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -45,6 +46,25 @@ def check_outputs(result: Any) -> None:
             )
 
 
+def same_form(a: pytree.TreeSpec, b: pytree.TreeSpec) -> bool:
+    """Whether two trees differ at most in the classes that hold fields of the same names."""
+    if a.num_children != b.num_children or a.is_leaf() != b.is_leaf():
+        return False
+    if _fields(a) != _fields(b):
+        return False
+    return all(map(same_form, a.children(), b.children()))
+
+
+def _fields(spec: pytree.TreeSpec) -> Any:
+    """The names of what a node of a tree holds; its class where it has no names."""
+    context = spec.context
+    if hasattr(context, "_fields"):  # a named tuple's class
+        return list(context._fields)
+    if isinstance(context, tuple | list) and context and isinstance(context[0], tuple | list):
+        context = context[0]  # a registered dataclass: what is given, then what is None
+    return list(context) if isinstance(context, tuple | list) else spec.type
+
+
 def _registered(value: Any, kind: type) -> bool:
     """Registers a class, if its objects can be taken apart and put together again."""
     name = f"{kind.__module__}.{kind.__qualname__}"
@@ -74,10 +94,11 @@ def _registered(value: Any, kind: type) -> bool:
             return False
         return type(again) is kind
     if isinstance(value, list):
+        make: Callable[[Any], Any] = kind
         pytree.register_pytree_node(
             kind,
             lambda made: (list(made), None),
-            lambda values, _: kind(values),
+            lambda values, _: make(values),
             serialized_type_name=name,
         )
         return True

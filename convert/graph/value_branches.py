@@ -11,9 +11,10 @@ from __future__ import annotations
 import linecache
 import sys
 import traceback
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 import torch
@@ -25,14 +26,18 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from ..common.messages import calling_line, is_users, quoted, users_line
 from ..errors import CaptureError
+from .shown_numbers import Position, only_shown, position
 
 # So many combinations of answers are traced at most.
 _MOST = 64
-_BOOLEAN = {"__bool__", "is_nonzero", "equal", "allclose", "__contains__"}
+# Answers that are true or false, numbers, and text.
+_BOOLEAN = {"__bool__", "is_nonzero", "equal", "allclose", "__contains__", "truth"}
 _NUMBER = {"item", "__float__", "__int__", "__index__", "__complex__", "tolist"}
 _TEXT = {"__repr__", "__format__", "__str__"}
-# A question: its kind, and the lines of the user's code and of torch's that ask it.
-Place = tuple[str, str, int, str, int]
+_ZERO: dict[str, Any] = {"__float__": 0.0, "__complex__": 0j, "tolist": [], "truth": False}
+# A question: its kind, the lines of the user's code and of torch's that ask it, the expression
+# there, and how often it was asked before.
+Place = tuple[str, str, int, str, int, Position, int]
 
 
 @dataclass
@@ -40,12 +45,12 @@ class Settled:
     """Answers that hold for every input, or that no output depends on.
 
     Args:
-        answers: in the order in which they are asked for, by place.
+        answers: by place, in the order in which they are asked for.
         varying: places whose answers depend on an input.
         left_out: the lines of these, as a note shows them.
     """
 
-    answers: dict[Place, list[Any]]
+    answers: dict[Place, Any]
     varying: frozenset[Place]
     left_out: list[str]
 
@@ -67,12 +72,14 @@ class _Traced:
         count: how many are forward's.
         asked: place and answer of each question.
         raised: what forward raised.
+        shown: whether it printed, logged or asserted a value.
     """
 
     graph_module: GraphModule | None
     count: int
     asked: list[tuple[Place, Any]]
     raised: BaseException | None = None
+    shown: bool = False
 
 
 def settle(
@@ -89,7 +96,7 @@ def settle(
         Refused: if an answer changes the outputs, with the line that asks.
     """
     first = _trace(flat, leaves, _Asking())
-    if not first.asked or first.raised is not None:
+    if first.raised is not None or not (first.asked or first.shown):
         return None
     varying = _varying(first)
     _check_size(first, _trace(flat, others, _Asking()), varying)
@@ -97,24 +104,19 @@ def settle(
     if base.raised is not None:
         line = users_line(base.raised) or _shown(next(iter(varying)))
         raise Refused(f"forward calculates with a value of a tensor ({line})") from base.raised
-    answers: dict[Place, list[Any]] = defaultdict(list)
-    for place, answer in base.asked:
-        answers[place].append(answer)
+    answers = dict(base.asked)
     known = {place for place, _ in first.asked} - varying
     _explore(flat, leaves, base, known)
-    lines = dict.fromkeys(_shown(place) for place, _ in base.asked if place not in known)
-    return Settled(dict(answers), frozenset(set(answers) - known), list(lines))
+    lines = dict.fromkeys(_shown(place) for place in answers if place not in known)
+    return Settled(answers, frozenset(set(answers) - known), list(lines))
 
 
 def _check_size(a: _Traced, b: _Traced, varying: set[Place]) -> None:
     """Refuses answers that no input changes, but the size of the batch does."""
-    for place in dict.fromkeys(place for place, _ in a.asked if place not in varying):
-        if _answers(a, place) != _answers(b, place):
+    others = dict(b.asked)
+    for place, answer in a.asked:
+        if place not in varying and repr(answer) != repr(others.get(place)):
             raise Refused(f"forward branches on the size of the batch ({_shown(place)})")
-
-
-def _answers(traced: _Traced, wanted: Place) -> list[str]:
-    return [repr(answer) for place, answer in traced.asked if place == wanted]
 
 
 def _explore(flat: Callable[..., Any], leaves: list[Any], base: _Traced, known: set[Place]) -> None:
@@ -124,9 +126,8 @@ def _explore(flat: Callable[..., Any], leaves: list[Any], base: _Traced, known: 
     traced = 0
     while waiting:
         flips, done = waiting.pop()
-        places = dict.fromkeys(p for p, _ in done.asked if p not in known and p[0] in _FLIPPED)
         decided = dict(flips)
-        for place in places:
+        for place in _open(done, known):
             if place in flips:
                 continue
             chosen = decided | {place: True}
@@ -146,7 +147,14 @@ def _explore(flat: Callable[..., Any], leaves: list[Any], base: _Traced, known: 
             decided[place] = False
 
 
-_FLIPPED = _BOOLEAN | {"compare"}
+def _open(traced: _Traced, known: set[Place]) -> list[Place]:
+    """The questions of a trace that an input answers, and that can be answered otherwise."""
+    varying = _varying(traced)
+    for place in varying & known:
+        if place[0] in _NUMBER:
+            raise Refused(f"forward calculates with a value of a tensor ({_shown(place)})")
+    yes_or_no = _BOOLEAN | {"compare"}
+    return [p for p, _ in traced.asked if p[0] in yes_or_no and (p in varying or p not in known)]
 
 
 class _Asking(TorchFunctionMode):
@@ -168,16 +176,22 @@ class _Asking(TorchFunctionMode):
         self.varying, self.known, self.flips = varying, known or set(), flips or {}
         self.asked: list[tuple[Place, Any]] = []
         self.questions: list[Tensor] = []
+        self.shown = False
+        self._often: Counter[Any] = Counter()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         kind = _kind(func, args)
+        if func is torch._assert:
+            self.shown = True  # it looks, and no output depends on it
+            return None
         if kind is None:
             return func(*args, **kwargs)
-        place = _place(kind)
+        place = _place(kind, self._often)
         with _disable_current_modes():
             answer = func(*args, **kwargs)
-        if kind in _TEXT:
+        if kind in _TEXT or _printed(kind):
+            self.shown = True
             return answer
         self.questions.append(_reduced([a for a in args if isinstance(a, Tensor)]))
         varies = place not in self.known if self.varying is None else place in self.varying
@@ -189,7 +203,7 @@ class _Asking(TorchFunctionMode):
     def compare(self, answer: bool) -> bool:
         """The answer to a comparison of a number that an input changes."""
         self.questions.append(torch.zeros(()))
-        return self._told(_place("compare"), answer)
+        return self._told(_place("compare", self._often), answer)
 
     def _told(self, place: Place, answer: Any) -> Any:
         if self.flips.get(place):
@@ -203,24 +217,37 @@ class _Given(TorchFunctionMode):
 
     def __init__(self, settled: Settled) -> None:
         super().__init__()
-        self.varying = settled.varying
-        self.left = {place: list(answers) for place, answers in settled.answers.items()}
+        self._varying, self._answers = settled.varying, settled.answers
+        self._left = list(settled.answers)
+        self._often: Counter[Any] = Counter()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch._assert:
+            return None
         kind = _kind(func, args)
         if kind in _TEXT:
             return "tensor(...)"
-        if kind is not None and self.left.get(place := _place(kind)):
-            answer = self.left[place].pop(0)
-            if kind in _NUMBER and place in self.varying:
-                return _Shown(answer, self.compare)
-            return answer
-        return func(*args, **(kwargs or {}))
+        if kind is None:
+            return func(*args, **(kwargs or {}))
+        if _printed(kind):
+            return _ZERO.get(kind, 0)
+        place = self._next(kind)
+        answer = self._answers[place]
+        if kind in _NUMBER and place in self._varying:
+            return _Shown(answer, self.compare)
+        return answer
 
     def compare(self, answer: bool) -> bool:
         """The answer to a comparison of a number that an input changes."""
-        left = self.left.get(_place("compare"))
-        return left.pop(0) if left else answer
+        told: bool = self._answers[self._next("compare")]
+        return told
+
+    def _next(self, kind: str) -> Place:
+        """The question that is asked now; it must be the one that was asked next before."""
+        place = _place(kind, self._often)
+        if not self._left or self._left.pop(0) != place:
+            raise Refused(f"forward asks for other values while it is captured ({_shown(place)})")
+        return place
 
 
 class _Shown:
@@ -266,21 +293,38 @@ class _Shown:
 def _kind(func: Any, args: Any) -> str | None:
     """What a function of torch asks for; None where it gives a tensor."""
     name = getattr(func, "__name__", "")
-    asks = name in _BOOLEAN or name in _NUMBER or name in _TEXT
-    return name if asks and any(isinstance(a, Tensor) for a in args) else None
+    tensors = [a for a in args if isinstance(a, Tensor)]
+    if not tensors or name not in _BOOLEAN | _NUMBER | _TEXT:
+        return None
+    return "truth" if name == "item" and tensors[0].dtype is torch.bool else name
 
 
-def _place(kind: str) -> Place:
-    # From the caller of the mode outwards.
-    frame = sys._getframe(2)
+def _printed(kind: str) -> bool:
+    """Whether the number that is asked for now is printed or logged, and nothing else."""
+    return (kind in _NUMBER or kind == "truth") and only_shown(_caller())
+
+
+def _caller() -> FrameType:
+    """Who asked."""
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code.co_filename == __file__:
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
+    assert frame is not None
+    return frame
+
+
+def _place(kind: str, often: Counter[Any]) -> Place:
+    """The question of a kind that is asked now."""
+    frame = _caller()
     user = calling_line(frame) or ("", 0)
-    return (kind, *user, frame.f_code.co_filename, frame.f_lineno)
+    # Not the instruction: Python runs a call by another one once it has run it a few times.
+    asked = (kind, *user, frame.f_code.co_filename, frame.f_lineno, position(frame))
+    often[asked] += 1
+    return (*asked, often[asked])
 
 
 def _shown(place: Place) -> str:
-    _, filename, number, inner, inner_number = place
+    _, filename, number, inner, inner_number, *_ = place
     return quoted(filename, number) if filename else quoted(inner, inner_number)
 
 
@@ -304,7 +348,7 @@ def _trace(flat: Callable[..., Any], leaves: list[Any], asking: _Asking) -> _Tra
         made = make_fx(both, tracing_mode="real", _allow_non_fake_inputs=True)(*leaves)
     except Exception as error:
         return _Traced(None, 0, asking.asked, error)
-    return _Traced(made, count, asking.asked)
+    return _Traced(made, count, asking.asked, shown=asking.shown)
 
 
 def _varying(traced: _Traced) -> set[Place]:
@@ -314,8 +358,10 @@ def _varying(traced: _Traced) -> set[Place]:
     for node in traced.graph_module.graph.nodes:
         if node.op == "placeholder" or any(n in reached for n in node.all_input_nodes):
             reached.add(node)
-        if node.op == "call_function" and _mutates(node) and node in reached:
-            reached.update(node.all_input_nodes)
+        if node.op == "call_function" and _mutates(node):
+            # What is written to, and a buffer in any case: it moves from call to call.
+            written = [n for n in node.all_input_nodes if node in reached or n.op == "get_attr"]
+            reached.update(written, [node] if written else [])
     output = next(iter(reversed(traced.graph_module.graph.nodes)))
     asked = output.args[0][traced.count :]
     pairs = zip(traced.asked, asked, strict=True)
@@ -336,8 +382,8 @@ def _outputs(traced: _Traced) -> tuple[list[str], list[Any]]:
     assert module is not None
     graph = Graph()
     copied: dict[Node, Node] = {}
-    result = graph.graph_copy(module.graph, copied)
-    graph.output(tuple(result[: traced.count]))  # type: ignore[index]
+    result: Any = graph.graph_copy(module.graph, copied)
+    graph.output(tuple(result[: traced.count]))
     graph.eliminate_dead_code(_mutates)
     place = {node: i for i, node in enumerate(graph.nodes)}
     lines, constants = [], []

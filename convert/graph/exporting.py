@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -139,7 +140,10 @@ class _Exporter:
             called_flat(self.model, call, settled.within if settled else nullcontext),
             _causal_masks_are_masks(),
             noted(self.guards),
+            warnings.catch_warnings(),
         ):
+            # Caches are put back afterwards.
+            warnings.filterwarnings("ignore", "The tensor attribute")
             program = torch.export.export(
                 self.model, tuple(call.leaves), dynamic_shapes=_shapes(call, size, bounds)
             )
@@ -155,8 +159,7 @@ class _Exporter:
             for inputs in (self.given.of(self.given.exported), self.given.checked)
         )
         with (
-            self.given.state.fresh(),
-            called_flat(self.model, call, nullcontext) as flat,
+            called_flat(self.model, call, self.given.state.fresh) as flat,
             _causal_masks_are_masks(),
             torch.no_grad(),
         ):

@@ -77,8 +77,8 @@ class FlatCall:
         names: list[str] = []
         for path, _ in found:
             _, entry, *rest = path
-            first = isinstance(entry, pytree.SequenceKey)
-            owner = positional[entry.idx] if first else _of_key(entry)
+            by_place = isinstance(entry, pytree.SequenceKey)
+            owner = positional[int(_of_key(entry))] if by_place else _of_key(entry)
             text = "_".join([owner, *map(_of_key, rest)])
             text = re.sub(r"\W", "_", text)
             name = text if text.isidentifier() else f"input_{text}"

@@ -42,7 +42,7 @@ def isolated(model: nn.Module, notes: list[str]) -> nn.Module:
                 value.clear()
     if hooked:
         notes.append(f"{hooked} hooks of the model were left out of the conversion")
-    configs = [getattr(module, "config", None) for module in copied.modules()]
+    configs: list[Any] = [getattr(module, "config", None) for module in copied.modules()]
     caching = [config for config in configs if getattr(config, "use_cache", False) is True]
     for config in caching:
         # Keys and values kept for a next token are state, not an output of the network.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections import OrderedDict
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -65,7 +64,7 @@ def _fields(spec: pytree.TreeSpec) -> Any:
     return list(context) if isinstance(context, tuple | list) else spec.type
 
 
-def _registered(value: Any, kind: type) -> bool:
+def _registered(value: Any, kind: Any) -> bool:
     """Registers a class, if its objects can be taken apart and put together again."""
     name = f"{kind.__module__}.{kind.__qualname__}"
     if isinstance(value, dict):
@@ -94,18 +93,17 @@ def _registered(value: Any, kind: type) -> bool:
             return False
         return type(again) is kind
     if isinstance(value, list):
-        make: Callable[[Any], Any] = kind
         pytree.register_pytree_node(
             kind,
-            lambda made: (list(made), None),
-            lambda values, _: make(values),
+            lambda made: (made[:], None),
+            lambda values, _: kind(values),
             serialized_type_name=name,
         )
         return True
     return False
 
 
-def _mapping(kind: type, named: dict[Any, Any]) -> Any:
+def _mapping(kind: Any, named: dict[Any, Any]) -> Any:
     """A subclass of dict with these values: a dataclass takes them by name."""
     return kind(**named) if dataclasses.is_dataclass(kind) else kind(OrderedDict(named))
 

@@ -86,9 +86,10 @@ def _registered(value: Any, kind: Any) -> bool:
         )
         return True
     if dataclasses.is_dataclass(kind):
+        make: Any = kind
         try:
-            again = kind(**{f.name: getattr(value, f.name) for f in dataclasses.fields(kind)})
-            torch.export.register_dataclass(kind, serialized_type_name=name)
+            again = make(**{f.name: getattr(value, f.name) for f in dataclasses.fields(kind)})
+            torch.export.register_dataclass(make, serialized_type_name=name)
         except Exception:
             return False
         return type(again) is kind
@@ -105,12 +106,13 @@ def _registered(value: Any, kind: Any) -> bool:
 
 def _mapping(kind: Any, named: dict[Any, Any]) -> Any:
     """A subclass of dict with these values: a dataclass takes them by name."""
-    return kind(**named) if dataclasses.is_dataclass(kind) else kind(OrderedDict(named))
+    make: Any = kind
+    return make(**named) if dataclasses.is_dataclass(kind) else make(OrderedDict(named))
 
 
 def _rebuilds(value: dict[Any, Any], kind: type) -> bool:
     try:
-        again = _mapping(kind, dict(value))
-        return type(again) is kind and list(again) == list(value)
+        again: Any = _mapping(kind, dict(value))
+        return list(again) == list(value) and type(again) is kind
     except Exception:
         return False

@@ -110,7 +110,7 @@ def to_spiking(
         captured = capture(model, first, device=device, batch_axis=settings.batch_axis)
         if isinstance(calibration, Tensor):
             batches = batches_of(calibration, captured.signature.cut_axis)
-        batches = captured.batches(batches)
+        batches = captured.signature.within(captured.batches(batches))
         sites = prepare(
             Preparation(
                 captured,

@@ -87,11 +87,7 @@ def refit(
     if steps is not None or per_site_steps is not None:
         warn_of_many_steps((*settings.wanted, *settings.per_site_steps.values()))
     captured, sites = _exact(snn)
-    batches = (
-        None
-        if calibration is None
-        else captured.batches(batches_of(calibration, snn.signature.cut_axis))
-    )
+    batches = None if calibration is None else _batches(calibration, captured)
     fixed = fixed_steps(sites, settings.per_site_steps)
     seconds: dict[str, float] = {}
     with timed(seconds, "calibrate"):
@@ -114,6 +110,12 @@ def refit(
         result.report = dataclasses.replace(result.report, operations=moved.operations)
     result.metadata = copy.deepcopy(snn.metadata)
     return result
+
+
+def _batches(calibration: Any, captured: Captured) -> Iterable[Any]:
+    """Calibration data as the network takes it."""
+    signature = captured.signature
+    return signature.within(captured.batches(batches_of(calibration, signature.cut_axis)))
 
 
 def _settings(snn: SpikingModel, given: Mapping[str, Any]) -> tuple[ConversionSettings, bool]:

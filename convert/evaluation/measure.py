@@ -136,7 +136,8 @@ class _Both:
         """Runs every batch, the next one being read meanwhile."""
         total = len(data) if isinstance(data, Sized) else None
         for batch in Progress(ahead(data), "evaluate", total, shown=progress):
-            self.add(batch)
+            for part in self.snn.signature.taken(batch):
+                self.add(part)
 
     def add(self, batch: Given) -> None:
         """Runs one batch through the original, and in every planned way through the other."""
@@ -180,6 +181,8 @@ class _Both:
             return
         signature = self.snn.signature
         taken = size if signature.whole else min(size, room)
+        if signature.bounds is not None:
+            taken = signature.bounds.at_least(taken)
         self.kept.append(inputs if signature.whole else signature.first(inputs, taken))
         self.kept_images += taken
 

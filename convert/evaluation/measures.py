@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ..errors import InputError
+from ..graph.own_classes import register
 from .rows import Row
 
 Outputs = Mapping[str, Tensor]
@@ -24,6 +25,7 @@ def outputs_of(result: Any) -> dict[str, Tensor]:
     Raises:
         InputError: if there is none.
     """
+    register(result)
     leaves, _ = pytree.tree_flatten_with_path(result)
     found = {
         f"output{pytree.keystr(path)}": leaf

@@ -105,18 +105,19 @@ class Batch:
         signature = snn.signature
         free = any(axis is not None for axis in signature.axes) and not signature.whole
         count = max(round(size / _PIECE), 1) if free and device.type == "cpu" else 1
-        if count == 1:
+        sizes = signature.sizes(size, count)
+        if len(sizes) == 1:
             yield self
             return
         layouts = signature.layouts(len(self.expected))
         expected = {
-            name: [output] * count
+            name: [output] * len(sizes)
             if layout.axis is None or output.shape[:1] != (size,)
-            else output.tensor_split(count)
+            else output.split(sizes)
             for (name, output), layout in zip(self.expected.items(), layouts, strict=True)
         }
-        labels = [None] * count if self.labels is None else self.labels.tensor_split(count)
-        for i, inputs in enumerate(signature.cut(self.inputs, count)):
+        labels = [None] * len(sizes) if self.labels is None else self.labels.split(sizes)
+        for i, inputs in enumerate(signature.cut(self.inputs, sizes)):
             yield Batch(inputs, {name: cut[i] for name, cut in expected.items()}, labels[i])
 
 

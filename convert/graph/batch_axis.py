@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 from ..errors import CaptureError, InputError
 from .batch_layout import Axes, Layout
 from .batch_trial import Seen, Trial
-from .exporting import EXPORTED_ROWS
+from .examples import EXPORTED_ROWS
 
 # What a user may say: one axis for all inputs, or by the name of an input.
 Asked = int | Mapping[str, int | None] | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -83,13 +84,16 @@ def resized(leaves: Sequence[Any], axes: Axes, count: int, start: int = 0) -> li
     return [take(leaf, axis) for leaf, axis in zip(leaves, axes, strict=True)]
 
 
-def parts(leaves: Sequence[Any], axes: Axes, count: int) -> list[list[Any]]:
-    """Flat inputs cut along the batch into `count` pieces."""
-    cut = [
-        [leaf] * count if axis is None else leaf.tensor_split(count, axis)
-        for leaf, axis in zip(leaves, axes, strict=True)
+def parts(leaves: Sequence[Any], axes: Axes, sizes: Sequence[int]) -> list[list[Any]]:
+    """Flat inputs cut along the batch into pieces of these sizes; a rest is left out."""
+    begins = itertools.accumulate(sizes, initial=0)
+    return [
+        [
+            leaf if axis is None else leaf.narrow(axis, begin, size)
+            for leaf, axis in zip(leaves, axes, strict=True)
+        ]
+        for begin, size in zip(begins, sizes, strict=False)
     ]
-    return [list(piece) for piece in zip(*cut, strict=True)]
 
 
 def image_count(leaves: Sequence[Any], axes: Axes) -> int:

@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from .batch_layout import Axes, Layout, blocks, fresh_sizes, resized, tensor_sizes
 from .fidelity import ROUNDING
+from .own_classes import register
 
 # Changes of an output up to this share of its largest value are rounding.
 _ROUNDING = 1e-6
@@ -111,7 +112,9 @@ class Trial:
         given = [leaf.to(self._device) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         args, kwargs = pytree.tree_unflatten(given, self._spec)
         try:
-            return pytree.tree_leaves(self._model(*args, **kwargs))
+            result = self._model(*args, **kwargs)
+            register(result)
+            return pytree.tree_leaves(result)
         except Exception:
             return None
 

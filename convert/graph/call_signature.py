@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,10 +15,12 @@ from torch.utils import _pytree as pytree
 from ..common.tracing import traced
 from ..errors import InputError
 from .batch_axis import Batch
+from .batch_bounds import BatchBounds, label_parts
 from .batch_forms import Given
 from .batch_layout import Axes, Layout, image_count, parts, resized
 from .batch_reading import BatchReader, moved
 from .forward_parameters import Parameters, parameters_of
+from .own_classes import register, same_form
 
 # Positional and keyword inputs.
 Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -56,6 +58,7 @@ class Signature:
         outputs: where the images lie in each flat output, None for what is no floating-point
             tensor; empty where all are ``[N, ...]``.
         mixes: whether what the network gives for an image depends on the others of its batch.
+        bounds: the sizes of a batch that are taken; None for any.
     """
 
     names: tuple[str, ...]
@@ -67,6 +70,7 @@ class Signature:
     positional: int = 1
     outputs: tuple[Layout | None, ...] = ()
     mixes: bool = False
+    bounds: BatchBounds | None = None
 
     @classmethod
     def of(
@@ -76,6 +80,7 @@ class Signature:
         kwargs: dict[str, Any],
         out_spec: pytree.TreeSpec,
         batch: Batch,
+        bounds: BatchBounds | None = None,
     ) -> Signature:
         """Reads the signature off an example call with a known batch."""
         names, owners = named(model, args, kwargs)
@@ -107,6 +112,7 @@ class Signature:
             positional=count,
             outputs=known,
             mixes=batch.mixes,
+            bounds=bounds,
         )
 
     @property
@@ -119,6 +125,7 @@ class Signature:
             names=self.names[:first],
             required=first,
             by_name=self.names[first:],
+            takes_dict=bool(self.names) and self.in_spec.children()[0].type is dict,
             unordered=not ordered,
             dtypes=tuple(None if i is None else i.dtype for i in self.inputs),
             dims=tuple(leaves) if len(leaves) == len(self.names) else (),
@@ -158,6 +165,32 @@ class Signature:
         given = batch if isinstance(batch, Given) else BatchReader(self.parameters).read(batch)
         return moved(given, device)
 
+    def within(self, batches: Iterable[Any]) -> Iterable[Any]:
+        """Calibration batches that can be read as often as `batches`, in sizes that are taken.
+
+        Images that are too few for another batch are left out.
+        """
+        return batches if self.bounds is None else _Within(batches, self, self.bounds)
+
+    def taken(self, batch: Given) -> Iterable[Given]:
+        """A batch, cut where it is larger than what the network takes at once.
+
+        Raises:
+            InputError: if it can't be cut into sizes that are taken.
+        """
+        size = 0 if self.bounds is None else self.size_of((batch.args, batch.kwargs))
+        if self.bounds is None or not size or self.bounds.holds(size):
+            return [batch]
+        if self.whole:
+            self.bounds.check(size)
+        return self.divided(batch, size, self.bounds.sizes(size, 1))
+
+    def divided(self, batch: Given, size: int, sizes: list[int]) -> Iterator[Given]:
+        """A batch of `size` images in parts of these sizes, its label with it."""
+        calls = self.cut((batch.args, batch.kwargs), sizes)
+        for (args, kwargs), label in zip(calls, label_parts(batch.label, size, sizes), strict=True):
+            yield replace(batch, args=args, kwargs=kwargs, label=label)
+
     def flatten(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
         """The flat inputs of a call, checked.
 
@@ -175,8 +208,12 @@ class Signature:
             raise InputError(
                 f"missing inputs {missing}, unexpected inputs {unknown}; the network takes {takes}"
             )
-        leaves, spec = pytree.tree_flatten([values[name] for name in self.names])
+        ordered = [values[name] for name in self.names]
+        leaves, spec = pytree.tree_flatten(ordered)
         if spec != self.in_spec:
+            register(ordered)
+            leaves, spec = pytree.tree_flatten(ordered)
+        if spec != self.in_spec and not same_form(spec, self.in_spec):
             raise InputError(f"the inputs have another structure; the network takes {takes}")
         sizes: dict[int, TensorInput] = {}
         for leaf, expected, constant in zip(leaves, self.inputs, self.constants, strict=True):
@@ -195,6 +232,8 @@ class Signature:
                 for size, tensor in sizes.items()
             )
             raise InputError(f"the inputs have different batch sizes: {listed}")
+        if self.bounds is not None and sizes:
+            self.bounds.check(next(iter(sizes)))
         return [self._laid_out(leaf, torch.channels_last) for leaf in leaves]
 
     def _check(self, leaf: Any, expected: TensorInput) -> int:
@@ -226,15 +265,32 @@ class Signature:
         One piece where the batch must not be cut.
         """
         count = 1 if self.whole else min(count, self.images(leaves))
-        return [list(leaves)] if count < 2 else parts(leaves, self.axes, count)
+        if count < 2:
+            return [list(leaves)]
+        return parts(leaves, self.axes, self.sizes(self.images(leaves), count))
+
+    def sizes(self, images: int, count: int) -> list[int]:
+        """Sizes of at least `count` pieces, if there may be so many, of a batch."""
+        return (self.bounds or BatchBounds()).sizes(images, count)
+
+    def size_of(self, inputs: Call) -> int:
+        """Images of the inputs of a call."""
+        counted: list[int] = []
+
+        def count(leaves: Sequence[Any], axes: Axes) -> list[list[Any]]:
+            counted.append(image_count(leaves, axes))
+            return []
+
+        self._each(inputs, count)
+        return counted[0]
 
     def first(self, inputs: Call, count: int) -> Call:
         """The inputs of a call with its first `count` images alone."""
         return self._each(inputs, lambda leaves, axes: [resized(leaves, axes, count)])[0]
 
-    def cut(self, inputs: Call, count: int) -> list[Call]:
-        """The inputs of a call cut along the batch into `count` pieces, each in the same form."""
-        return self._each(inputs, lambda leaves, axes: parts(leaves, axes, count))
+    def cut(self, inputs: Call, sizes: Sequence[int]) -> list[Call]:
+        """The inputs of a call cut along the batch into these sizes, each in the same form."""
+        return self._each(inputs, lambda leaves, axes: parts(leaves, axes, sizes))
 
     def _each(
         self, inputs: Call, make: Callable[[Sequence[Any], Axes], list[list[Any]]]
@@ -265,6 +321,27 @@ class Signature:
         if not self.channels_last or not image or traced() or leaf.device.type != "cpu":
             return leaf
         return leaf.contiguous(memory_format=layout)
+
+
+@dataclass(frozen=True)
+class _Within:
+    """Batches, cut to the sizes that a network takes."""
+
+    batches: Iterable[Any]
+    signature: Signature
+    bounds: BatchBounds
+
+    def __iter__(self) -> Iterator[Any]:
+        signature = self.signature
+        for batch in self.batches:
+            given = batch if isinstance(batch, Given) else None
+            given = given or BatchReader(signature.parameters).read(batch)
+            size = signature.size_of((given.args, given.kwargs))
+            count = 0 if signature.whole else self.bounds.part_of(size)
+            if self.bounds.holds(size):
+                yield given
+            elif count:
+                yield from signature.divided(given, size, self.bounds.sizes(count, 1))
 
 
 def named(

@@ -5,28 +5,30 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import nn
 from torch.fx import GraphModule
-from torch.utils import _pytree as pytree
 
 from . import fold
 from . import origins as layers
 from . import recognise_norms as norms
 from .batch_axis import Asked, find_batch
-from .batch_layout import resized
+from .batch_limits import limited
 from .batch_reading import BatchReader, ReadBatches, moved, read_by
 from .call_signature import Signature, named
 from .copying import make_own
-from .exporting import EXPORTED_ROWS, export, plain
-from .fidelity import CHECKED_ROWS, ROUNDING, difference, sensitivity
+from .examples import Examples, caches_of, unit_of
+from .exporting import export, plain
+from .fidelity import CHECKED_ROWS, ROUNDING, difference, floats, sensitivity
+from .flat_call import check_call
 from .forward_parameters import parameters_of
 from .input_types import as_taken
 from .isolate import device_of_model, isolated, on_device, warn_of
 from .model_kinds import refuse_packed
+from .own_classes import register
 from .passes import Fact, Pass, check, run
 from .quiet import quiet
 
@@ -115,35 +117,40 @@ def capture(
     """
     notes: list[str] = []
     refuse_packed(batch)
+    register(batch)
     with _one_at_a_time, isolated(model, notes) as isolation:
         copied = isolation.copied
         home = device_of_model(copied)
         target = torch.device(device) if device is not None else home
         reader = BatchReader(parameters_of(copied))
         given = moved(reader.read(batch), home)
+        check_call(copied, *given)
         with isolation.model_in_use() as called:
             inputs = as_taken(called, *given, notes)
             found = find_batch(called, inputs, named(called, *inputs)[1], batch_axis)
-        leaves, spec = pytree.tree_flatten(inputs)
-
-        def some(count: int, start: int = 0) -> Any:
-            return pytree.tree_unflatten(resized(leaves, found.axes, count, start), spec)
-
-        # Other images than those that are exported, if there are so many.
-        checked, (args, kwargs) = some(CHECKED_ROWS, EXPORTED_ROWS), some(EXPORTED_ROWS)
-        expected, checked = isolation.reference(checked, (args, kwargs))
-        isolation.settle((args, kwargs), checked, expected, notes)
+            unit = 1 if found.outputs else unit_of(called, inputs, found.axes)
+        example = Examples(inputs, found.axes, unit)
+        exported_inputs = example.of(example.exported)
+        expected, checked = isolation.reference(example.checked, exported_inputs)
+        isolation.settle(exported_inputs, checked, expected, notes)
         warn_of(notes)
         notes += isolation.hook_notes
         copied.to(target)
-        args, kwargs, checked, expected = on_device((args, kwargs, checked, expected), target)
+        example = replace(example, given=on_device(example.given, target))
+        checked, expected = on_device((checked, expected), target)
         with isolation.explaining():
             with quiet():
-                exported = export(copied, args, kwargs, found.axes)
-                module = exported.module(check_guards=False)
+                exported = export(copied, example, caches_of(copied, example))
+                module = exported.program.module(check_guards=False)
+            bounds, few = exported.bounds, CHECKED_ROWS * unit
+            if bounds is not None and not bounds.holds(few):
+                checked = example.of(bounds.at_least(few), example.exported)
+                expected = floats(copied(*checked[0], **checked[1]))
             graph_module = plain(module)
             make_own(graph_module, copied)
-            signature = Signature.of(copied, args, kwargs, exported.call_spec.out_spec, found)
+            signature = Signature.of(
+                copied, *example.of(exported.size), exported.out_spec, found, bounds
+            )
             flat = signature.flatten(*checked)
             run(_FOLDING, graph_module, GIVEN)
             least = sensitivity(copied, checked)
@@ -152,6 +159,10 @@ def capture(
             # An epsilon may move from outside a norm's root to inside; double precision sees it.
             least = max(least, ROUNDING[torch.float32])
             gap = difference(expected, graph_module(*flat), least)
+            signature = limited(copied, graph_module, signature, example, least, notes)
+    notes += [
+        f"forward asks for values at {line}; no output depends on it" for line in exported.left_out
+    ]
     for note in found.notes if found.doubtful else ():
         warnings.warn(note, stacklevel=3)
     return Captured(graph_module, signature, gap, [*notes, *found.notes], reader)

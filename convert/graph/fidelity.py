@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from ..common.messages import first_line
 from ..errors import CaptureError
+from .own_classes import check_outputs, register
 
 # Enough to see a difference, and not as many as are exported.
 CHECKED_ROWS = 3
@@ -68,13 +69,16 @@ def deterministic(
 
 def _called(model: nn.Module, inputs: Inputs) -> list[Tensor]:
     try:
-        return floats(model(*inputs[0], **inputs[1]))
+        result = model(*inputs[0], **inputs[1])
     except Exception as error:
         shapes = [tuple(t.shape) for t in pytree.tree_leaves(inputs) if is_tensor(t)]
         raise CaptureError(
             f"the model refuses the calibration batch {shapes}: {first_line(error)}; check the "
             "image size, the data type and the number of inputs"
         ) from error
+    register(result)
+    check_outputs(result)
+    return floats(result)
 
 
 def dimmed(inputs: Inputs) -> Inputs:

@@ -208,12 +208,13 @@ def for_inference(model: nn.Module, notes: list[str] | None = None) -> None:
     if any(module.training for module in model.modules()):
         with contextlib.suppress(NotImplementedError):  # an exported program has but one mode
             model.eval()
-    config = getattr(model, "config", None)
-    if config is not None and getattr(config, "use_cache", False) is True:
+    configs = [getattr(module, "config", None) for module in model.modules()]
+    caching = [config for config in configs if getattr(config, "use_cache", False) is True]
+    for config in caching:
         # Keys and values kept for a next token are state, not an output of the network.
-        config.use_cache = False
-        if notes is not None:
-            notes.append("the model's config.use_cache was switched off in the conversion")
+        config.use_cache = False  # type: ignore[union-attr]
+    if caching and notes is not None:
+        notes.append("the model's config.use_cache was switched off in the conversion")
 
 
 def warn_of(notes: list[str], *, stacklevel: int = 4) -> None:

@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 from ..calibration.histogram import Histogram
 from ..common.messages import shortened
 from ..errors import ConversionError, StorageError
+from ..graph.batch_bounds import BatchBounds
 from ..graph.batch_layout import Layout
 from ..graph.call_signature import Signature, TensorInput
 from ..graph.roles import Operation
@@ -232,9 +233,12 @@ def write_signature(signature: Signature) -> dict[str, Any]:
         else {"name": i.name, "shape": list(i.shape), "dtype": dtype_name(i.dtype)}
         for i in signature.inputs
     ]
+    bounds = signature.bounds
+    limits = {} if bounds is None else {"batches": dataclasses.asdict(bounds)}
     written = {
         "names": list(signature.names),
         "positional": signature.positional,
+        **limits,
         "inputs": inputs,
         "constants": plain(signature.constants, "an input that isn't a tensor"),
         "takes": write_tree(signature.in_spec),
@@ -277,6 +281,7 @@ def read_signature(data: Any) -> Signature:
         positional=positional,
         outputs=tuple(_read_layout(layout) for layout in outputs),
         mixes=mixes,
+        bounds=_read_bounds(data.get("batches")),
     )
 
 
@@ -290,6 +295,17 @@ def _read_layout(data: Any) -> Layout | None:
         raise StorageError("the outputs of the network are damaged")
     mixes, varies = (take(data, key, bool) for key in flags)
     return Layout(axis, before, after, mixes, varies)
+
+
+def _read_bounds(data: Any) -> BatchBounds | None:
+    if data is None:
+        return None
+    least, divisor = take(data, "least", int), take(data, "divisor", int)
+    most, asked = data.get("most"), take(data, "asked", str)
+    numbers = [least, divisor] + ([] if most is None else [most])
+    if not all(type(n) is int and 1 <= n < 2**31 for n in numbers):
+        raise StorageError("the sizes of a batch that the network takes are damaged")
+    return BatchBounds(least, most, divisor, asked[:200])
 
 
 def _read_input(data: Any) -> TensorInput | None:

@@ -235,4 +235,4 @@ def test_tensors_in_order() -> None:
     found = resized(given, (1, None, 2), 4)
     assert found[0].tolist() == [[0, 1, 2, 0], [3, 4, 5, 3]] and found[1] == "flag"
     assert found[2].tolist() == [[[0, 1, 2, 0]]]
-    assert [p[0].shape[1] for p in parts(given, (1, None, 2), 2)] == [2, 1]
+    assert [p[0].shape[1] for p in parts(given, (1, None, 2), [2, 1])] == [2, 1]

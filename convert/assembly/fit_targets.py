@@ -64,7 +64,8 @@ def problem(
     """
     jumps = jumps or Jumps(np.empty(0))
     base = site.floor if masked else 0.0
-    if offset and not masked:
+    if offset and not masked and site.masks:
+        # What f tends to below the values seen; GELU comes back to 0 there, where few values lie.
         level = _level_before(site.values(histogram.centres))
         base, offset = level or 0.0, level is None
     found = _posed(site, histogram, steps, offset and not masked, jumps.at)

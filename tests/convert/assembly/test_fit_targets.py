@@ -138,3 +138,19 @@ def test_a_constant_is_free_where_no_mask_is() -> None:
         with torch.no_grad():
             exact = model(z)
             assert float((snn(z) - exact).norm() / (exact - exact.mean(0)).norm()) < most
+
+
+def test_a_function_that_comes_back_to_0_keeps_its_free_constant() -> None:
+    # GELU is flat far below 0, where hardly any value lies: a y0 at its minimum is worth more.
+    generator = torch.Generator().manual_seed(0)
+    x = torch.cat([torch.randn(4000, generator=generator), torch.linspace(-12, -8, 20)])
+    found = {}
+    for function in (nn.GELU(), nn.Hardtanh()):
+        line = nn.Linear(1, 1)
+        nn.init.ones_(line.weight)
+        nn.init.zeros_(line.bias)
+        ((site, histogram),) = _seen(nn.Sequential(line, function).eval(), x[:, None]).values()
+        found[type(function)] = problem(site, histogram, 4)
+    assert found[nn.GELU].offset and found[nn.GELU].base == 0
+    # What a bounded function is below all values is what no spike gives.
+    assert not found[nn.Hardtanh].offset and found[nn.Hardtanh].base == -1

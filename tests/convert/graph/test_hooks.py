@@ -195,6 +195,23 @@ def test_hooks_that_change_values_are_captured(register: Callable[[nn.Sequential
     assert any("part of the network" in note for note in captured.notes)
 
 
+@pytest.mark.parametrize("first", [False, True])
+def test_parametrised_recurrent_weights_are_taken_as_they_are(first: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.RNN(4, 5, nonlinearity="relu", batch_first=first).eval()
+    nn.utils.parametrizations.weight_norm(model, "weight_hh_l0")
+    nn.utils.parametrizations.spectral_norm(model, "weight_ih_l0")
+    with torch.no_grad():
+        model.parametrizations.weight_hh_l0.original0.mul_(2)
+    x = torch.randn(9, 3, 4) if first else torch.randn(3, 9, 4)
+    with torch.no_grad():
+        before = model(x)[0]
+        captured = capture(model, x)
+        assert torch.equal(model(x)[0], before)  # the class of the copy is the model's own
+        torch.testing.assert_close(captured.graph_module(x)[0], before)
+    assert nn.utils.parametrize.is_parametrized(model, "weight_hh_l0")
+
+
 def test_a_clamp_that_nothing_reached_is_in_the_graph() -> None:
     model = _net()
     model[0].register_forward_hook(lambda _, given, out: out.clamp(max=100.0))

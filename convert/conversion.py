@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -102,13 +103,14 @@ def to_spiking(
     device = None if device is None else usable_device(device)
     batches = batches_of(calibration)
     # One tensor is cut into batches once it is known along which axis.
-    first = calibration if isinstance(calibration, Tensor) else next(iter(batches), None)
+    uncut = isinstance(calibration, Tensor | np.ndarray)
+    first = calibration if uncut else next(iter(batches), None)
     if first is None:
         raise CalibrationError("the calibration data yields no batch; give at least one image")
     seconds: dict[str, float] = {}
     with timed(seconds, "capture"):
         captured = capture(model, first, device=device, batch_axis=settings.batch_axis)
-        if isinstance(calibration, Tensor):
+        if uncut:
             batches = batches_of(calibration, captured.signature.cut_axis)
         batches = captured.signature.within(captured.batches(batches))
         sites = prepare(

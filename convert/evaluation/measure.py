@@ -17,6 +17,7 @@ from ..common.progress import Progress
 from ..errors import InputError
 from ..graph.batch_forms import Given
 from ..graph.batch_reading import read_by
+from ..graph.model_kinds import as_program_takes
 from ..network.input_types import cast_for
 from ..network.model import SpikingModel
 from .by_site import errors_by_site
@@ -149,7 +150,7 @@ class _Both:
             return
         self._keep((args, kwargs), size)
         begin = time.perf_counter()
-        own = cast_for(self.original, (args, kwargs))
+        own = as_program_takes(self.original, *cast_for(self.original, (args, kwargs)))
         expected = outputs(self.original, own, self.home, self.device)
         between = time.perf_counter()
         labels = self.kind.labels(batch.label, by_row(signature, expected))

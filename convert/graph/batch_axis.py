@@ -20,13 +20,15 @@ from torch.utils import _pytree as pytree
 from ..errors import CaptureError, InputError
 from .batch_layout import Axes, Layout
 from .batch_trial import Seen, Trial
-from .examples import EXPORTED_ROWS
+from .examples import DIVISORS, EXPORTED_ROWS
 
 # What a user may say: one axis for all inputs, or by the name of an input.
 Asked = int | Mapping[str, int | None] | None
 
 # So many ways to read the axes of several inputs are tried for each axis of the first.
 _MOST = 64
+# And so many of them where the model wants a multiple of some images.
+_MOST_IN_MULTIPLES = 2
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,9 @@ class Batch:
         notes: what the user should know of it.
         doubtful: whether the user should look at once: images are mixed, or the first axis of the
             first input isn't theirs and nobody said so.
+        unit: of what the number of images had to be a multiple where they were found; 0 if that
+            isn't sure.
+        grouped: whether images are apart in groups of `unit` alone.
     """
 
     axes: Axes
@@ -48,6 +53,8 @@ class Batch:
     mixes: bool = False
     notes: tuple[str, ...] = ()
     doubtful: bool = False
+    unit: int = 1
+    grouped: bool = False
 
 
 def find_batch(
@@ -146,7 +153,7 @@ def _chosen(
         # The model refuses: what is said of that is the capture's matter.
         return Batch(next(_ways(leaves, carrier, said.get(carrier) or 0, said)))
     chosen = first_axis[0]
-    partly = [s for s in seen if s.apart and s is not chosen]
+    partly = [s for s in seen if (s.apart or s.mixed) and s is not chosen]
     if partly and not chosen.apart and not chosen.mixed and asked is None:
         axis = next(a for a in partly[0].axes if a is not None)
         raise CaptureError(
@@ -202,7 +209,36 @@ def _told(seen: Seen, owners: Sequence[str], asked: Asked) -> Batch:
             "the batches that are given, whole"
         )
     doubtful = bool(mixes or whole or (asked is None and next(iter(axes.values()))))
-    return Batch(seen.axes, outputs, mixes, tuple(notes), doubtful)
+    return Batch(seen.axes, outputs, mixes, tuple(notes), doubtful, seen.unit, seen.grouped)
+
+
+def told_by_labels(batch: Batch, leaves: Sequence[Any], owners: Sequence[str], label: Any) -> Batch:
+    """The finding, doubted where a batch has one label for each row of another axis.
+
+    Args:
+        batch: the finding.
+        leaves: flat inputs.
+        owners: the name of every flat input.
+        label: of the batch, in any form.
+    """
+    plain = hasattr(label, "shape") or isinstance(label, list)
+    shape = tuple(getattr(label, "shape", (len(label),))) if plain else ()
+    if not shape or any(n != 1 for n in shape[1:]):
+        return batch
+    held = [(i, leaf, axis) for i, (leaf, axis) in enumerate(zip(leaves, batch.axes, strict=True))]
+    taken = [(i, leaf, axis) for i, leaf, axis in held if axis is not None]
+    if any(leaf.shape[axis] == shape[0] for _, leaf, axis in taken):
+        return batch
+    for i, leaf, axis in taken:
+        if shape[0] in leaf.shape[:-1]:
+            other = leaf.shape.index(shape[0])
+            note = (
+                f"a batch has {shape[0]} labels, but axis {axis} of {owners[i]} "
+                f"{list(leaf.shape)} was taken for the images; if they are along axis {other}, "
+                f"say batch_axis={other}"
+            )
+            return replace(batch, notes=(*batch.notes, note), doubtful=True)
+    return batch
 
 
 def _has_axes(leaf: Any) -> TypeGuard[Tensor]:
@@ -271,8 +307,10 @@ def _ways(
 
 
 def _first_that_runs(trial: Trial, ways: Iterator[Axes]) -> Seen | None:
-    for axes in ways:
-        seen = trial.seen(axes)
-        if seen is not None:
-            return seen
+    known = list(ways)
+    for unit in DIVISORS:
+        for axes in known if unit == 1 else known[:_MOST_IN_MULTIPLES]:
+            seen = trial.seen(axes, unit)
+            if seen is not None:
+                return seen
     return None

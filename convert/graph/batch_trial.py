@@ -31,6 +31,9 @@ class Seen:
         apart: outputs that hold images and keep them apart, of which one saw a change.
         mixed: outputs that hold images and mix them.
         moved: whether any output changed.
+        unit: of what the number of images had to be a multiple; 0 if two numbers of them were
+            tried and one was refused.
+        grouped: whether the images of an output are apart in groups of `unit` alone.
     """
 
     axes: Axes
@@ -38,6 +41,8 @@ class Seen:
     apart: int
     mixed: int
     moved: bool
+    unit: int = 1
+    grouped: bool = False
 
     @property
     def passes(self) -> bool:
@@ -87,11 +92,17 @@ class Trial:
         self._alone = len(tensors) == 1
         self._lengths = tensor_sizes(leaves)
 
-    def seen(self, axes: Axes) -> Seen | None:
-        """What comes of taking these axes as the batch's; None if the model refuses."""
+    def seen(self, axes: Axes, unit: int = 1) -> Seen | None:
+        """What comes of taking these axes as the batch's; None if the model refuses.
+
+        Args:
+            axes: of every flat input.
+            unit: of what the number of images is a multiple.
+        """
         # One input with the batch first can't be mistaken: the fewest images will do.
         plain = self._alone and 0 in axes
-        images, other = fresh_sizes(set() if plain else self._lengths)
+        taken = {-(-n // unit) for n in self._lengths} if unit > 1 else self._lengths
+        images, other = (unit * n for n in fresh_sizes(set() if plain else taken))
         given = resized(self._leaves, axes, images)
         outputs = self._call(given)
         if outputs is None:
@@ -105,8 +116,8 @@ class Trial:
             changes.append(_Change(image, source, moved))
         fewer = self._call(resized(self._leaves, axes, other))
         if fewer is None or len(fewer) != len(outputs):
-            fewer = [None] * len(outputs)
-        return _judged(axes, outputs, changes, fewer, (images, other))
+            fewer, unit = [None] * len(outputs), 0
+        return _judged(axes, outputs, changes, fewer, (images, other), unit)
 
     def _call(self, leaves: Sequence[Any]) -> list[Any] | None:
         given = [leaf.to(self._device) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
@@ -125,6 +136,7 @@ def _judged(
     changes: Sequence[_Change],
     fewer: Sequence[Any],
     sizes: tuple[int, int],
+    unit: int = 1,
 ) -> Seen:
     """What the outputs say.
 
@@ -134,10 +146,11 @@ def _judged(
         changes: of one.
         fewer: outputs of another number of images; None where the model refuses those.
         sizes: how many images, and that other number.
+        unit: both are multiples of it.
     """
     layouts: list[Layout | None] = []
     apart = mixed = 0
-    moved = False
+    moved = grouped = False
     for index, output in enumerate(outputs):
         if not isinstance(output, Tensor):
             layouts.append(None)
@@ -150,6 +163,9 @@ def _judged(
             given = [(c.image, c.source, c.outputs[index]) for c in changes]
             if not _anywhere(layout, output, given, fewer[index], min(sizes)):
                 layout = None
+        if layout is None and unit > 1:
+            layout = _in_groups(output, seen, lengths, sizes[0], unit)
+            grouped |= layout is not None
         moved |= alive
         if layout is None:
             mixed += 1
@@ -159,7 +175,7 @@ def _judged(
         elif alive:
             layout = replace(layout, mixes=True)
         layouts.append(layout if output.is_floating_point() else None)
-    return Seen(axes, tuple(layouts), apart, mixed, moved)
+    return Seen(axes, tuple(layouts), apart, mixed, moved, unit, grouped)
 
 
 def _anywhere(
@@ -207,7 +223,7 @@ def _lengths(output: Tensor, fewer: Any, images: int, other: int) -> list[tuple[
     if not isinstance(fewer, Tensor) or fewer.dim() != output.dim():
         return [(n, n % images == 0 and n > 0, False) for n in output.shape]
     return [
-        (n, n > 0 and n * other == m * images, n != m)
+        (n, n > 0 and n % images == 0 and n * other == m * images, n != m)
         for n, m in zip(output.shape, fewer.shape, strict=True)
     ]
 
@@ -245,6 +261,24 @@ def _layout(
         ):
             return Layout(axis, before, after, varies=any(v != axis for v in varies))
     return None
+
+
+def _in_groups(
+    output: Tensor,
+    seen: Sequence[tuple[int, Tensor | None]],
+    lengths: Sequence[tuple[int, bool, bool]],
+    images: int,
+    unit: int,
+) -> Layout | None:
+    """The layout in which the `unit` images that follow each other are mixed, and no others.
+
+    A batch may be cut between such groups, and is cut nowhere else.
+    """
+    groups = [(image // unit, change) for image, change in seen]
+    layout = _layout(output, groups, lengths, images // unit)
+    if layout is None or layout.axis is None or layout.before > 1 or layout.after % unit:
+        return None
+    return replace(layout, after=layout.after // unit)
 
 
 def _alone(change: Tensor, axis: int, before: int, after: int, image: int, images: int) -> bool:

@@ -333,15 +333,25 @@ class _Within:
 
     def __iter__(self) -> Iterator[Any]:
         signature = self.signature
+        size, any_taken = 0, False
         for batch in self.batches:
             given = batch if isinstance(batch, Given) else None
             given = given or BatchReader(signature.parameters).read(batch)
             size = signature.size_of((given.args, given.kwargs))
-            count = 0 if signature.whole else self.bounds.part_of(size)
+            sizes = self._sizes(size)
+            any_taken |= bool(sizes)
             if self.bounds.holds(size):
                 yield given
-            elif count:
-                yield from signature.divided(given, size, self.bounds.sizes(count, 1))
+            else:
+                yield from signature.divided(given, size, sizes)
+        if size and not any_taken:
+            self.bounds.check(size)
+
+    def _sizes(self, size: int) -> list[int]:
+        """Sizes of the parts that are taken of a batch; one at most where it stays whole."""
+        count = self.bounds.part_of(size)
+        sizes = self.bounds.sizes(count, 1) if count else []
+        return [] if self.signature.whole and len(sizes) > 1 else sizes
 
 
 def named(

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 from torch.fx import GraphModule
+from torch.utils import _pytree as pytree
 
 from . import fold
 from . import origins as layers
 from . import recognise_norms as norms
-from .batch_axis import Asked, find_batch
+from .batch_axis import Asked, find_batch, told_by_labels
 from .batch_limits import limited
 from .batch_reading import BatchReader, ReadBatches, moved, read_by
 from .call_signature import Signature, named
@@ -27,7 +28,7 @@ from .flat_call import check_call
 from .forward_parameters import parameters_of
 from .input_types import as_taken
 from .isolate import device_of_model, isolated, on_device, warn_of
-from .model_kinds import refuse_packed
+from .model_kinds import as_program_takes, refuse_packed
 from .own_classes import register
 from .passes import Fact, Pass, check, run
 from .quiet import quiet
@@ -123,12 +124,17 @@ def capture(
         home = device_of_model(copied)
         target = torch.device(device) if device is not None else home
         reader = BatchReader(parameters_of(copied))
-        given = moved(reader.read(batch), home)
+        read = reader.read(batch)
+        given = as_program_takes(copied, *moved(read, home))
         check_call(copied, *given)
         with isolation.model_in_use() as called:
             inputs = as_taken(called, *given, notes)
-            found = find_batch(called, inputs, named(called, *inputs)[1], batch_axis)
-            unit = 1 if found.outputs else unit_of(called, inputs, found.axes)
+            owners = named(called, *inputs)[1]
+            found = find_batch(called, inputs, owners, batch_axis)
+            if batch_axis is None:
+                found = told_by_labels(found, pytree.tree_leaves(inputs), owners, read.label)
+            plain_size = bool(found.outputs) and found.unit == 1
+            unit = 1 if plain_size else unit_of(called, inputs, found.axes)
         example = Examples(inputs, found.axes, unit)
         exported_inputs = example.of(example.exported)
         expected, checked = isolation.reference(example.checked, exported_inputs)
@@ -146,6 +152,8 @@ def capture(
             if bounds is not None and not bounds.holds(few):
                 checked = example.of(bounds.at_least(few), example.exported)
                 expected = floats(copied(*checked[0], **checked[1]))
+            if found.grouped and (bounds is None or bounds.divisor % found.unit):
+                found = replace(found, mixes=True)
             graph_module = plain(module)
             make_own(graph_module, copied)
             signature = Signature.of(

@@ -18,7 +18,7 @@ from .own_classes import check_outputs, register
 # Images of the batch that is exported.
 EXPORTED_ROWS = 5
 # What a batch may have to be a multiple of: `x.view(-1, 8, ...)`.
-_DIVISORS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32)
+DIVISORS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32)
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -72,7 +72,7 @@ def unit_of(model: nn.Module, given: Inputs, axes: Axes) -> int:
         given: the inputs of a batch.
         axes: the batch axis of every flat input.
     """
-    for unit in _DIVISORS:
+    for unit in DIVISORS:
         example = Examples(given, axes, unit)
         if unit > max(example.images, 1):
             break

@@ -10,13 +10,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.nn.modules.module as torch_module
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..common.messages import first_line
 from ..errors import CaptureError
-from .fidelity import is_tensor
+from .fidelity import is_float, is_tensor
 
 _FORWARD = ("_forward_pre_hooks", "_forward_hooks")
 # Sets of the keys of hooks with options.
@@ -35,6 +37,8 @@ _GLOBAL = (
 )
 # So many are named in a message.
 _NAMED = 3
+# Multiples of the values seen, on which a hook that asks for values is tried.
+_FACTORS = (1000.0, -1.0, 0.0)
 
 
 @dataclass(eq=False)
@@ -82,10 +86,12 @@ class Hook:
             self.module.register_buffer(name, vars(self.module).pop(name).detach())
 
     def _watched(self, module: nn.Module, *given: Any) -> Any:
-        before = [leaf.detach().clone() for leaf in _tensors(given)]
+        before = [(leaf._version, leaf.detach().clone()) for leaf in _tensors(given)]
         held = {name: (tensor, tensor.detach().clone()) for name, tensor in _own(module)}
+        reading = _Reading()
         try:
-            result = self.function(module, *given)
+            with reading:
+                result = self.function(module, *given)
         except Exception as error:
             raise CaptureError(
                 f"{self} raises on the calibration batch ({first_line(error)}); mend or remove it"
@@ -98,7 +104,13 @@ class Hook:
             for name, tensor in _own(module)
             if name not in held or held[name][0] is not tensor or not _equal(held[name][1], tensor)
         }
-        self.changes |= not all(map(_equal, before, _tensors(given)))
+        # A clamp in place may find nothing to do on these values, and yet be one.
+        self.changes |= any(
+            leaf._version != version or not _equal(values, leaf)
+            for (version, values), leaf in zip(before, _tensors(given), strict=True)
+        )
+        if reading.found and not self.changes:
+            self.changes = self._changes_others(module, given)
         places = {tensor.device for tensor in _tensors(given)}
         moved = {tensor.device for tensor in _tensors(result)} - places
         if places and moved:
@@ -107,6 +119,38 @@ class Hook:
                 "is converted on one device"
             )
         return result
+
+    def _changes_others(self, module: nn.Module, given: tuple[Any, ...]) -> bool:
+        """Whether a hook that asks for values would change some that are larger, negative or 0."""
+        for factor in _FACTORS:
+            scaled = pytree.tree_map(
+                lambda leaf, by=factor: leaf * by if is_float(leaf) else leaf, given
+            )
+            before = [leaf._version for leaf in _tensors(scaled)]
+            try:
+                result = self.function(module, *scaled)
+            except Exception:
+                continue  # a check, which lets these values not pass
+            replaced = scaled[-1] if self.kind == _FORWARD[1] else scaled
+            written = before != [leaf._version for leaf in _tensors(scaled)]
+            if written or (result is not None and not _one_by_one(result, replaced)):
+                return True
+        return False
+
+
+class _Reading(TorchDispatchMode):
+    """Notes whether a value of a tensor is asked for, which may decide what is done."""
+
+    found = False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        self.found |= func in (
+            torch.ops.aten._local_scalar_dense.default,
+            torch.ops.aten.equal.default,
+        )
+        return func(*args, **(kwargs or {}))
 
 
 def name_of(function: Any) -> str:

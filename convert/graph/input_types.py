@@ -58,10 +58,12 @@ def _own_type(model: nn.Module) -> torch.dtype | None:
 
 def _takes(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether a model can be called so."""
-    few_args, few_kwargs = rows((args, kwargs), CHECKED_ROWS)
-    try:
-        with torch.no_grad():
-            model(*few_args, **few_kwargs)
-    except Exception:
-        return False
-    return True
+    # A batch that must be a multiple of some images, or isn't the first axis, can't be cut so.
+    for few_args, few_kwargs in (rows((args, kwargs), CHECKED_ROWS), (args, kwargs)):
+        try:
+            with torch.no_grad():
+                model(*few_args, **few_kwargs)
+        except Exception:
+            continue
+        return True
+    return False

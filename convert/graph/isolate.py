@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.utils import _pytree as pytree
 
 from ..errors import CaptureError
@@ -108,6 +109,7 @@ class Isolated:
             for_inference(copied, notes)
             copied.requires_grad_(False)
             hooks.drop_other_hooks(copied)
+            _fix_recurrent_weights(copied)
             self._captured = hooks.settle(
                 copied, agrees, lambda: copied(*inputs[0], **inputs[1]), self.hook_notes
             )
@@ -215,6 +217,22 @@ def for_inference(model: nn.Module, notes: list[str] | None = None) -> None:
         config.use_cache = False  # type: ignore[union-attr]
     if caching and notes is not None:
         notes.append("the model's config.use_cache was switched off in the conversion")
+
+
+def _fix_recurrent_weights(model: nn.Module) -> None:
+    """Gives recurrent layers their parametrised weights as they are now.
+
+    torch.export can't follow their list of weights while some of them are computed. Torch's own
+    removal would take the weight from the class, which the copy shares with the user's model.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.RNNBase) and parametrize.is_parametrized(module):
+            held = module._modules.pop("parametrizations")
+            assert isinstance(held, nn.ModuleDict)
+            values = {name: weight() for name, weight in held.items()}
+            module.__class__ = type(module).__bases__[0]
+            for name, value in values.items():
+                setattr(module, name, nn.Parameter(value.detach().clone(), requires_grad=False))
 
 
 def warn_of(notes: list[str], *, stacklevel: int = 4) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -104,6 +105,27 @@ def _calls_something_else(model: nn.Module) -> bool:
 def is_program(model: nn.Module) -> bool:
     """Whether a module is a program made by torch.export, which has but one mode."""
     return isinstance(model, GraphModule) and "_guards_fn" in model._modules
+
+
+def as_program_takes(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The inputs of a call, by position and by name as they were when a program was exported.
+
+    A program takes them in no other way, unlike a network; other models' inputs stay as they are.
+    """
+    spec = getattr(getattr(model, "graph", None), "_codegen", None)
+    tree = getattr(getattr(spec, "pytree_info", None), "in_spec", None)
+    if not is_program(model) or tree is None:
+        return args, kwargs
+    by_position, by_name = tree.children()
+    names = list(inspect.signature(model.forward).parameters)
+    values = dict(zip(names, args, strict=False)) | kwargs
+    wanted = [*names[: by_position.num_children], *(by_name.context or ())]
+    if len(args) > len(names) or set(values) != set(wanted):
+        return args, kwargs
+    count = by_position.num_children
+    return tuple(values[n] for n in wanted[:count]), {n: values[n] for n in wanted[count:]}
 
 
 def holds_all(model: nn.Module) -> bool:

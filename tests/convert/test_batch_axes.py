@@ -137,12 +137,13 @@ def _alike(found: Any, expected: Any) -> None:
         assert found == expected
 
 
-def test_one_tensor_of_long_sequences_is_cut_along_its_images() -> None:
+@pytest.mark.parametrize("array", [False, True])
+def test_one_tensor_of_long_sequences_is_cut_along_its_images(array: bool) -> None:
     torch.manual_seed(0)
     # Of every step the sum of those before: the first step isn't apart from the others.
     model = Net(lambda net, x: net.a(F.relu(net.a(x.cumsum(0)))), a=nn.Linear(4, 4)).eval()
     x = torch.randn(130, 140, 4)
-    snn = _converted(model, x, sequential=False)
+    snn = _converted(model, x.numpy() if array else x, sequential=False)
     assert snn.report.calibration_images == 140
     assert str(snn.signature.inputs[0]) == "x [130, batch, 4]"
     found = evaluate(snn, model, x, metric="output", by_site=0, at=[6], progress=False)

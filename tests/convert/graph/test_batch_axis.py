@@ -3,13 +3,14 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convert import CaptureError, InputError
-from convert.graph.batch_axis import Batch, find_batch
+from convert.graph.batch_axis import Batch, find_batch, told_by_labels
 from convert.graph.batch_layout import Layout, blocks, fresh_sizes, parts, resized
 from convert.graph.call_signature import named
 
@@ -236,3 +237,51 @@ def test_tensors_in_order() -> None:
     assert found[0].tolist() == [[0, 1, 2, 0], [3, 4, 5, 3]] and found[1] == "flag"
     assert found[2].tolist() == [[[0, 1, 2, 0]]]
     assert [p[0].shape[1] for p in parts(given, (1, None, 2), [2, 1])] == [2, 1]
+
+
+def _groups(net: Net, x: Tensor, *, apart: bool, second: bool) -> Tensor:
+    """Differences within groups of four images: those that follow each other, or every other."""
+    x = net.layer(x.transpose(0, 1) if second else x)
+    groups = x.unflatten(0, (-1, 4) if apart else (4, -1))
+    axis = 1 if apart else 0
+    x = (groups - groups.mean(axis, keepdim=True)).flatten(0, 1)
+    x = x.transpose(0, 1) if second else x
+    return x.cumsum(0)[-1] if second else x
+
+
+@pytest.mark.parametrize("second", [False, True])
+@pytest.mark.parametrize("apart", [False, True])
+def test_batches_of_a_multiple(apart: bool, second: bool) -> None:
+    x = torch.randn(5, 8, 3) if second else torch.randn(8, 3)
+    model = Net(lambda net, x: _groups(net, x, apart=apart, second=second), layer=nn.Linear(3, 3))
+    batch = _found(model, x, asked=1 if second else None)
+    assert batch.axes == (1 if second else 0,) and batch.unit == (0 if second else 4)
+    # Where as many images as were tried first are one group, more can't be said.
+    assert batch.mixes is not (apart and not second)
+    assert _axes(batch) == [0]
+
+
+def test_images_that_become_one_are_mixed() -> None:
+    model = Net(lambda net, x: net.layer(x.unflatten(0, (-1, 4)).mean(1)), layer=nn.Linear(3, 3))
+    batch = _found(model, torch.randn(8, 3))
+    assert batch.mixes and _axes(batch) == [None] and batch.unit == 4
+    pairs = Net(lambda net, x, y: (x + y).unflatten(0, (-1, 2)).mean(1))
+    assert all(n.rows for n in _found(pairs, torch.randn(6, 3), torch.randn(6, 3)).outputs if n)
+
+
+def test_rows_that_one_axis_leaves_out_and_another_mixes() -> None:
+    model = Net(
+        lambda net, x: net.layer(x - x.mean(1, keepdim=True)).cumsum(0)[-1], layer=nn.Linear(3, 3)
+    )
+    with pytest.raises(CaptureError, match="say which is the images' by batch_axis="):
+        _found(model, torch.randn(5, 8, 3))
+
+
+def test_labels_speak_for_another_axis() -> None:
+    x = torch.randn(5, 8, 3)
+    found = Batch((0,))
+    for label in (torch.zeros(8), torch.zeros(8, 1), np.zeros(8), [0] * 8):
+        doubted = told_by_labels(found, [x], ["x"], label)
+        assert doubted.doubtful and "batch_axis=1" in doubted.notes[0]
+    for label in (None, torch.zeros(5), torch.zeros(8, 5), torch.zeros(40), "8", {"label": 8}):
+        assert told_by_labels(found, [x], ["x"], label) is found

@@ -137,6 +137,31 @@ def test_a_batch_in_groups_is_taken_in_multiples() -> None:
     refit(snn, [IMAGES[:20]], steps=3, method="binary", progress=False)
 
 
+@pytest.mark.parametrize("apart", [False, True])
+def test_images_that_are_mixed_in_groups(apart: bool) -> None:
+    def forward(net: Net, x: Tensor) -> Tensor:
+        groups = torch.relu(net.layer(x)).unflatten(0, (-1, 4) if apart else (4, -1))
+        return (groups - groups.mean(1 if apart else 0, keepdim=True)).flatten(0, 1)
+
+    model = Net(forward)
+    images, labels = IMAGES.repeat(4, 1).double().numpy(), torch.zeros(256, dtype=torch.long)
+    snn = _converted(model, [images[:20], images[:24]])
+    assert snn.signature.bounds is not None and snn.signature.bounds.divisor == 4
+    assert snn.signature.whole is not apart
+    found = evaluate(snn, model, [(images, labels)], by_site=5, progress=False)
+    assert not [note for note in found.notes if "differ" in note]
+    assert found.labelled_images == 256
+
+
+def test_no_calibration_batch_of_a_size_that_is_taken() -> None:
+    def forward(net: Net, x: Tensor) -> Tensor:
+        y = _guarded(net, x)
+        return y - y.mean(0)
+
+    with pytest.raises(InputError, match="a batch of 64 images; the network takes at most 39"):
+        _converted(Net(forward))
+
+
 def test_a_loop_over_the_images_is_refused_with_its_line() -> None:
     def forward(net: Net, x: Tensor) -> Tensor:
         rows = [torch.relu(net.layer(x[i])) for i in range(x.shape[0])]

@@ -195,12 +195,79 @@ def test_hooks_that_change_values_are_captured(register: Callable[[nn.Sequential
     assert any("part of the network" in note for note in captured.notes)
 
 
+@pytest.mark.parametrize("first", [False, True])
+def test_parametrised_recurrent_weights_are_taken_as_they_are(first: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.RNN(4, 5, nonlinearity="relu", batch_first=first).eval()
+    nn.utils.parametrizations.weight_norm(model, "weight_hh_l0")
+    nn.utils.parametrizations.spectral_norm(model, "weight_ih_l0")
+    with torch.no_grad():
+        model.parametrizations.weight_hh_l0.original0.mul_(2)
+    x = torch.randn(9, 3, 4) if first else torch.randn(3, 9, 4)
+    with torch.no_grad():
+        before = model(x)[0]
+        captured = capture(model, x)
+        assert torch.equal(model(x)[0], before)  # the class of the copy is the model's own
+        torch.testing.assert_close(captured.graph_module(x)[0], before)
+    assert nn.utils.parametrize.is_parametrized(model, "weight_hh_l0")
+
+
 def test_a_clamp_that_nothing_reached_is_in_the_graph() -> None:
     model = _net()
     model[0].register_forward_hook(lambda _, given, out: out.clamp(max=100.0))
     captured, x = capture(model, _images()), 1000 * _images(7, 1)
     with torch.no_grad():
         torch.testing.assert_close(captured.graph_module(x)[0], model(x))
+
+
+def test_a_clamp_in_place_that_nothing_reached_is_in_the_graph() -> None:
+    model = _net()
+    model[0].register_forward_hook(lambda module, given, result: _clamped(result))
+    model[2].register_forward_pre_hook(_limited_in_place)
+    captured = _checked(model)
+    x = 100 * _images()
+    with torch.no_grad():
+        torch.testing.assert_close(captured.graph_module(x)[0], model(x))
+
+
+def _clamped(result: Tensor) -> None:
+    result.clamp_(-9, 9)
+
+
+def _limited_in_place(module: nn.Module, given: tuple[Tensor]) -> None:
+    given[0].clamp_(max=50)
+
+
+def _halved_if_large(module: nn.Module, given: object, result: Tensor) -> Tensor:
+    return result if result.abs().max() < 50 else result / 2
+
+
+def _halved_in_place(module: nn.Module, given: object, result: Tensor) -> None:
+    if result.abs().max().item() > 50:
+        result.mul_(0.5)
+
+
+@pytest.mark.parametrize("hook", [_halved_if_large, _halved_in_place])
+def test_hooks_that_change_large_values_alone_are_refused(hook: Callable[..., object]) -> None:
+    model = _net()
+    model[0].register_forward_hook(hook)
+    with pytest.raises(CaptureError, match=r"branches on a value.*_halved.* of 0"):
+        capture(model, _images())
+
+
+def test_a_hook_that_watches_values_only_looks() -> None:
+    model = _net()
+    seen: list[float] = []
+
+    def watch(module: nn.Module, given: object, result: Tensor) -> None:
+        seen.append(result.mean().item())
+        if result.isnan().any() or result.abs().max() > 1e3:
+            raise ValueError("values run away")
+
+    model[0].register_forward_hook(watch)
+    captured = _checked(model)
+    assert "only look" in captured.notes[0]
+    assert len(seen) == 1  # by the call of the model itself that it was compared with
 
 
 def test_the_graph_owns_what_hooks_read_from_elsewhere() -> None:

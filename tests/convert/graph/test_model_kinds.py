@@ -10,7 +10,7 @@ import torch.ao.quantization as quantization
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convert import ConversionError, InputError, to_spiking
+from convert import ConversionError, InputError, evaluate, to_spiking
 from convert.graph.capture import capture
 
 pytestmark = [
@@ -106,6 +106,30 @@ def test_exported_programs() -> None:
     assert "batch that may vary" in _said(fixed)
     training = nn.Sequential(nn.Linear(8, 8), nn.Dropout(), nn.ReLU()).train()
     assert "export it in eval mode" in _said(_program(training).module())
+
+
+def test_inputs_of_a_program_by_name() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(8, 8)
+
+        def forward(self, x: Tensor, t: Tensor) -> Tensor:
+            return torch.relu(self.layer(x)) + torch.relu(self.layer(t) - 1)
+
+    shapes = {"x": BATCH, "t": BATCH}
+    exported = torch.export.export(
+        Two().eval(), (_images(),), {"t": _images()}, dynamic_shapes=shapes
+    )
+    model, x = exported.module(), _images()
+    labels = torch.arange(len(x)) % 8
+    for batch in ({"x": x, "t": -x, "label": labels}, (x, -x, labels)):
+        snn = to_spiking(model, [batch], steps=3, method="binary", progress=False)
+        found = evaluate(snn, model, [batch], progress=False)
+        assert found.labelled_images == len(x)
+        assert not [note for note in found.notes if "differ" in note]
+        with torch.no_grad():
+            torch.testing.assert_close(snn.original()(x, -x), model(x, t=-x))
 
 
 def test_traced_by_fx() -> None:

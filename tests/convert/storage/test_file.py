@@ -704,7 +704,9 @@ def test_a_file_that_claims_to_be_huge_takes_no_memory(
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kilobytes
 
 
-@pytest.mark.parametrize("path", [None, 3, "", "a\0b", "\ud800", io.BytesIO(b"FSPIKES")], ids=lambda v: ascii(v)[:12])
+@pytest.mark.parametrize(
+    "path", [None, 3, "", "a\0b", "\ud800", io.BytesIO(b"FSPIKES")], ids=lambda v: ascii(v)[:12]
+)
 def test_no_path(snn: SpikingModel, path: Any) -> None:
     for what in (load, snn.save):
         with pytest.raises(InputError, match=r"path .*(must be|is empty|character)"):

@@ -10,6 +10,7 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from convert.fitting.problem import MOST_STEPS
@@ -61,6 +62,13 @@ def add_common(parser: argparse.ArgumentParser, *, seed: int | None = 0) -> None
         parser.add_argument("--seed", type=seed_number, default=seed, metavar="N")
     parser.add_argument("--quiet", action="store_true", help="no progress, results alone")
     parser.add_argument("--traceback", action="store_true", help="show it on an error")
+
+
+def place(text: str) -> Path:
+    """A file or folder; an empty path would be the folder that one is in."""
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty")
+    return Path(text)
 
 
 def whole(text: str) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from arguments import Parser, add_common
+from arguments import Parser, add_common, place
 from command import WRONG_USE, Refusal, leave, run_command
 
 from convert.fitting.build_library import WANTED, build
@@ -22,7 +22,7 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("--effort", choices=EFFORTS, default="high")
     folder = Path("convert/fitting/data")
-    result.add_argument("--out", type=Path, default=folder / FILE, metavar="FILE")
+    result.add_argument("--out", type=place, default=folder / FILE, metavar="FILE")
     add_common(result)
     return result
 

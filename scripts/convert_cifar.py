@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import platform
 from importlib.metadata import version
-from pathlib import Path
 
 from arguments import (
     Parser,
@@ -13,6 +12,7 @@ from arguments import (
     count,
     finite,
     fraction,
+    place,
     positive,
     steps_or_auto,
     whole,
@@ -88,7 +88,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--size", type=whole, help="side of the model's input in pixels")
     result.add_argument("--classes", type=whole)
     add_common(result)
-    result.add_argument("--output", required=True, type=Path, metavar="DIR")
+    result.add_argument("--output", required=True, type=place, metavar="DIR")
     return result
 
 

@@ -9,11 +9,10 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
-from arguments import Parser, add_common, count, steps, whole
+from arguments import Parser, add_common, count, place, steps, whole
 from command import leave, run_command
 
 import convert
@@ -81,7 +80,7 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("--by-site", type=count, default=64, metavar="N", help="images; 0 for none")
     result.add_argument("--device", default="cpu")
-    result.add_argument("--output", required=True, type=Path, metavar="DIR")
+    result.add_argument("--output", required=True, type=place, metavar="DIR")
     add_common(result)
     return result
 

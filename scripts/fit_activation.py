@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 
-from arguments import Parser, add_common, at_least_zero, finite, steps
+from arguments import Parser, add_common, at_least_zero, finite, place, steps
 from command import leave, run_command
 from torch import Tensor
 
@@ -35,8 +34,8 @@ def parser() -> argparse.ArgumentParser:
         default=0.0,
         help="squared error that one spike fewer is worth",
     )
-    result.add_argument("--json", type=Path, metavar="FILE")
-    result.add_argument("--plot", type=Path, metavar="FILE")
+    result.add_argument("--json", type=place, metavar="FILE")
+    result.add_argument("--plot", type=place, metavar="FILE")
     add_common(result)
     return result
 

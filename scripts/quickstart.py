@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from arguments import Parser, add_common, steps, whole
+from arguments import Parser, add_common, place, steps, whole
 from command import leave, run_command
 
 import convert
@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--steps", type=steps, nargs="+", default=[8, 4, 6], metavar="K")
     result.add_argument("--method", choices=sorted(convert.METHODS), default=convert.DEFAULT_METHOD)
     result.add_argument("--epochs", type=whole, default=20)
-    result.add_argument("--output", type=Path, default=Path("quickstart"), metavar="DIR")
+    result.add_argument("--output", type=place, default=Path("quickstart"), metavar="DIR")
     add_common(result)
     return result
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import time
 from dataclasses import fields
-from pathlib import Path
 
 from arguments import (
     Parser,
@@ -13,6 +12,7 @@ from arguments import (
     at_least_zero,
     below_one,
     count,
+    place,
     positive,
     whole,
 )
@@ -30,9 +30,9 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--model", required=True, help="a CIFAR model, e.g. resnet20_silu")
     result.add_argument("--data", required=True, help="cifar10, cifar100, a folder, or an .npz")
     result.add_argument("--test", help="a source to measure once, when training has ended")
-    result.add_argument("--output", required=True, type=Path, help="folder for weights and log")
+    result.add_argument("--output", required=True, type=place, help="folder for weights and log")
     result.add_argument("--root", default="data", help="where torchvision keeps downloads")
-    result.add_argument("--cache", type=Path, help="folder for decoded images of a folder source")
+    result.add_argument("--cache", type=place, help="folder for decoded images of a folder source")
     result.add_argument("--activation", choices=sorted(models.ACTIVATIONS))
     result.add_argument("--epochs", type=whole, default=own.epochs)
     result.add_argument("--batch-size", type=whole, default=own.batch_size)

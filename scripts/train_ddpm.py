@@ -8,9 +8,8 @@ from __future__ import annotations
 import argparse
 import time
 from dataclasses import fields
-from pathlib import Path
 
-from arguments import Parser, add_common, at_least_zero, below_one, positive, whole
+from arguments import Parser, add_common, at_least_zero, below_one, place, positive, whole
 from command import leave, run_command
 
 import models
@@ -22,7 +21,7 @@ def parser() -> argparse.ArgumentParser:
     """The command's options."""
     result = Parser(description=__doc__)
     own = DiffusionRecipe()
-    result.add_argument("--output", required=True, type=Path, help="folder for weights and log")
+    result.add_argument("--output", required=True, type=place, help="folder for weights and log")
     result.add_argument("--epochs", type=whole, default=own.epochs)
     result.add_argument("--batch-size", type=whole, default=own.batch_size)
     result.add_argument("--learning-rate", type=positive, default=own.learning_rate)

@@ -72,6 +72,10 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             full, or something else than a file that may be written is there.
     """
     asked = file_path(path)
+    if os.fsdecode(path).endswith(os.sep):
+        raise InputError(
+            f"can't write {shown(asked)}{os.sep}: that is a folder's path; give the path of a file"
+        )
     target = Path(os.path.realpath(asked))
     try:
         before = _existing(target, asked)

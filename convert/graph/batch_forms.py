@@ -24,6 +24,7 @@ from ..errors import InputError
 from .batch_parts import (
     are_samples,
     are_single_images,
+    check_values,
     holds_images,
     integral,
     is_tensor,
@@ -66,6 +67,7 @@ def read_batch(batch: Any, parameters: Parameters) -> Given:
         InputError: for a batch that can't be read, with the form that would do.
     """
     batch = with_tensors(batch)
+    check_values(batch)
     if isinstance(batch, Tensor):
         return _one(batch, parameters)
     named = named_parts(batch)

@@ -78,6 +78,11 @@ def resized(leaves: Sequence[Any], axes: Axes, count: int, start: int = 0) -> li
     def take(leaf: Any, axis: int | None) -> Any:
         if axis is None:
             return leaf
+        if leaf.layout is not torch.strided:
+            raise InputError(
+                f"an input is a sparse tensor {tuple(leaf.shape)} ({leaf.layout}), which can't be "
+                "cut into images; give x.to_dense()"
+            )
         index = torch.arange(start, start + count, device=leaf.device) % leaf.shape[axis]
         return leaf[(slice(None),) * axis + (index,)]
 

@@ -8,6 +8,7 @@ from typing import Any, TypeGuard
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from ..common.label_names import label_among, named_parts
 from ..errors import InputError
@@ -26,6 +27,25 @@ def with_tensors(value: Any) -> Any:
     if type(value) is dict:
         return {key: with_tensors(inner) for key, inner in value.items()}
     return value
+
+
+def check_values(batch: Any) -> None:
+    """Refuses tensors without values, and batches of several sizes in one tensor.
+
+    Raises:
+        InputError: with the remedy.
+    """
+    for leaf in pytree.tree_leaves(batch):
+        if isinstance(leaf, Tensor) and leaf.is_meta:
+            raise InputError(
+                "a batch holds a tensor on the device 'meta', which has no values; give tensors on "
+                "the cpu or a GPU"
+            )
+        if isinstance(leaf, Tensor) and leaf.is_nested:
+            raise InputError(
+                "a batch holds a nested tensor, whose images differ in size; give images of one "
+                "size: torch.nested.to_padded_tensor(x, 0.0)"
+            )
 
 
 def is_tensor(value: Any) -> TypeGuard[Tensor]:

@@ -205,9 +205,9 @@ class Signature:
         values.update(kwargs)
         missing = [name for name in self.names if name not in values]
         if unknown or missing:
-            raise InputError(
-                f"missing inputs {missing}, unexpected inputs {unknown}; the network takes {takes}"
-            )
+            found = [("missing inputs", missing), ("unexpected inputs", unknown)]
+            faults = ", ".join(f"{what} {names}" for what, names in found if names)
+            raise InputError(f"{faults}; the network takes {takes}")
         ordered = [values[name] for name in self.names]
         leaves, spec = pytree.tree_flatten(ordered)
         if spec != self.in_spec:

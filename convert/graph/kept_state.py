@@ -8,7 +8,7 @@ import functools
 import random
 import sys
 import types
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 _MOST_OBJECTS = 100_000
 # Bytes of tensors that are cloned because no copy of the model holds them.
 _MOST_BYTES = 2**28
-_CONTAINERS = (list, dict, set, deque)
+_CONTAINERS = (list, set, deque)
 _ATOMS = (type(None), bool, int, float, complex, str, bytes, type, types.ModuleType)
 # What Python and torch bring may belong to other threads (queues, locks, loaders with workers).
 _FOREIGN = frozenset({"torch", "convert", "tqdm", *sys.stdlib_module_names}) - {"__main__"}
@@ -54,9 +54,7 @@ class KeptState:
             tensors: False leaves tensors alone whose record is a copy, which may have changed.
         """
         for found, saved in self._dicts:
-            if not _same(found, saved):
-                found.clear()
-                found.update(saved)
+            _put_back_items(found, saved)
         for container, saved_items in self._containers:
             _refill(container, saved_items)
         for cell, content in self._cells:
@@ -105,11 +103,11 @@ class KeptState:
         if isinstance(value, tuple | frozenset):
             found += value
         elif isinstance(value, dict):
-            self._dicts.append((value, dict(value)))
-            found += value.values()
+            self._dicts.append((value, _items(value)))
+            found += dict.values(value)
         elif isinstance(value, _CONTAINERS):
-            self._containers.append((value, list(value)))
-            found += value
+            self._containers.append((value, _members(value)))
+            found += _members(value)
         attributes = getattr(value, "__dict__", None)
         foreign = _foreign(type(value))
         if isinstance(attributes, dict) and (not foreign or isinstance(value, nn.Module)):
@@ -193,19 +191,42 @@ def _global_names(code: types.CodeType) -> tuple[set[str], set[str]]:
     return read, assigned
 
 
-def _same(found: Mapping[Any, Any], saved: Mapping[Any, Any]) -> bool:
-    """Whether two dicts hold the same objects in the same order."""
-    return len(found) == len(saved) and all(
-        a is b and v is w for (a, v), (b, w) in zip(found.items(), saved.items(), strict=True)
-    )
+def _items(found: dict[Any, Any]) -> dict[Any, Any]:
+    """What a dict holds, past what a class of the user's own makes of it when it is read."""
+    keys = OrderedDict.__iter__ if isinstance(found, OrderedDict) else dict.__iter__
+    return {key: dict.__getitem__(found, key) for key in keys(found)}
+
+
+def _put_back_items(found: dict[Any, Any], saved: dict[Any, Any]) -> None:
+    """Gives a dict the items that it had, in their order."""
+    now = _items(found)
+    pairs = zip(now.items(), saved.items(), strict=False)
+    if len(now) == len(saved) and all(a is b and v is w for (a, v), (b, w) in pairs):
+        return
+    plain: Any = OrderedDict if isinstance(found, OrderedDict) else dict
+    plain.clear(found)
+    for key, value in saved.items():
+        plain.__setitem__(found, key, value)
+
+
+def _plain(container: Any) -> Any:
+    """The class of Python's own that a list, a set or a deque is of."""
+    return next(kind for kind in _CONTAINERS if isinstance(container, kind))
+
+
+def _members(container: Any) -> list[Any]:
+    """What a list, a set or a deque holds, past what a class of the user's own makes of it."""
+    return list(_plain(container).__iter__(container))
 
 
 def _refill(container: Any, saved: Any) -> None:
     """Gives a list, a set or a deque the items that it had."""
-    if len(container) == len(saved) and all(a is b for a, b in zip(container, saved, strict=True)):
+    now = _members(container)
+    if len(now) == len(saved) and all(a is b for a, b in zip(now, saved, strict=True)):
         return
-    container.clear()
-    (container.update if isinstance(container, set) else container.extend)(saved)
+    kind = _plain(container)
+    kind.clear(container)
+    (kind.update if kind is set else kind.extend)(container, saved)
 
 
 @contextlib.contextmanager

@@ -355,3 +355,9 @@ def test_evaluate_exit_codes(
     assert named in shown.err
     assert "Traceback" not in shown.err
     assert bool(shown.out) == (code in (0, 5))
+
+
+@pytest.mark.parametrize("name", ["quickstart", "train_ddpm", "convert_ddpm"])
+def test_an_empty_output_is_not_the_folder_that_one_is_in(name, monkeypatch, capsys) -> None:
+    assert _run(monkeypatch, name, "--output", "") == 2
+    assert "--output: the path is empty" in capsys.readouterr().err

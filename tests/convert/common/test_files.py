@@ -154,3 +154,12 @@ def test_what_a_killed_process_left_is_removed_after_a_day(tmp_path: Path) -> No
         os.utime(path, (time.time() - 90_000,) * 2)
     _write(tmp_path / "file.txt")
     assert sorted(tmp_path.iterdir()) == sorted([fresh, own, tmp_path / "file.txt"])
+
+
+def test_a_path_that_ends_as_a_folder_is_no_file(tmp_path: Path) -> None:
+    with (
+        pytest.raises(InputError, match="/: that is a folder's path"),
+        atomic_path(f"{tmp_path}/new/"),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []

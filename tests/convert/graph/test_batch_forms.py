@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from convert.errors import InputError
 from convert.graph.batch_forms import Given, read_batch
+from convert.graph.capture import capture
 from convert.graph.forward_parameters import Parameters, parameters_of
 
 X = torch.randn(6, 3, 4, 4)
@@ -215,3 +216,24 @@ def test_arrays_that_torch_does_not_take_as_they_are() -> None:
     for array in (x, x[:, ::-1], x.astype(">f8"), x.T):
         (found,) = read(array).args
         assert np.array_equal(found.numpy(), array)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda x: x.to("meta"), "on the device 'meta'"),
+        (lambda x: torch.nested.nested_tensor([x[0], x[1]], layout=torch.jagged), "nested tensor"),
+        (Tensor.to_sparse, "sparse tensor"),
+    ],
+)
+def test_tensors_that_hold_no_images_are_named(change, said: str) -> None:
+    x = torch.rand(4, 6)
+    with pytest.raises(InputError, match=said):
+        capture(nn.Sequential(nn.Linear(6, 2), nn.ReLU()).eval(), [change(x)])
+
+
+def test_an_input_too_many_is_named_alone() -> None:
+    x = torch.rand(4, 6)
+    signature = capture(nn.Sequential(nn.Linear(6, 2), nn.ReLU()).eval(), x).signature
+    with pytest.raises(InputError, match=r"^unexpected inputs \['labels'\]; the network takes"):
+        signature.flatten((x,), {"labels": x})

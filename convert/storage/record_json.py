@@ -430,6 +430,8 @@ def _made(kind: type[_T], data: Any) -> _T:
         value = value if isinstance(value, Node) else unplain(value)
         if declared == "tuple":
             value = _tuples(value)
+            if not _of_words(value):
+                raise StorageError(f"{name} of a {kind.__name__} of the report is damaged")
         flag = isinstance(value, bool) and declared != "bool"
         if declared in _TYPES and (flag or not isinstance(value, _TYPES[declared])):
             raise StorageError(f"{name} of a {kind.__name__} of the report is damaged")
@@ -442,6 +444,13 @@ def _made(kind: type[_T], data: Any) -> _T:
 
 def _tuples(value: Any) -> Any:
     return tuple(_tuples(entry) for entry in value) if isinstance(value, list) else value
+
+
+def _of_words(value: Any) -> bool:
+    """Whether tuples hold words, numbers and None alone."""
+    if isinstance(value, tuple):
+        return all(map(_of_words, value))
+    return value is None or isinstance(value, str | int | float)
 
 
 def write_histogram(histogram: Histogram) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -27,14 +27,13 @@ from .record_json import (
     read_histogram,
     read_report,
     read_settings,
-    read_signature,
     take,
     unplain,
     write_histogram,
     write_report,
     write_settings,
-    write_signature,
 )
+from .signature_json import read_signature, write_signature
 
 _NEURON = ("thresholds", "resets", "weights", "offset", "missing_mean")
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from convert import StorageError, to_spiking
 from convert.graph.batch_layout import Layout
 from convert.storage.network_json import read_network, write_network
-from convert.storage.record_json import read_settings, read_signature
+from convert.storage.record_json import read_settings
+from convert.storage.signature_json import read_signature
 
 
 def test_settings_come_back(small: nn.Module, images: Tensor) -> None:

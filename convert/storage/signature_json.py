@@ -1,0 +1,112 @@
+"""How a network is called, as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from ..errors import StorageError
+from ..graph.batch_bounds import BatchBounds
+from ..graph.batch_layout import Layout
+from ..graph.call_signature import Signature, TensorInput
+from .record_json import (
+    dtype_name,
+    dtype_of,
+    plain,
+    read_tree,
+    take,
+    unplain,
+    write_tree,
+)
+
+
+def write_signature(signature: Signature) -> dict[str, Any]:
+    """How a network is called."""
+    inputs = [
+        None
+        if i is None
+        else {"name": i.name, "shape": list(i.shape), "dtype": dtype_name(i.dtype)}
+        for i in signature.inputs
+    ]
+    bounds = signature.bounds
+    limits = {} if bounds is None else {"batches": dataclasses.asdict(bounds)}
+    written = {
+        "names": list(signature.names),
+        "positional": signature.positional,
+        **limits,
+        "inputs": inputs,
+        "constants": plain(signature.constants, "an input that isn't a tensor"),
+        "takes": write_tree(signature.in_spec),
+        "returns": write_tree(signature.out_spec),
+    }
+    # What isn't there says that every output is [N, ...], as it was in files of before.
+    if signature.outputs:
+        written["outputs"] = [
+            None if layout is None else dataclasses.asdict(layout) for layout in signature.outputs
+        ]
+    if signature.mixes:
+        written["mixes"] = True
+    return written
+
+
+def read_signature(data: Any) -> Signature:
+    """The signature that `write_signature` wrote."""
+    names, inputs = take(data, "names", list), take(data, "inputs", list)
+    constants = unplain(take(data, "constants", list))
+    takes, returns = read_tree(take(data, "takes", dict)), read_tree(data.get("returns"))
+    fits = len(inputs) == len(constants) == takes.num_leaves
+    if not fits or not all(isinstance(name, str) for name in names):
+        raise StorageError("the inputs of the network are damaged")
+    # Files from before networks of several inputs don't say.
+    positional = data.get("positional", 1)
+    if type(positional) is not int or not 0 <= positional <= max(len(names), 1):
+        raise StorageError("the number of inputs of the network is damaged")
+    read = tuple(_read_input(i) for i in inputs)
+    outputs, mixes = data.get("outputs", []), data.get("mixes", False)
+    if type(outputs) is not list or len(outputs) not in (0, returns.num_leaves):
+        raise StorageError("the outputs of the network are damaged")
+    if type(mixes) is not bool:
+        raise StorageError("the entry 'mixes' of the file is damaged")
+    return Signature(
+        tuple(names),
+        read,
+        tuple(constants),
+        takes,
+        returns,
+        positional=positional,
+        outputs=tuple(_read_layout(layout) for layout in outputs),
+        mixes=mixes,
+        bounds=_read_bounds(data.get("batches")),
+    )
+
+
+def _read_layout(data: Any) -> Layout | None:
+    """Where the images lie in an output."""
+    if data is None:
+        return None
+    axis, flags = take(data, "axis", int, type(None)), ("mixes", "varies")
+    before, after = (take(data, key, int) for key in ("before", "after"))
+    if not 0 <= (axis or 0) < 64 or not 0 < before < 2**31 or not 0 < after < 2**31:
+        raise StorageError("the outputs of the network are damaged")
+    mixes, varies = (take(data, key, bool) for key in flags)
+    return Layout(axis, before, after, mixes, varies)
+
+
+def _read_bounds(data: Any) -> BatchBounds | None:
+    if data is None:
+        return None
+    least, divisor = take(data, "least", int), take(data, "divisor", int)
+    most, asked = data.get("most"), take(data, "asked", str)
+    numbers = [least, divisor] + ([] if most is None else [most])
+    if not all(type(n) is int and 1 <= n < 2**31 for n in numbers):
+        raise StorageError("the sizes of a batch that the network takes are damaged")
+    return BatchBounds(least, most, divisor, asked[:200])
+
+
+def _read_input(data: Any) -> TensorInput | None:
+    if data is None:
+        return None
+    shape = take(data, "shape", list)
+    if not all(n is None or (type(n) is int and 0 <= n < 2**31) for n in shape):
+        raise StorageError(f"the input shape {str(shape)[:80]} is damaged")
+    return TensorInput(take(data, "name", str), tuple(shape), dtype_of(data.get("dtype")))

@@ -13,13 +13,13 @@ from .assembly.build import build
 from .assembly.calibrated import Calibrated
 from .assembly.fixed_steps import fixed_steps
 from .calibration.observe import calibrate
+from .capture.capture import capture
 from .common.batches import batches_of
 from .common.devices import usable_device
 from .common.timing import timed
 from .errors import CalibrationError
 from .fitting.methods import DEFAULT
 from .fitting.problem import warn_of_many_steps
-from .graph.capture import capture
 from .network.model import SpikingModel
 from .network.settings import ConversionSettings
 from .sites.prepare import Preparation, prepare

@@ -15,11 +15,11 @@ from .assembly.build import build
 from .assembly.calibrated import Calibrated
 from .assembly.fixed_steps import fixed_steps
 from .calibration.observe import Observed, calibrate
+from .capture.capture import Captured
 from .common.batches import batches_of
 from .common.timing import timed
 from .errors import CalibrationError, InputError
 from .fitting.problem import warn_of_many_steps
-from .graph.capture import Captured
 from .network.from_file import errors_named
 from .network.model import SpikingModel
 from .network.settings import ConversionSettings

@@ -40,7 +40,7 @@ def test_imports_go_down() -> None:
         ("convert/graph/fold.py", "from ..network.model import SpikingModel", "convert.network"),
         ("convert/common/files.py", "from ..neuron import surrogate", "convert.neuron"),
         ("convert/sites/find.py", "import models.data", "models"),
-        ("convert/graph/regions.py", "from . import capture", "convert.graph"),
+        ("convert/graph/regions.py", "from . import roles", "convert.graph"),
     ],
     ids=["from above", "from the lowest", "models", "circle"],
 )

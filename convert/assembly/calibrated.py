@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ..calibration.observe import Observed
-from ..graph.capture import Captured
+from ..capture.capture import Captured
 from ..sites.find import Site
 
 # K of every site, by its name.

@@ -9,9 +9,9 @@ import numpy.typing as npt
 import torch
 
 from ..calibration.histogram import Histogram
+from ..capture.capture import Captured
 from ..fitting.problem import Solution, Start
 from ..fitting.stairs import LOWEST
-from ..graph.capture import Captured
 from ..graph.memory_layout import free_layout, linear_first
 from ..network.model import SpikingModel
 from ..neuron.few_spikes import FewSpikesNeuron

@@ -12,7 +12,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
-from ..graph.call_signature import Signature
+from ..calls.call_signature import Signature
 from ..graph.node_facts import captured_batch
 from ..graph.run import Modules, last_read, walk
 from ..neuron.few_spikes import FewSpikesNeuron

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
-from ..graph.batch_layout import Layout
+from ..calls.batch_layout import Layout
 from ..graph.run import walk
 
 Told = Callable[[Node, Tensor, Tensor], None]

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from ..capture.capture import Captured
 from ..common.progress import Progress
 from ..errors import CalibrationError
-from ..graph.capture import Captured
 from ..sites.find import Site
 from .histogram import Histogram
 from .importance import Observer

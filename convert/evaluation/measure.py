@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..calls.batch_forms import Given
+from ..calls.batch_reading import read_by
+from ..capture.model_kinds import as_program_takes
 from ..common.batches import ahead, batches_once
 from ..common.progress import Progress
 from ..errors import InputError
-from ..graph.batch_forms import Given
-from ..graph.batch_reading import read_by
-from ..graph.model_kinds import as_program_takes
 from ..network.input_types import cast_for
 from ..network.model import SpikingModel
 from .by_site import errors_by_site

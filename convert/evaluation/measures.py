@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from ..calls.own_classes import register
 from ..errors import InputError
-from ..graph.own_classes import register
 from .rows import Row
 
 Outputs = Mapping[str, Tensor]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from ..graph.fidelity import ROUNDING, largest_gap
+from ..capture.fidelity import ROUNDING, largest_gap
 from ..network.model import SpikingModel
 from .class_labels import IGNORED
 from .class_spaces import ClassSpace, class_names

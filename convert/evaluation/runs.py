@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from ..calls.call_signature import Signature
 from ..errors import InputError
-from ..graph.call_signature import Signature
 from ..network.model import SpikingModel
 from ..sites.encode_operands import IDENTITY
 from .measures import Measure, Outputs, outputs_of

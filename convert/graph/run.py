@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 
+from ..calls.call_signature import Signature
 from ..common.progress import Progress
-from .call_signature import Signature
 from .node_facts import read
 
 Seen = Callable[[Tensor], None]

@@ -15,10 +15,10 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
+from ..calls.batch_forms import Given
+from ..calls.batch_reading import moved
 from ..common.tables import table
 from ..errors import InputError
-from ..graph.batch_forms import Given
-from ..graph.batch_reading import moved
 from ..graph.node_facts import where
 from ..graph.regions import packet
 from ..graph.roles import Operation, Role

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from ..calls.batch_reading import BatchReader
+from ..calls.call_signature import Signature
+from ..calls.forward_parameters import Range
 from ..errors import InputError
-from ..graph.batch_reading import BatchReader
-from ..graph.call_signature import Signature
-from ..graph.forward_parameters import Range
 from ..neuron.few_spikes import FewSpikesNeuron
 
 

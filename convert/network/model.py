@@ -13,10 +13,10 @@ from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
 from ..calibration.histogram import Histogram
+from ..calls.batch_reading import BatchReader
+from ..calls.call_signature import Signature
 from ..common.tracing import traced
 from ..errors import InputError
-from ..graph.batch_reading import BatchReader
-from ..graph.call_signature import Signature
 from ..graph.memory_layout import prefers_channels_last
 from ..graph.run import module_at
 from ..neuron.few_spikes import FewSpikesNeuron

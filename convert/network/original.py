@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from ..calls.call_signature import Signature
 from ..errors import InputError
-from ..graph.call_signature import Signature
 from .from_file import errors_named
 from .input_types import check_types
 

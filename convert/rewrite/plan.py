@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from ..graph.capture import Captured
+from ..capture.capture import Captured
 from ..graph.edit import device_of
 from ..graph.regions import packet
 from ..graph.run import Seen, watch

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from ..graph import capture
-from ..graph.capture import Captured
+from ..capture import capture
+from ..capture.capture import Captured
 from ..graph.passes import Fact, Pass, check, run
 from ..rewrite.plan import take_apart
 from .encode_operands import encode_operands

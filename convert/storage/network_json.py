@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..calls.call_signature import Signature
 from ..errors import StorageError
-from ..graph.call_signature import Signature
 from ..graph.node_facts import captured_batch
 from ..graph.region_function import ExactFunction
 from ..network.bias_shifts import Corrections, Shifts

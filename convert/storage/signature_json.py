@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from ..calls.batch_bounds import BatchBounds
+from ..calls.batch_layout import Layout
+from ..calls.call_signature import Signature, TensorInput
 from ..errors import StorageError
-from ..graph.batch_bounds import BatchBounds
-from ..graph.batch_layout import Layout
-from ..graph.call_signature import Signature, TensorInput
 from .record_json import (
     dtype_name,
     dtype_of,

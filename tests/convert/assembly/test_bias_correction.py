@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from convert import SpikingModel, load, refit, to_spiking
 from convert.assembly.bias_correction import _means, _shrunk, stretched
 from convert.assembly.biased_layers import find_layers
-from convert.graph.capture import capture
+from convert.capture.capture import capture
 from convert.neuron.few_spikes import FewSpikesNeuron
 from convert.sites.find import find_sites
 

@@ -13,8 +13,8 @@ from convert.assembly.build import build
 from convert.assembly.calibrated import Calibrated
 from convert.assembly.fixed_steps import fixed_steps
 from convert.calibration.observe import calibrate
+from convert.capture.capture import capture
 from convert.fitting.problem import Problem
-from convert.graph.capture import capture
 from convert.sites.find import find_sites
 
 

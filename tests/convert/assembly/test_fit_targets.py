@@ -13,8 +13,8 @@ from convert import RangeWarning, SpikingModel, refit, to_spiking
 from convert.assembly.fit_targets import problem
 from convert.calibration.histogram import Histogram
 from convert.calibration.observe import calibrate
+from convert.capture.capture import capture
 from convert.fitting.methods import fit_problems
-from convert.graph.capture import capture
 from convert.sites.find import Site, find_sites
 
 

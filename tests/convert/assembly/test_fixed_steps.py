@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from convert import SiteError
 from convert.assembly.fixed_steps import fixed_steps
-from convert.graph.capture import capture
+from convert.capture.capture import capture
 from convert.sites.find import Site, find_sites
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 import convert
 from convert.calibration.importance import Observer
 from convert.calibration.observe import calibrate
-from convert.graph.capture import capture
+from convert.capture.capture import capture
 from convert.sites.find import find_sites
 
 

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from convert import to_spiking
 from convert.calibration.observe import calibrate
+from convert.capture.capture import capture
 from convert.errors import CalibrationError, ConversionError
-from convert.graph.capture import capture
 from convert.sites.find import find_sites
 
 

@@ -10,7 +10,7 @@ from convert.assembly.fit_targets import problem
 from convert.calibration.histogram import Histogram
 from convert.calibration.observe import calibrate
 from convert.calibration.range_tails import beyond
-from convert.graph.capture import capture
+from convert.capture.capture import capture
 from convert.sites.find import find_sites
 
 

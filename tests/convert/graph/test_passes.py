@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 
+from convert.capture import capture
 from convert.errors import ConversionError
-from convert.graph import capture
 from convert.graph.passes import Fact, Pass, check, run
 from convert.sites import prepare
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convert import to_spiking
-from convert.graph.capture import capture
+from convert.capture.capture import capture
 from convert.graph.roles import operations
 from convert.sites.find import find_sites
 

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from convert.capture.capture import capture
 from convert.errors import SiteError
-from convert.graph.capture import capture
 from convert.sites.find import Site, find_sites
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from convert import StorageError, to_spiking
-from convert.graph.batch_layout import Layout
+from convert.calls.batch_layout import Layout
 from convert.storage.network_json import read_network, write_network
 from convert.storage.record_json import read_settings
 from convert.storage.signature_json import read_signature

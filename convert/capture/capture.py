@@ -13,24 +13,24 @@ from torch import nn
 from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
-from . import fold
-from . import origins as layers
-from . import recognise_norms as norms
+from ..calls.batch_reading import BatchReader, ReadBatches, moved, read_by
+from ..calls.call_signature import Signature, named
+from ..calls.forward_parameters import parameters_of
+from ..calls.own_classes import register
+from ..graph import fold
+from ..graph import origins as layers
+from ..graph import recognise_norms as norms
+from ..graph.passes import Fact, Pass, check, run
 from .batch_axis import Asked, find_batch, told_by_labels
 from .batch_limits import limited
-from .batch_reading import BatchReader, ReadBatches, moved, read_by
-from .call_signature import Signature, named
 from .copying import make_own
 from .examples import Examples, caches_of, unit_of
 from .exporting import export, plain
 from .fidelity import CHECKED_ROWS, ROUNDING, difference, floats, sensitivity
 from .flat_call import check_call
-from .forward_parameters import parameters_of
 from .input_types import as_taken
 from .isolate import device_of_model, isolated, on_device, warn_of
 from .model_kinds import as_program_takes, refuse_packed
-from .own_classes import register
-from .passes import Fact, Pass, check, run
 from .quiet import quiet
 
 # What is true of an exported graph; what is done then, and what once the graph has been checked.

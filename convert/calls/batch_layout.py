@@ -72,6 +72,32 @@ class Layout:
         return split.movedim(1, 0).flatten(1, 2)
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Where the batch is.
+
+    Args:
+        axes: of every flat input.
+        outputs: of every flat output; None for what is no floating-point tensor. Empty where the
+            model refused to say.
+        mixes: whether an output that holds images depends on other images too.
+        notes: what the user should know of it.
+        doubtful: whether the user should look at once: images are mixed, or the first axis of the
+            first input isn't theirs and nobody said so.
+        unit: of what the number of images had to be a multiple where they were found; 0 if that
+            isn't sure.
+        grouped: whether images are apart in groups of `unit` alone.
+    """
+
+    axes: Axes
+    outputs: tuple[Layout | None, ...] = ()
+    mixes: bool = False
+    notes: tuple[str, ...] = ()
+    doubtful: bool = False
+    unit: int = 1
+    grouped: bool = False
+
+
 def resized(leaves: Sequence[Any], axes: Axes, count: int, start: int = 0) -> list[Any]:
     """Flat inputs with `count` images from `start` on, from the first again after the last."""
 

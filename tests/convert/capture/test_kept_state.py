@@ -5,8 +5,8 @@ from collections import OrderedDict, deque
 import torch
 from torch import nn
 
-from convert.graph.capture import capture
-from convert.graph.kept_state import KeptState
+from convert.capture.capture import capture
+from convert.capture.kept_state import KeptState
 
 
 class Makes(OrderedDict):

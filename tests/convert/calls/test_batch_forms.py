@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from convert.calls.batch_forms import Given, read_batch
+from convert.calls.forward_parameters import Parameters, parameters_of
+from convert.capture.capture import capture
 from convert.errors import InputError
-from convert.graph.batch_forms import Given, read_batch
-from convert.graph.capture import capture
-from convert.graph.forward_parameters import Parameters, parameters_of
 
 X = torch.randn(6, 3, 4, 4)
 Y = torch.tensor([0, 1, 2, 0, 1, 2])

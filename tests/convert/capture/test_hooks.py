@@ -14,8 +14,8 @@ import torch.nn.utils.prune as prune
 from torch import Tensor, nn
 
 from convert import CaptureError, to_spiking
-from convert.graph.capture import Captured, capture
-from convert.graph.hooks import without_global_hooks
+from convert.capture.capture import Captured, capture
+from convert.capture.hooks import without_global_hooks
 
 Make = Callable[[], nn.Module]
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convert import CaptureError, SpikingModel, audit, to_spiking
-from convert.graph.capture import capture
+from convert.capture.capture import capture
 
 
 def _checked(model: nn.Module, batch: object) -> dict:

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convert import ConversionError, to_spiking
+from convert.capture.capture import capture
 from convert.errors import CaptureError, InputError
-from convert.graph.capture import capture
 from convert.sites.find import find_sites
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from convert.calls.batch_reading import BatchReader, read_by
+from convert.calls.forward_parameters import Parameters
 from convert.errors import InputError
-from convert.graph.batch_reading import BatchReader, read_by
-from convert.graph.forward_parameters import Parameters
 
 X, Y = torch.randn(6, 5), torch.tensor([0, 1, 2, 0, 1, 2])
 MASK = torch.ones(6, 5)

@@ -14,10 +14,9 @@ from torch.utils import _pytree as pytree
 
 from ..common.tracing import traced
 from ..errors import InputError
-from .batch_axis import Batch
 from .batch_bounds import BatchBounds, label_parts
 from .batch_forms import Given
-from .batch_layout import Axes, Layout, image_count, parts, resized
+from .batch_layout import Axes, Batch, Layout, image_count, parts, resized
 from .batch_reading import BatchReader, moved
 from .forward_parameters import Parameters, parameters_of
 from .own_classes import register, same_form

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from .batch_inputs import rows
-from .batch_reading import unscaled
+from ..calls.batch_inputs import rows
+from ..calls.batch_reading import unscaled
 from .fidelity import CHECKED_ROWS
 
 

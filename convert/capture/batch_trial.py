@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from .batch_layout import Axes, Layout, blocks, fresh_sizes, resized, tensor_sizes
+from ..calls.batch_layout import Axes, Layout, blocks, fresh_sizes, resized, tensor_sizes
+from ..calls.own_classes import register
 from .fidelity import ROUNDING
-from .own_classes import register
 
 # Changes of an output up to this share of its largest value are rounding.
 _ROUNDING = 1e-6

@@ -8,9 +8,9 @@ from torch import nn
 from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
+from ..calls.batch_bounds import BatchBounds
+from ..calls.call_signature import Signature
 from ..errors import CaptureError
-from .batch_bounds import BatchBounds
-from .call_signature import Signature
 from .examples import Examples, Inputs
 from .fidelity import difference, is_float
 

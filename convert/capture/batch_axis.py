@@ -10,15 +10,15 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from ..calls.batch_layout import Axes, Batch
 from ..errors import CaptureError, InputError
-from .batch_layout import Axes, Layout
 from .batch_trial import Seen, Trial
 from .examples import DIVISORS, EXPORTED_ROWS
 
@@ -29,32 +29,6 @@ Asked = int | Mapping[str, int | None] | None
 _MOST = 64
 # And so many of them where the model wants a multiple of some images.
 _MOST_IN_MULTIPLES = 2
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Where the batch is.
-
-    Args:
-        axes: of every flat input.
-        outputs: of every flat output; None for what is no floating-point tensor. Empty where the
-            model refused to say.
-        mixes: whether an output that holds images depends on other images too.
-        notes: what the user should know of it.
-        doubtful: whether the user should look at once: images are mixed, or the first axis of the
-            first input isn't theirs and nobody said so.
-        unit: of what the number of images had to be a multiple where they were found; 0 if that
-            isn't sure.
-        grouped: whether images are apart in groups of `unit` alone.
-    """
-
-    axes: Axes
-    outputs: tuple[Layout | None, ...] = ()
-    mixes: bool = False
-    notes: tuple[str, ...] = ()
-    doubtful: bool = False
-    unit: int = 1
-    grouped: bool = False
 
 
 def find_batch(

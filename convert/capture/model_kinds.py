@@ -12,9 +12,9 @@ from torch.fx import GraphModule
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.rnn import PackedSequence
 
+from ..calls.call_signature import Signature
 from ..errors import CaptureError, InputError
 from ..neuron.few_spikes import FewSpikesNeuron
-from .call_signature import Signature
 
 _QUANTISED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.nn.quantized")
 _PLACEHOLDER = nn.Module().forward

@@ -11,8 +11,8 @@ import torch.export._trace as tracing
 from torch import Tensor, nn
 
 from convert import CaptureError
-from convert.graph.capture import capture
-from convert.graph.quiet import quiet
+from convert.capture.capture import capture
+from convert.capture.quiet import quiet
 
 LOGGER = logging.getLogger("torch.fx.experimental.symbolic_shapes")
 

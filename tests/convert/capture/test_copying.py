@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convert import CaptureError
-from convert.graph.capture import capture
-from convert.graph.copying import copy_of
-from convert.graph.kept_state import KeptState
+from convert.capture.capture import capture
+from convert.capture.copying import copy_of
+from convert.capture.kept_state import KeptState
 
 
 def _images(count: int = 9, seed: int = 0) -> Tensor:

@@ -10,9 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convert import CaptureError, InputError
-from convert.graph.batch_axis import Batch, find_batch, told_by_labels
-from convert.graph.batch_layout import Layout, blocks, fresh_sizes, parts, resized
-from convert.graph.call_signature import named
+from convert.calls.batch_layout import (
+    Batch,
+    Layout,
+    blocks,
+    fresh_sizes,
+    parts,
+    resized,
+    told_by_labels,
+)
+from convert.calls.call_signature import named
+from convert.capture.batch_axis import find_batch
 
 _NO_STEP_AHEAD = nn.Transformer.generate_square_subsequent_mask
 

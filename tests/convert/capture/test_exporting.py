@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from convert import CaptureError, InputError, SpikingModel, evaluate, load, refit, to_spiking
-from convert.graph.capture import Captured, capture
+from convert.capture.capture import Captured, capture
 
 IMAGES = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
 

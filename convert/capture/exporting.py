@@ -15,14 +15,14 @@ from torch.fx.graph import CodeGen
 from torch.nn.modules import transformer
 from torch.utils import _pytree as pytree
 
+from ..calls.batch_bounds import BatchBounds, suggested
+from ..calls.batch_layout import Axes
 from ..common.messages import reason, users_line
 from ..common.silence import silent
 from ..errors import CaptureError
-from .batch_bounds import BatchBounds, suggested
-from .batch_layout import Axes
+from ..graph.decompositions import table
 from .cached_state import CachedState
 from .capturable_parts import capturable
-from .decompositions import table
 from .examples import Examples
 from .flat_call import FlatCall, called_flat, exportable
 from .graph_checks import check_graph, reads_values

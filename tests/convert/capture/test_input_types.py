@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from convert import InputError, evaluate, load, refit, to_spiking
-from convert.graph.input_types import as_taken
+from convert.capture.input_types import as_taken
 
 
 class Careful(nn.Linear):

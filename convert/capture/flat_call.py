@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
+from ..calls.own_classes import register
 from ..errors import CaptureError
-from .own_classes import register
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 # Longest form of a call that a message shows.

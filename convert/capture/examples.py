@@ -10,10 +10,10 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from .batch_layout import Axes, image_count, resized
+from ..calls.batch_layout import Axes, image_count, resized
+from ..calls.own_classes import check_outputs, register
 from .cached_state import CachedState
 from .fidelity import CHECKED_ROWS
-from .own_classes import check_outputs, register
 
 # Images of the batch that is exported.
 EXPORTED_ROWS = 5

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from ..calls.own_classes import check_outputs, register
 from ..common.messages import first_line
 from ..errors import CaptureError
-from .own_classes import check_outputs, register
 
 # Enough to see a difference, and not as many as are exported.
 CHECKED_ROWS = 3

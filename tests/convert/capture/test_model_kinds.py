@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convert import ConversionError, InputError, evaluate, to_spiking
-from convert.graph.capture import capture
+from convert.capture.capture import capture
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),

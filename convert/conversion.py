@@ -104,9 +104,12 @@ def to_spiking(
     batches = batches_of(calibration)
     # One tensor is cut into batches once it is known along which axis.
     uncut = isinstance(calibration, Tensor | np.ndarray)
-    first = calibration if uncut else next(iter(batches), None)
-    if first is None:
+    none = object()
+    first = calibration if uncut else next(iter(batches), none)
+    if first is none:
         raise CalibrationError("the calibration data yields no batch; give at least one image")
+    if first is None:
+        raise CalibrationError("the first calibration batch is None; give batches of images")
     seconds: dict[str, float] = {}
     with timed(seconds, "capture"):
         captured = capture(model, first, device=device, batch_axis=settings.batch_axis)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ..calls.own_classes import check_outputs, register
-from ..common.messages import first_line
+from ..common.messages import first_line, users_line
 from ..errors import CaptureError
 
 # Enough to see a difference, and not as many as are exported.
@@ -72,9 +72,11 @@ def _called(model: nn.Module, inputs: Inputs) -> list[Tensor]:
         result = model(*inputs[0], **inputs[1])
     except Exception as error:
         shapes = [tuple(t.shape) for t in pytree.tree_leaves(inputs) if is_tensor(t)]
+        line = users_line(error)
+        where = f" at {line}" if line else ""
         raise CaptureError(
-            f"the model refuses the calibration batch {shapes}: {first_line(error)}; check the "
-            "image size, the data type and the number of inputs"
+            f"the model refuses the calibration batch {shapes}{where}: {first_line(error)}; check "
+            "the image size, the data type and the number of inputs"
         ) from error
     register(result)
     check_outputs(result)

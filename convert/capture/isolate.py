@@ -106,7 +106,7 @@ class Isolated:
                 return False
 
         with hooks.without_global_hooks():
-            for_inference(copied, notes)
+            for_inference(copied, self.hook_notes)
             copied.requires_grad_(False)
             hooks.drop_other_hooks(copied)
             _fix_recurrent_weights(copied)

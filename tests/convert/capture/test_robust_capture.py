@@ -273,3 +273,13 @@ def test_the_config_of_a_language_model_keeps_no_cache() -> None:
         captured = capture(model, torch.randn(4, 3))
     assert any("use_cache" in note for note in captured.notes)
     assert model.config.use_cache
+
+
+def test_a_model_that_asserts_is_named_with_its_line() -> None:
+    class Asserts(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            assert x.shape[1] == 5
+            return torch.relu(x)
+
+    with pytest.raises(CaptureError, match=r"test_robust_capture.py:\d+: assert x.shape\[1\] == 5"):
+        capture(Asserts().eval(), torch.randn(8, 4))

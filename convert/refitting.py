@@ -12,7 +12,7 @@ import torch
 
 from .assembly.build import build
 from .assembly.calibrated import Calibrated
-from .assembly.fixed_steps import fixed_steps
+from .assembly.site_numbers import by_site, gates_of
 from .calibration.observe import Observed, calibrate
 from .common.batches import batches_of
 from .common.timing import timed
@@ -39,6 +39,8 @@ def refit(
     seed: int | None = None,
     method: str | None = None,
     per_site_steps: Mapping[str, int] | None = None,
+    gates: int | None = None,
+    per_site_gates: Mapping[str, int] | None = None,
     effort: str | None = None,
     sequential: bool | None = None,
     progress: bool = True,
@@ -58,6 +60,8 @@ def refit(
         max_loss, budget: as for `to_spiking`, if K is chosen; one takes the place of the other.
         seed, method, effort: as for `to_spiking`.
         per_site_steps: as for `to_spiking`; ``{}`` gives every site the network's K.
+        gates: as for `to_spiking`.
+        per_site_gates: as for `to_spiking`; ``{}`` gives every site the network's gates.
         sequential: as for `to_spiking`, if there is calibration data.
         progress: shows bars on stderr when that is a terminal.
 
@@ -73,13 +77,16 @@ def refit(
             "seed": seed,
             "method": method,
             "per_site_steps": per_site_steps,
+            "gates": gates,
+            "per_site_gates": per_site_gates,
             "effort": effort,
             "sequential": sequential,
         },
     )
     batches = None if calibration is None else batches_of(calibration)
     captured, sites = _exact(snn)
-    fixed = fixed_steps(sites, settings.per_site_steps)
+    fixed = by_site(sites, settings.per_site_steps, "per_site_steps")
+    gated = gates_of(sites, settings)
     seconds: dict[str, float] = {}
     with timed(seconds, "calibrate"):
         observed = _observed(snn, captured, sites, batches, settings.seed, progress)
@@ -92,7 +99,7 @@ def refit(
         captured.notes.append(_NO_SETTINGS)
     if settings.sequential and batches is None:
         captured.notes.append(_NO_DATA)
-    source = Calibrated(captured, sites, observed, fixed, batches)
+    source = Calibrated(captured, sites, observed, fixed, gated, batches)
     result = build(source, settings, seconds=seconds, progress=progress)
     if moved is not None and result.report is not None:
         result.report = dataclasses.replace(result.report, operations=moved.operations)

@@ -26,7 +26,9 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 
-def problem(site: Site, histogram: Histogram, steps: int, *, offset: bool = True) -> Problem:
+def problem(
+    site: Site, histogram: Histogram, steps: int, *, offset: bool = True, gates: int = 0
+) -> Problem:
     """What the neuron of a site is fitted to.
 
     Cells become bins, and so do the gaps between them. Where f is flat at an end of the
@@ -52,7 +54,7 @@ def problem(site: Site, histogram: Histogram, steps: int, *, offset: bool = True
 
     def posed(edges: Floats, weights: Floats, values: Floats) -> Problem:
         p = weights / weights.sum()
-        return Problem(edges, p, values, steps, site.label, site.name, offset)
+        return Problem(edges, p, values, steps, site.label, site.name, offset, gates=gates)
 
     found = posed(*bins)
     # The error on a curve is larger than what saturation adds, and its fits begin with the range.

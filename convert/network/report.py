@@ -25,6 +25,7 @@ class SiteRow:
     Args:
         name, function: the site and what it computes.
         steps: K of its neuron.
+        gates: of its neuron; they take one time step more.
         low, high: smallest and largest input on the calibration data.
         mse: mean squared error of the fit under the calibration histogram.
         relative_mse: the same over the variance of f there.
@@ -42,6 +43,7 @@ class SiteRow:
     relative_mse: float
     start: str
     neurons: int
+    gates: int = 0
 
     @property
     def poor(self) -> bool:
@@ -125,7 +127,8 @@ class Report:
     Args:
         sites: one row a site, in graph order.
         operations: every operation on a varying tensor, in graph order.
-        latency_steps: K times the longest chain of sites.
+        latency_steps: time steps of the longest chain of sites: K of each, and one where it has
+            gates.
         method, seed: how the neurons were fitted.
         calibration_images: images that the histograms hold.
         seconds: time of each stage.
@@ -257,6 +260,9 @@ class Report:
             (s.name, s.function, s.steps, s.low, s.high, s.relative_mse, s.start, s.neurons)
             for s in self.sites
         ]
+        if any(s.gates for s in self.sites):
+            columns = (*columns[:3], "gates", *columns[3:])
+            rows = [(*row[:3], s.gates, *row[3:]) for row, s in zip(rows, self.sites, strict=True)]
         poor = [s.poor for s in self.sites]
         if not any(poor):
             return table(columns, rows)

@@ -255,19 +255,19 @@ class Report:
         return "\n\n".join(part for part in parts if part)
 
     def _site_table(self) -> str:
-        columns = ("site", "function", "K", "low", "high", "relative MSE", "start", "neurons")
+        columns = ["site", "function", "K", "low", "high", "relative MSE", "start", "neurons"]
         rows: list[tuple[Any, ...]] = [
             (s.name, s.function, s.steps, s.low, s.high, s.relative_mse, s.start, s.neurons)
             for s in self.sites
         ]
         if any(s.gates for s in self.sites):
-            columns = (*columns[:3], "gates", *columns[3:])
+            columns.insert(3, "gates")
             rows = [(*row[:3], s.gates, *row[3:]) for row, s in zip(rows, self.sites, strict=True)]
         poor = [s.poor for s in self.sites]
         if not any(poor):
             return table(columns, rows)
         rows = [(*row, "POOR" if p else "") for row, p in zip(rows, poor, strict=True)]
-        return f"""{table((*columns, "fit"), rows)}
+        return f"""{table([*columns, "fit"], rows)}
 
 POOR: the neuron's error is more than {_POOR_SITE:.0%} of the variance of its function."""
 

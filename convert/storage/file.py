@@ -26,7 +26,7 @@ from ..errors import ConversionError, StorageError
 from ..network.model import SpikingModel
 from .network_json import read_network, write_network
 
-VERSION = 2
+VERSION = 3
 _MARK = b"FSPIKES\n"
 # Mark, version, bytes of JSON, bytes of tensors, SHA-256 of all of it but itself.
 _HEADER = struct.Struct("<8sIQQ32s")

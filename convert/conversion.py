@@ -6,16 +6,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .assembly.build import build
 from .assembly.calibrated import Calibrated
 from .assembly.site_numbers import by_site, gates_of
 from .calibration.observe import calibrate
 from .common.batches import batches_of
+from .common.devices import usable_device
 from .common.timing import timed
 from .errors import CalibrationError
 from .fitting.methods import DEFAULT
+from .fitting.problem import warn_of_many_steps
 from .graph.capture import capture
 from .network.model import SpikingModel
 from .network.settings import ConversionSettings
@@ -39,6 +41,7 @@ def to_spiking(
     encode: bool | str = False,
     normalisation: bool = False,
     max_pool: bool | str = False,
+    batch_axis: int | Mapping[str, int | None] | None = None,
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> SpikingModel:
@@ -47,9 +50,12 @@ def to_spiking(
     Args:
         model: any module that `torch.export` takes; it is left as it was.
         calibration: unlabelled or labelled batches: a DataLoader, any iterable of tensors
-            ``[N, ...]``, ``(inputs, label)`` pairs or dicts of keyword inputs, or one tensor. A
-            model that can't do without x and t is given ``(x, t)``, ``(x, t, label)`` or
-            ``((x, t), label)``.
+            ``[N, ...]``, ``(inputs, label)`` pairs or dicts, one tensor, or a `Dataset`. A model
+            that can't do without x and t is given ``(x, t)``, ``(x, t, label)`` or
+            ``((x, t), label)``. Labels, and what forward doesn't take, are left out of the inputs;
+            the report's notes say how batches were read where that isn't plain. Arrays of numpy
+            will do for tensors. Floating-point inputs of another type, and uint8 images, are cast
+            to the model's type where it refuses theirs.
         steps: K of every neuron; of several, the first is the network's own and the others are
             fitted beside it (`SpikingModel.with_steps`). ``"auto"`` chooses K for every site by
             what its error does to the outputs on the calibration data.
@@ -75,8 +81,11 @@ def to_spiking(
         max_pool: True makes max pooling and row maxima tournaments of ``max(a, b) = a + relu(b -
             a)`` with neurons for the ReLUs; ``"first"`` moves a max pooling before the monotone
             activation that precedes it, which saves neurons, and leaves that maximum as it is.
+        batch_axis: the axis of the inputs that holds the images of a batch, 1 for sequences
+            ``[T, N, F]``; ``{"state": 1, "mask": None}`` says it by the name of an input, None for
+            one without a batch. None finds it by what the model does with a few images.
         device: where the result lives; the model's device if None.
-        progress: shows bars on stderr when that is a terminal.
+        progress: shows bars on stderr; one line a minute where that is no terminal.
 
     Raises:
         ConversionError: a subclass for a model, data or a setting that can't be used.
@@ -95,14 +104,21 @@ def to_spiking(
         encode=encode,
         normalisation=normalisation,
         max_pool=max_pool,
+        batch_axis=batch_axis,
     )
+    warn_of_many_steps((*settings.wanted, *settings.per_site_steps.values()))
+    device = None if device is None else usable_device(device)
     batches = batches_of(calibration)
-    first = next(iter(batches), None)
+    # One tensor is cut into batches once it is known along which axis.
+    first = calibration if isinstance(calibration, Tensor) else next(iter(batches), None)
     if first is None:
         raise CalibrationError("the calibration data yields no batch; give at least one image")
     seconds: dict[str, float] = {}
     with timed(seconds, "capture"):
-        captured = capture(model, first, device=device)
+        captured = capture(model, first, device=device, batch_axis=settings.batch_axis)
+        if isinstance(calibration, Tensor):
+            batches = batches_of(calibration, captured.signature.cut_axis)
+        batches = captured.signature.within(captured.batches(batches))
         sites = prepare(
             Preparation(
                 captured,
@@ -121,5 +137,6 @@ def to_spiking(
         observed = calibrate(
             captured, sites, batches, device=target, seed=settings.seed, progress=progress
         )
+    captured.tell_readings()
     source = Calibrated(captured, sites, observed, fixed, gated, batches)
     return build(source, settings, seconds=seconds, progress=progress)

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import glob
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -16,8 +17,10 @@ from .assembly.site_numbers import by_site, gates_of
 from .calibration.observe import Observed, calibrate
 from .common.batches import batches_of
 from .common.timing import timed
-from .errors import CalibrationError
+from .errors import CalibrationError, InputError
+from .fitting.problem import warn_of_many_steps
 from .graph.capture import Captured
+from .network.from_file import errors_named
 from .network.model import SpikingModel
 from .network.settings import ConversionSettings
 from .sites.find import Site
@@ -63,11 +66,15 @@ def refit(
         gates: as for `to_spiking`.
         per_site_gates: as for `to_spiking`; ``{}`` gives every site the network's gates.
         sequential: as for `to_spiking`, if there is calibration data.
-        progress: shows bars on stderr when that is a terminal.
+        progress: shows bars on stderr; one line a minute where that is no terminal.
 
     Raises:
         ConversionError: a subclass for data or a setting that can't be used.
     """
+    if not isinstance(snn, SpikingModel):
+        raise InputError(
+            f"refit takes a converted network first, then data; found a {type(snn).__name__}"
+        )
     settings, told = _settings(
         snn,
         {
@@ -83,8 +90,10 @@ def refit(
             "sequential": sequential,
         },
     )
-    batches = None if calibration is None else batches_of(calibration)
+    if steps is not None or per_site_steps is not None:
+        warn_of_many_steps((*settings.wanted, *settings.per_site_steps.values()))
     captured, sites = _exact(snn)
+    batches = None if calibration is None else _batches(calibration, captured)
     fixed = by_site(sites, settings.per_site_steps, "per_site_steps")
     gated = gates_of(sites, settings)
     seconds: dict[str, float] = {}
@@ -95,16 +104,25 @@ def refit(
     captured.notes[:] = [
         note for note in captured.notes if not note.startswith((_NO_DATA, "steps per site"))
     ]
+    captured.tell_readings()
     if told:
         captured.notes.append(_NO_SETTINGS)
     if settings.sequential and batches is None:
         captured.notes.append(_NO_DATA)
     source = Calibrated(captured, sites, observed, fixed, gated, batches)
-    result = build(source, settings, seconds=seconds, progress=progress)
+    # No data of the user's is run here, whose errors were their own.
+    with errors_named() if snn.from_file and batches is None else nullcontext():
+        result = build(source, settings, seconds=seconds, progress=progress)
     if moved is not None and result.report is not None:
         result.report = dataclasses.replace(result.report, operations=moved.operations)
     result.metadata = copy.deepcopy(snn.metadata)
     return result
+
+
+def _batches(calibration: Any, captured: Captured) -> Iterable[Any]:
+    """Calibration data as the network takes it."""
+    signature = captured.signature
+    return signature.within(captured.batches(batches_of(calibration, signature.cut_axis)))
 
 
 def _settings(snn: SpikingModel, given: Mapping[str, Any]) -> tuple[ConversionSettings, bool]:
@@ -144,7 +162,7 @@ def _exact(snn: SpikingModel) -> tuple[Captured, list[Site]]:
         Site(name, copied.exact[path.rpartition(".")[2]], labels.get(name, name), path, calls[path])  # type: ignore[arg-type]
         for name, path in copied.names.items()
     ]
-    return Captured(network, copied.signature, 0.0, notes), sites
+    return Captured(network, copied.signature, 0.0, notes, copied.reader()), sites
 
 
 def _observed(

@@ -1,6 +1,6 @@
 """CIFAR networks, a diffusion model, torchvision's models by their own names, and images."""
 
-from .data import Images, load_images
+from .data import Images, check_source, load_images
 from .ddpm import ddpm_digits
 from .errors import DataError, ModelError
 from .preprocessing import Preprocessing
@@ -12,6 +12,7 @@ __all__ = [
     "Images",
     "ModelError",
     "Preprocessing",
+    "check_source",
     "ddpm_digits",
     "get",
     "load_images",

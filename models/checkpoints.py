@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
-import tempfile
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import ModelError
+from .files import shown, what_is, whole_file
 
 # Names under which training scripts wrap a state dict.
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
@@ -27,21 +28,49 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Any:
         ModelError: if there is no such file, or it holds more than plain tensors and containers.
     """
     file = Path(path)
-    if not file.is_file():
-        raise ModelError(f"no weights at {file}: there is no such file; check the path")
+    try:
+        found = what_is(file)
+    except (OSError, ValueError) as error:
+        reason = "there is no such file"
+        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+            reason = str(error.strerror)
+        raise ModelError(f"no weights at {shown(file)}: {reason}; check the path") from error
+    if found is not None:
+        raise ModelError(
+            f"{shown(file)} is no checkpoint: it is {found}; pass a file written by "
+            "torch.save(model.state_dict(), path)"
+        )
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        if not _runs_code(error):
+            raise _unreadable(file, error) from error
         raise ModelError(
-            f"{file} holds more than plain weights and was not opened, because it could run code: "
-            "save model.state_dict() with torch.save and pass that file"
+            f"{shown(file)} holds more than plain weights and was not opened, because it could run "
+            "code: save model.state_dict() with torch.save and pass that file"
         ) from error
     except Exception as error:
-        reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
-        raise ModelError(
-            f"{file} is not a checkpoint that torch.load can read ({reason[0][:160]}); pass a "
-            "file written by torch.save(model.state_dict(), path)"
-        ) from error
+        raise _unreadable(file, error) from error
+
+
+def _runs_code(error: pickle.UnpicklingError) -> bool:
+    """Whether torch refused what a pickle calls, and not a pickle that is damaged."""
+    return any(word in str(error) for word in ("GLOBAL", "global", "Unsupported", "REDUCE"))
+
+
+def _unreadable(file: Path, error: Exception) -> ModelError:
+    reason = str(error)[:1000].strip().splitlines()[:1] or [type(error).__name__]
+    if zipfile.is_zipfile(file) and not _has_pickle(file):
+        reason = ["a zip archive without a pickle, as numpy.savez writes it"]
+    return ModelError(
+        f"{shown(file)} is not a checkpoint that torch.load can read ({reason[0][:160]}); pass a "
+        "file written by torch.save(model.state_dict(), path)"
+    )
+
+
+def _has_pickle(file: Path) -> bool:
+    with zipfile.ZipFile(file) as archive:
+        return any(name.endswith(".pkl") for name in archive.namelist())
 
 
 def state_dict_of(content: Any, path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -103,13 +132,8 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], name: str) -> N
 
 def write_checkpoint(content: Any, path: str | os.PathLike[str]) -> None:
     """Writes plain tensors and containers; the file is whole or not there at all."""
-    file = Path(path)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".writing", delete=False) as handle:
-        temporary = Path(handle.name)
-    try:
-        torch.save(content, temporary)
-        temporary.chmod(0o644)
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as temporary:
+        try:
+            torch.save(content, temporary)
+        except RuntimeError as error:  # how torch says that the disk is full
+            raise OSError(f"{str(error).splitlines()[0][:160]}") from error

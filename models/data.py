@@ -6,7 +6,7 @@ import hashlib
 import os
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 from torchvision import datasets
 from torchvision.io import ImageReadMode, decode_image
-from tqdm import tqdm
 
 from .errors import DataError
+from .files import shown, what_is
 from .preprocessing import Preprocessing
+from .progress import bar
 
 _BUILT_IN = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}
 
@@ -31,11 +32,13 @@ class Images:
         x: uint8 ``[N, H, W, C]``.
         y: class numbers, int64 ``[N]``.
         source: where they came from, for messages.
+        classes: names of the classes by number; none where the source doesn't name them.
     """
 
     x: npt.NDArray[np.uint8]
     y: npt.NDArray[np.int64]
     source: str
+    classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         x, y = self.x, self.y
@@ -63,7 +66,25 @@ class Images:
         """
         if count is not None and count < 1:
             raise DataError(f"{self.source}: asked for {count} images; ask for at least one")
-        return Images(self.x[:count], self.y[:count], self.source)
+        return self._chosen(slice(count))
+
+    def limited(self, count: int | None) -> Images:
+        """At most `count` images, all if None: the first, or where class after class comes, evenly.
+
+        Raises:
+            DataError: if count is below 1.
+        """
+        if count is None or not 0 < count < len(self) or not self._by_class:
+            return self.first(count)
+        return self._chosen(np.arange(count) * len(self) // count)
+
+    @property
+    def _by_class(self) -> bool:
+        """Whether the images of every class come together, as in a folder."""
+        return 1 < len(np.unique(self.y)) == 1 + np.count_nonzero(np.diff(self.y))
+
+    def _chosen(self, which: slice | npt.NDArray[np.int64]) -> Images:
+        return Images(self.x[which], self.y[which], self.source, self.classes)
 
     def sample(self, count: int, seed: int) -> Images:
         """At most `count` images, drawn without repetition, in order."""
@@ -71,7 +92,7 @@ class Images:
             raise DataError(f"{self.source}: asked for {count} images; ask for at least one")
         chosen = np.random.default_rng(seed).permutation(len(self))[:count]
         chosen.sort()
-        return Images(self.x[chosen], self.y[chosen], self.source)
+        return self._chosen(chosen)
 
     def check_labels(self, classes: int) -> None:
         """Refuses labels that a model with so many classes can't predict.
@@ -101,6 +122,7 @@ class Loader:
 
     def __init__(self, images: Images, preprocessing: Preprocessing, batch_size: int = 250) -> None:
         self.images, self.preprocessing, self.batch_size = images, preprocessing, batch_size
+        self.classes = images.classes
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         return self.images.batches(self.preprocessing, self.batch_size)
@@ -137,15 +159,28 @@ def load_images(
         return _digits(train)
     if name in _BUILT_IN:
         return _built_in(name, train, root)
+    check_source(source)
     path = Path(source)
-    if path.is_dir():
-        return _folder(path, cache, progress)
-    if not path.exists():
+    return _folder(path, cache, progress) if path.is_dir() else _npz(path)
+
+
+def check_source(source: str | os.PathLike[str] | None) -> None:
+    """Refuses a SOURCE that doesn't exist, before anything is read; None is no source.
+
+    Raises:
+        DataError: naming it.
+    """
+    if source is None or str(source) in ("digits", *_BUILT_IN):
+        return
+    try:
+        found = str(source) and Path(source).exists()
+    except (OSError, ValueError):
+        found = False
+    if not found:
         raise DataError(
-            f"no data at {path}: there is no such file or folder; pass cifar10, cifar100, a folder "
-            "of class folders, or an .npz"
+            f"no data at {shown(source)}: there is no such file or folder; pass cifar10, cifar100, "
+            "a folder of class folders, or an .npz"
         )
-    return _npz(path)
 
 
 def _digits(train: bool) -> Images:
@@ -168,11 +203,15 @@ def _built_in(name: str, train: bool, root: str | os.PathLike[str]) -> Images:
             f"{name} can't be downloaded into {root} ({error}); download it by hand, or pass a "
             "folder of class folders or an .npz"
         ) from error
-    return Images(np.asarray(data.data), np.asarray(data.targets, np.int64), name)
+    x, y = np.asarray(data.data), np.asarray(data.targets, np.int64)
+    return Images(x, y, name, tuple(data.classes))
 
 
 def _npz(path: Path) -> Images:
     try:
+        found = what_is(path)
+        if found is not None:
+            raise ValueError(f"it is {found}")
         with np.load(path, allow_pickle=False) as content:
             missing = {"x", "y"} - set(content.files)
             if missing:
@@ -183,8 +222,8 @@ def _npz(path: Path) -> Images:
             x, y = content["x"], content["y"]
     except (ValueError, OSError, zipfile.BadZipFile, EOFError, AttributeError) as error:
         raise DataError(
-            f"{path} can't be read as .npz ({str(error).splitlines()[0][:160]}); write it with "
-            "numpy.savez(path, x=images, y=labels)"
+            f"{shown(path)} can't be read as .npz ({str(error)[:160].splitlines()[0]}); write it "
+            "with numpy.savez(path, x=images, y=labels)"
         ) from error
     if np.issubdtype(y.dtype, np.integer):
         y = y.astype(np.int64)
@@ -193,12 +232,13 @@ def _npz(path: Path) -> Images:
 
 def _folder(path: Path, cache: str | os.PathLike[str] | None, progress: bool) -> Images:
     try:
-        listed = datasets.ImageFolder(str(path)).samples
+        folder = datasets.ImageFolder(str(path))
     except FileNotFoundError as error:
         raise DataError(
             f"{path} is not a folder of class folders with images ({str(error)[:160]}); put the "
             "images of each class into a folder of its own"
         ) from error
+    listed, classes = folder.samples, tuple(folder.classes)
     kept: Path | None = None
     if cache is not None:
         signature = hashlib.sha256()
@@ -206,9 +246,9 @@ def _folder(path: Path, cache: str | os.PathLike[str] | None, progress: bool) ->
             signature.update(f"{file} {os.path.getsize(file)} {label}\n".encode())
         kept = Path(cache) / f"{path.name}-{signature.hexdigest()[:16]}.npz"
         if kept.is_file():
-            return _npz(kept)
+            return replace(_npz(kept), classes=classes)
     images = []
-    for file, _ in tqdm(listed, "decode", disable=None if progress else True):
+    for file, _ in bar(listed, "decode", shown=progress):
         try:
             image = decode_image(file, ImageReadMode.RGB).permute(1, 2, 0).numpy()
         except RuntimeError as error:
@@ -222,9 +262,8 @@ def _folder(path: Path, cache: str | os.PathLike[str] | None, progress: bool) ->
                 f"{images[0].shape[0]}x{images[0].shape[1]}; resize them to one size"
             )
         images.append(image)
-    result = Images(
-        np.stack(images), np.asarray([label for _, label in listed], np.int64), str(path)
-    )
+    labels = np.asarray([label for _, label in listed], np.int64)
+    result = Images(np.stack(images), labels, str(path), classes)
     if kept is not None:
         kept.parent.mkdir(parents=True, exist_ok=True)
         temporary = kept.with_name(f".writing-{os.getpid()}-{kept.name}")

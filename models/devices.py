@@ -15,8 +15,18 @@ def device_named(name: str) -> torch.device:
     """
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
-        raise ModelError(f"device {name!r} can't be used ({reason}); choose another") from error
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ModelError(f"no device is called {name[:60]!r}; choose cpu, cuda or mps") from error
+    if device.type == "meta":
+        raise ModelError("the device meta holds no values, so nothing can run there; choose cpu")
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if count <= (device.index or 0):
+            found = f"there are {count} CUDA devices" if count else "CUDA isn't available"
+            raise ModelError(f"device {name!r} can't be used: {found} here; choose another")
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        raise ModelError(f"device {name!r} can't be used ({reason}); choose cpu") from error
     return device

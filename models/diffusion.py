@@ -9,9 +9,9 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from .errors import ModelError
+from .progress import bar
 
 # Takes images [N, C, H, W] and time steps [N], gives the noise in them.
 Denoiser = Callable[[Tensor, Tensor], Tensor]
@@ -127,8 +127,8 @@ def sample(
     x = torch.randn(*shape, generator=generator).to(device)
     eta = 1.0 if sampler == "ddpm" else 0.0
     with torch.no_grad():
-        bar = tqdm(visited, "sample", disable=None if progress else True)
-        for t, to in zip(bar, [*visited[1:], -1], strict=True):
+        steps = bar(visited, "sample", shown=progress)
+        for t, to in zip(steps, [*visited[1:], -1], strict=True):
             found = in_batches(network, x, t)
             if watch is not None:
                 watch(t, x, found)

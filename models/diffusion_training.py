@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from .checkpoints import read_checkpoint, write_checkpoint
 from .data import Images
 from .diffusion import Schedule
 from .errors import DataError, ModelError
+from .progress import bar
 from .training import cosine_rate, write_log
 
 
@@ -107,7 +107,7 @@ def train_diffusion(
         rows = list(content["rows"])
     x = scaled(images).to(device)
     first = len(rows)
-    bar = tqdm(total=recipe.epochs, initial=first, desc="train", disable=None if progress else True)
+    shown = bar(None, "train", shown=progress, total=recipe.epochs, initial=first)
     for epoch in range(first, recipe.epochs):
         begin = time.perf_counter()
         loss, rate = _epoch(model, optimizer, mean, x, schedule, recipe, epoch)
@@ -123,9 +123,9 @@ def train_diffusion(
         }
         write_checkpoint(content, last)
         write_log(rows, folder / "log.csv")
-        bar.update()
-        bar.set_postfix(loss=f"{loss:.4f}")
-    bar.close()
+        shown.set_postfix(loss=f"{loss:.4f}", refresh=False)
+        shown.update()
+    shown.close()
     model.load_state_dict(mean)
     write_checkpoint({k: v.detach().cpu() for k, v in mean.items()}, folder / "weights.pt")
     model.eval()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from .errors import DataError
+from .files import whole_file
 
 # Side of one image in inches, and how many pixels are drawn for one of an image.
 _SIDE = 0.62
@@ -55,11 +55,5 @@ def draw_rows(
         axes.spines[:].set_visible(False)
     if title:
         figure.suptitle(title, fontsize=10)
-    file = Path(path)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".writing-{os.getpid()}-{file.name}")
-    try:
+    with whole_file(path, DataError) as temporary:
         figure.savefig(temporary, dpi=150, bbox_inches="tight")
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -27,8 +28,29 @@ class Preprocessing:
     std: tuple[float, ...]
     classes: int
 
+    def __post_init__(self) -> None:
+        whole = all(type(n) is int and n >= 1 for n in (self.size, self.classes))
+        if not whole or len(self.mean) != len(self.std) or not self.mean:
+            raise ModelError(
+                f"no preprocessing has size {self.size}, {self.classes} classes, "
+                f"{len(self.mean)} means and {len(self.std)} standard deviations; it needs whole "
+                "numbers >= 1, and one mean and one deviation for each channel"
+            )
+        fits = all(math.isfinite(v) for v in (*self.mean, *self.std)) and min(self.std) > 0
+        if not fits:
+            raise ModelError(
+                f"a preprocessing needs finite means and deviations > 0, found mean {self.mean} "
+                f"and std {self.std}"
+            )
+
     def __call__(self, images: npt.NDArray[np.uint8]) -> Tensor:
         """uint8 ``[N, H, W, C]`` to float32 ``[N, C, size, size]``, resized if necessary."""
+        channels = images.shape[-1]
+        if 1 not in (channels, len(self.mean)) and channels != len(self.mean):
+            raise ModelError(
+                f"the images have {channels} channels, and mean and std are for {len(self.mean)}; "
+                "give one value, or one for each channel"
+            )
         x = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 255
         if x.shape[-2:] != (self.size, self.size):
             x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True)
@@ -45,12 +67,10 @@ class Preprocessing:
         try:
             size, classes = int(values["size"]), int(values["classes"])
             mean, std = (tuple(float(v) for v in values[key]) for key in ("mean", "std"))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ModelError(
                 f"{values!r:.200} is no preprocessing; it needs size, mean, std and classes"
             ) from error
-        if size < 1 or classes < 1 or len(mean) != len(std) or not all(s > 0 for s in std):
-            raise ModelError(f"{values!r:.200} is no preprocessing that can be applied")
         return cls(size, mean, std, classes)
 
     def to_dict(self) -> dict[str, Any]:

@@ -183,6 +183,23 @@ def with_options(
     std: tuple[float, ...] | None = None,
     classes: int | None = None,
 ) -> Preprocessing:
-    """A preprocessing with some of its values overridden."""
+    """A preprocessing with some of its values overridden.
+
+    Args:
+        base: what holds where nothing is given.
+        size, classes: in place of its own.
+        mean, std: in place of its own; one value holds for all channels.
+
+    Raises:
+        ModelError: for another number of channels, or a value that can't be used.
+    """
+    channels = len(base.mean)
+    for name, values in (("mean", mean), ("std", std)):
+        if values is not None and len(values) not in (1, channels):
+            raise ModelError(
+                f"{name} has {len(values)} values and the images have {channels} channels; give "
+                "one value, or one for each channel"
+            )
+    mean, std = (v * channels if v is not None and len(v) == 1 else v for v in (mean, std))
     given = {"size": size, "mean": mean, "std": std, "classes": classes}
     return replace(base, **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms import v2
-from tqdm import tqdm
 
 from .checkpoints import read_checkpoint, write_checkpoint
 from .data import Images, Loader
 from .errors import DataError, ModelError
+from .files import whole_file
 from .preprocessing import Preprocessing
+from .progress import bar
 
 AUGMENTATIONS = ("none", "flip", "cutout", "randaugment")
 _COLUMNS = ("epoch", "learning_rate", "loss", "train_accuracy", "held_out_accuracy", "seconds")
@@ -222,8 +223,8 @@ def _epoch(
     total, right, rate = 0.0, 0, 0.0
     kind = torch.device(device).type
     model.train()
-    bar = tqdm(range(steps), f"epoch {epoch + 1}", disable=None if progress else True)
-    for step in bar:
+    shown = bar(range(steps), f"epoch {epoch + 1}", shown=progress)
+    for step in shown:
         rate = recipe.rate(epoch + step / steps)
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -241,7 +242,7 @@ def _epoch(
         total += float(loss.detach())
         right += int((logits.argmax(1) == y).sum())
         if step % 20 == 0:
-            bar.set_postfix(loss=f"{total / (step + 1):.3f}")
+            shown.set_postfix(loss=f"{total / (step + 1):.3f}", refresh=False)
     return total / steps, right / (steps * recipe.batch_size), rate
 
 
@@ -265,9 +266,7 @@ def accuracy_of(
 
 def write_log(rows: list[dict[str, float]], path: Path) -> None:
     """Writes rows of one set of columns as CSV, whole or not at all."""
-    temporary = path.with_name(f".writing-{path.name}")
-    with temporary.open("w", newline="") as handle:
+    with whole_file(path) as temporary, temporary.open("w", newline="") as handle:
         writer = csv.DictWriter(handle, list(rows[0]))
         writer.writeheader()
         writer.writerows({k: f"{v:.6g}" for k, v in row.items()} for row in rows)
-    temporary.replace(path)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
+
+from arguments import Parser, add_common
+from command import WRONG_USE, Refusal, leave, run_command
 
 from convert.fitting.build_library import WANTED, build
 from convert.fitting.library import FILE, Entry
@@ -13,16 +15,15 @@ from convert.fitting.methods import EFFORTS
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    result = argparse.ArgumentParser(description=__doc__)
+    result = Parser(description=__doc__)
     names = sorted({wanted.function for wanted in WANTED})
     result.add_argument(
         "names", nargs="*", help=f"functions; all of {', '.join(names)} unless given"
     )
     result.add_argument("--effort", choices=EFFORTS, default="high")
-    result.add_argument("--seed", type=int, default=0)
     folder = Path("convert/fitting/data")
     result.add_argument("--out", type=Path, default=folder / FILE, metavar="FILE")
-    result.add_argument("--quiet", action="store_true")
+    add_common(result)
     return result
 
 
@@ -32,14 +33,12 @@ def told(entry: Entry) -> None:
     print(f"{entry.function:12} {entry.inputs:24} {errors}", flush=True)
 
 
-def main() -> int:
-    """Entry point."""
-    options = parser().parse_args()
+def run(options: argparse.Namespace) -> None:
+    """Fits what was asked for and writes the library."""
     unknown = sorted(set(options.names) - {wanted.function for wanted in WANTED})
     if unknown:
-        print(f"error: the library has no {', '.join(unknown)}", file=sys.stderr)
-        return 2
-    print(f"effort {options.effort}, seed {options.seed}")
+        raise Refusal(WRONG_USE, f"the library has no {', '.join(unknown)}")
+    print(f"effort {options.effort}, seed {options.seed}", flush=True)
     build(
         options.out,
         effort=options.effort,
@@ -48,8 +47,12 @@ def main() -> int:
         progress=not options.quiet,
         told=told,
     )
-    return 0
+
+
+def main() -> int:
+    """Entry point."""
+    return run_command(parser(), run, files=["out"])
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import argparse
 import platform
-import sys
-import warnings
 from importlib.metadata import version
 from pathlib import Path
+
+from arguments import (
+    Parser,
+    add_common,
+    count,
+    finite,
+    fraction,
+    positive,
+    steps_or_auto,
+    whole,
+)
+from command import leave, run_command
 
 import convert
 import models
@@ -18,7 +28,7 @@ from models.devices import device_named
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    result = argparse.ArgumentParser(description=__doc__)
+    result = Parser(description=__doc__)
     source = "cifar10, cifar100, a folder of class folders, or an .npz with x and y"
     result.add_argument("--model", required=True, help="a name of models.names()")
     result.add_argument("--weights", help="a checkpoint; 'random' for an untrained network")
@@ -28,9 +38,16 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--calibration-size", type=whole, default=512, metavar="N")
     result.add_argument("--root", default="data", help="where torchvision keeps downloads")
     result.add_argument(
-        "--steps", required=True, type=steps, nargs="+", metavar="K", help="or auto: K per site"
+        "--steps",
+        required=True,
+        type=steps_or_auto,
+        nargs="+",
+        metavar="K",
+        help="or auto: K per site",
     )
-    result.add_argument("--max-loss", type=float, help="with auto: relative squared output error")
+    result.add_argument(
+        "--max-loss", type=fraction, help="with auto: relative squared output error"
+    )
     result.add_argument("--budget", type=whole, metavar="N", help="with auto: steps of all sites")
     result.add_argument("--method", choices=sorted(METHODS), default=DEFAULT)
     result.add_argument("--effort", choices=EFFORTS, default="normal")
@@ -59,54 +76,44 @@ def parser() -> argparse.ArgumentParser:
         help="max pooling and row maxima as tournaments of ReLUs; 'first': poolings come before "
         "the monotone activation that precedes them, and remain",
     )
-    result.add_argument("--limit", type=whole, metavar="N", help="test on the first N images only")
+    result.add_argument("--limit", type=whole, metavar="N", help="test on N images only")
     result.add_argument("--batch-size", type=whole, default=250, metavar="N")
     result.add_argument("--by-site", type=count, default=64, metavar="N", help="images; 0 for none")
     result.add_argument(
         "--audit", action="store_true", help="also list what really ran outside the neurons"
     )
-    result.add_argument("--seed", type=int, default=0)
     result.add_argument("--device", default="cpu")
-    result.add_argument("--mean", type=float, nargs="+")
-    result.add_argument("--std", type=float, nargs="+")
+    result.add_argument("--mean", type=finite, nargs="+")
+    result.add_argument("--std", type=positive, nargs="+")
     result.add_argument("--size", type=whole, help="side of the model's input in pixels")
     result.add_argument("--classes", type=whole)
-    result.add_argument("--quiet", action="store_true")
-    result.add_argument("--traceback", action="store_true", help="show it on an error")
+    add_common(result)
     result.add_argument("--output", required=True, type=Path, metavar="DIR")
     return result
 
 
-def whole(text: str) -> int:
-    """A whole number of at least 1."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number >= 1, found {text!r}")
-    return value
-
-
-def count(text: str) -> int:
-    """A whole number of at least 0."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = -1
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"must be a whole number >= 0, found {text!r}")
-    return value
-
-
-def steps(text: str) -> int | str:
-    """A whole number of at least 1, or auto."""
-    return text if text == "auto" else whole(text)
+def settings(options: argparse.Namespace) -> convert.ConversionSettings:
+    """What conversion is asked for."""
+    return convert.ConversionSettings(
+        steps=options.steps if options.steps != ["auto"] else "auto",
+        max_loss=options.max_loss,
+        budget=options.budget,
+        seed=options.seed,
+        method=options.method,
+        effort=options.effort,
+        sequential=not options.plain,
+        encode=options.encode,
+        normalisation=options.normalisation,
+        max_pool=options.max_pool,
+    )
 
 
 def run(options: argparse.Namespace) -> None:
     """Converts, evaluates, prints and writes the report."""
+    asked = settings(options)
     device = device_named(options.device)
+    for source in (options.data, options.calibration):
+        models.check_source(source)
     preprocessing = models.with_options(
         models.preprocessing(options.model),
         size=options.size,
@@ -122,7 +129,7 @@ def run(options: argparse.Namespace) -> None:
         seed=options.seed,
     )
     sources = {"root": options.root, "progress": not options.quiet}
-    test = models.load_images(options.data, train=False, **sources).first(options.limit)
+    test = models.load_images(options.data, train=False, **sources).limited(options.limit)
     test.check_labels(preprocessing.classes)
     calibration = models.load_images(options.calibration, train=True, **sources)
     calibration = calibration.sample(options.calibration_size, options.seed)
@@ -130,16 +137,7 @@ def run(options: argparse.Namespace) -> None:
     snn = convert.to_spiking(
         model.to(device),
         Loader(calibration, preprocessing, options.batch_size),
-        steps=options.steps if options.steps != ["auto"] else "auto",
-        max_loss=options.max_loss,
-        budget=options.budget,
-        seed=options.seed,
-        method=options.method,
-        effort=options.effort,
-        sequential=not options.plain,
-        encode=options.encode,
-        normalisation=options.normalisation,
-        max_pool=options.max_pool,
+        **asked.to_dict(),
         progress=not options.quiet,
     )
     print(f"\n{snn.report}\n", flush=True)
@@ -169,6 +167,7 @@ def run(options: argparse.Namespace) -> None:
             "model": options.model,
             "activation": options.activation,
             "preprocessing": preprocessing.to_dict(),
+            **({"classes": list(calibration.classes)} if calibration.classes else {}),
         },
     )
     print(f"\nwritten: {options.output / 'report.json'}, {options.output / 'steps.png'}, {saved}")
@@ -176,17 +175,10 @@ def run(options: argparse.Namespace) -> None:
 
 def main() -> int:
     """Entry point; errors of use end in one line, without a traceback."""
-    options = parser().parse_args()
-    warnings.simplefilter("ignore", FutureWarning)
-    try:
-        run(options)
-    except (convert.ConversionError, models.ModelError, models.DataError) as error:
-        if options.traceback:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_command(
+        parser(), run, writes=lambda o: ["report.json", "steps.png", f"{o.model}.fsnn"]
+    )
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

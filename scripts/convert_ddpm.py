@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from arguments import Parser, add_common, count, steps, whole
+from command import leave, run_command
 
 import convert
 import models
@@ -42,9 +43,9 @@ _COLUMNS = {
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    result = argparse.ArgumentParser(description=__doc__)
+    result = Parser(description=__doc__)
     result.add_argument("--weights", help="a checkpoint of the U-Net, as train_ddpm.py writes it")
-    result.add_argument("--steps", type=whole, nargs="+", default=[8, 4, 12, 16], metavar="K")
+    result.add_argument("--steps", type=steps, nargs="+", default=[8, 4, 12, 16], metavar="K")
     result.add_argument(
         "--method", nargs="+", choices=sorted(METHODS), default=[DEFAULT], help="one or several"
     )
@@ -79,34 +80,10 @@ def parser() -> argparse.ArgumentParser:
         "--limit", type=whole, metavar="N", help="calibrate and test on the first N digits only"
     )
     result.add_argument("--by-site", type=count, default=64, metavar="N", help="images; 0 for none")
-    result.add_argument("--seed", type=int, default=0)
     result.add_argument("--device", default="cpu")
     result.add_argument("--output", required=True, type=Path, metavar="DIR")
-    result.add_argument("--quiet", action="store_true")
-    result.add_argument("--traceback", action="store_true", help="show it on an error")
+    add_common(result)
     return result
-
-
-def whole(text: str) -> int:
-    """A whole number of at least 1."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number >= 1, found {text!r}")
-    return value
-
-
-def count(text: str) -> int:
-    """A whole number of at least 0."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = -1
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"must be a whole number >= 0, found {text!r}")
-    return value
 
 
 def refuse_constant(model: Denoiser, images: NoisyImages, device: torch.device) -> None:
@@ -122,6 +99,10 @@ def run(options: argparse.Namespace) -> None:
     """Converts, evaluates, draws, prints and writes report.json and samples.png."""
     begin = time.perf_counter()
     bars = not options.quiet
+    if len(set(options.method)) < len(options.method):
+        raise convert.ConversionError(f"--method names one twice: {' '.join(options.method)}")
+    for method in options.method:
+        convert.ConversionSettings(steps=options.steps, method=method, effort=options.effort)
     model, schedule = models.ddpm_digits(options.weights, seed=options.seed)
     device = device_named(options.device)
     model.to(device)
@@ -232,16 +213,14 @@ def shown(rows: list[dict[str, Any]], yardsticks: dict[str, dict[str, Any]]) -> 
 
 def main() -> int:
     """Entry point; errors of use end in one line, without a traceback."""
-    options = parser().parse_args()
-    try:
-        run(options)
-    except (convert.ConversionError, models.ModelError, models.DataError) as error:
-        if options.traceback:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_command(
+        parser(),
+        run,
+        writes=lambda o: [
+            "report.json", "samples.png", *(f"ddpm_digits_{method}.fsnn" for method in o.method)
+        ],
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
+from arguments import Parser, add_common, count, finite, fraction, positive, whole
+from command import WRONG_USE, Refusal, leave, run_command
 from torch import nn
 
 import convert
@@ -19,7 +21,7 @@ import models
 from models.data import Loader
 from models.devices import device_named
 
-WRONG_USE, BAD_NETWORK, BAD_DATA, BELOW = 2, 3, 4, 5
+BAD_NETWORK, BAD_DATA, BELOW = 3, 4, 5
 EXIT_CODES = f"""\
 exit codes:
   0  evaluated, and no limit was missed
@@ -33,7 +35,7 @@ exit codes:
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    result = argparse.ArgumentParser(
+    result = Parser(
         description=__doc__,
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -56,63 +58,35 @@ def parser() -> argparse.ArgumentParser:
         help="the exact functions in FILE, or weights of the model that it was converted from",
     )
     result.add_argument("--model", metavar="NAME", help="of CHECKPOINT; what FILE says if left out")
-    result.add_argument("--limit", type=whole, metavar="N", help="the first N images only")
+    result.add_argument("--limit", type=whole, metavar="N", help="N images only")
     result.add_argument("--batch-size", type=whole, default=250, metavar="N")
     result.add_argument("--by-site", type=count, default=0, metavar="N", help="images; 0 for none")
     result.add_argument("--device", default="cpu")
     result.add_argument("--size", type=whole, help="these four override what FILE says")
-    result.add_argument("--mean", type=float, nargs="+")
-    result.add_argument("--std", type=float, nargs="+")
+    result.add_argument("--mean", type=finite, nargs="+")
+    result.add_argument("--std", type=positive, nargs="+")
     result.add_argument("--classes", type=whole)
     result.add_argument(
-        "--min-accuracy", type=float, metavar="X", help="a fraction; see exit codes"
+        "--min-accuracy", type=fraction, metavar="X", help="a fraction; see exit codes"
     )
-    result.add_argument("--min-agreement", type=float, metavar="X")
+    result.add_argument("--min-agreement", type=fraction, metavar="X")
     result.add_argument("--json", metavar="FILE", help="writes the report; '-' for stdout alone")
-    result.add_argument("--quiet", action="store_true", help="no progress")
-    result.add_argument("--traceback", action="store_true", help="show it on an error")
+    add_common(result, seed=None)
     return result
-
-
-def whole(text: str) -> int:
-    """A whole number of at least 1."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number >= 1, found {text!r}")
-    return value
-
-
-def count(text: str) -> int:
-    """A whole number of at least 0."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = -1
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"must be a whole number >= 0, found {text!r}")
-    return value
-
-
-class Refusal(Exception):
-    """An error of use with the exit code that says whose."""
-
-    def __init__(self, code: int, error: object) -> None:
-        super().__init__(str(error))
-        self.code = code
 
 
 def preprocessing(snn: convert.SpikingModel, options: argparse.Namespace) -> models.Preprocessing:
     """What the file says of its images, with the options in place of it."""
     given = {
         "size": options.size,
-        "mean": options.mean,
-        "std": options.std,
+        "mean": options.mean and tuple(options.mean),
+        "std": options.std and tuple(options.std),
         "classes": options.classes,
     }
-    stored = snn.metadata.get("preprocessing") or {}
+    stored = snn.metadata.get("preprocessing")
+    stored = stored if isinstance(stored, dict) else {}
+    if set(given) <= set(stored):
+        return models.with_options(models.Preprocessing.from_dict(stored), **given)
     merged = {**stored, **{key: value for key, value in given.items() if value is not None}}
     missing = [f"--{key}" for key in given if key not in merged]
     if missing:
@@ -133,6 +107,8 @@ def checkpoint(
     if not isinstance(name, str):
         raise Refusal(WRONG_USE, f"{options.file} names no model; give --model for the checkpoint")
     activation = None if options.model else snn.metadata.get("activation")
+    if activation is not None and not isinstance(activation, str):
+        raise Refusal(WRONG_USE, f"{options.file} names no activation; give --model")
     return models.get(name, options.against, activation, classes).to(options.device)
 
 
@@ -144,7 +120,7 @@ def run(options: argparse.Namespace) -> int:
         raise Refusal(WRONG_USE, f"--device: {error}") from error
     try:
         snn = convert.load(options.file, device=device)
-    except convert.StorageError as error:
+    except convert.ConversionError as error:
         raise Refusal(BAD_NETWORK, error) from error
     if options.step is not None and options.step > snn.longest:
         raise Refusal(WRONG_USE, f"--step {options.step}: the network has steps 1 to {snn.longest}")
@@ -152,7 +128,7 @@ def run(options: argparse.Namespace) -> int:
         prepared = preprocessing(snn, options)
         model = checkpoint(snn, options, prepared.classes)
         test = models.load_images(options.data, root=options.root, progress=not options.quiet)
-        test = test.first(options.limit)
+        test = test.limited(options.limit)
         test.check_labels(prepared.classes)
         result = convert.evaluate(
             snn,
@@ -186,24 +162,18 @@ def _below(options: argparse.Namespace, measured: Mapping[str, Any]) -> bool:
     """Whether a limit is missed; says which on stderr."""
     missed = False
     for key, limit in (("accuracy", options.min_accuracy), ("agreement", options.min_agreement)):
-        if limit is not None and measured[key] < limit:
-            print(f"{key} {measured[key]:.4f} is below {limit:g}", file=sys.stderr)
+        # NaN is below every limit, and so is what could not be measured.
+        found = math.nan if measured.get(key) is None else measured[key]
+        if limit is not None and not found >= limit:
+            print(f"{key} {found:.4f} is below {limit:g}", file=sys.stderr)
             missed = True
     return missed
 
 
 def main() -> int:
     """Entry point; errors of use end in one line, without a traceback."""
-    options = parser().parse_args()
-    warnings.simplefilter("ignore", FutureWarning)
-    try:
-        return run(options)
-    except (Refusal, convert.ConversionError) as error:
-        if options.traceback:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return error.code if isinstance(error, Refusal) else WRONG_USE
+    return run_command(parser(), run, files=["json"])
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

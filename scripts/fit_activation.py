@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from arguments import Parser, add_common, at_least_zero, finite, steps
+from command import leave, run_command
 from torch import Tensor
 
 import convert
@@ -20,22 +21,23 @@ from convert.fitting.methods import DEFAULT, EFFORTS, METHODS, check, warm_up
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    result = argparse.ArgumentParser(description=__doc__)
+    result = Parser(description=__doc__)
     result.add_argument("name", help="a function of torch.nn.functional or torch, e.g. silu")
-    result.add_argument("--low", type=float, help="inputs are uniform from here ...")
-    result.add_argument("--high", type=float, help="... to here")
-    result.add_argument("--normal", type=float, nargs=2, metavar=("MEAN", "STD"))
-    result.add_argument("--steps", required=True, type=int, nargs="+", metavar="K")
+    result.add_argument("--low", type=finite, help="inputs are uniform from here ...")
+    result.add_argument("--high", type=finite, help="... to here")
+    result.add_argument("--normal", type=finite, nargs=2, metavar=("MEAN", "STD"))
+    result.add_argument("--steps", required=True, type=steps, nargs="+", metavar="K")
     result.add_argument("--method", choices=sorted(METHODS), default=DEFAULT)
     result.add_argument("--effort", choices=EFFORTS, default="normal")
     result.add_argument(
-        "--spike-cost", type=float, default=0.0, help="squared error that one spike fewer is worth"
+        "--spike-cost",
+        type=at_least_zero,
+        default=0.0,
+        help="squared error that one spike fewer is worth",
     )
-    result.add_argument("--seed", type=int, default=0)
     result.add_argument("--json", type=Path, metavar="FILE")
     result.add_argument("--plot", type=Path, metavar="FILE")
-    result.add_argument("--quiet", action="store_true")
-    result.add_argument("--traceback", action="store_true", help="show it on an error")
+    add_common(result)
     return result
 
 
@@ -88,16 +90,8 @@ def run(options: argparse.Namespace) -> None:
 
 def main() -> int:
     """Entry point; errors of use end in one line, without a traceback."""
-    options = parser().parse_args()
-    try:
-        run(options)
-    except convert.ConversionError as error:
-        if options.traceback:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_command(parser(), run, files=["json", "plot"])
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

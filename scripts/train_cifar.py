@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from dataclasses import fields
 from pathlib import Path
+
+from arguments import (
+    Parser,
+    add_common,
+    at_least_zero,
+    below_one,
+    count,
+    positive,
+    whole,
+)
+from command import leave, run_command
 
 import models
 from models.devices import device_named
@@ -15,7 +25,7 @@ from models.training import AUGMENTATIONS, Recipe, accuracy_of, train
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    result = argparse.ArgumentParser(description=__doc__)
+    result = Parser(description=__doc__)
     own = Recipe()
     result.add_argument("--model", required=True, help="a CIFAR model, e.g. resnet20_silu")
     result.add_argument("--data", required=True, help="cifar10, cifar100, a folder, or an .npz")
@@ -24,22 +34,20 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--root", default="data", help="where torchvision keeps downloads")
     result.add_argument("--cache", type=Path, help="folder for decoded images of a folder source")
     result.add_argument("--activation", choices=sorted(models.ACTIVATIONS))
-    result.add_argument("--epochs", type=int, default=own.epochs)
-    result.add_argument("--batch-size", type=int, default=own.batch_size)
+    result.add_argument("--epochs", type=whole, default=own.epochs)
+    result.add_argument("--batch-size", type=whole, default=own.batch_size)
     result.add_argument("--optimizer", choices=("sgd", "adamw"), default=own.optimizer)
-    result.add_argument("--learning-rate", type=float, default=own.learning_rate)
-    result.add_argument("--weight-decay", type=float, default=own.weight_decay)
-    result.add_argument("--warmup", type=float, default=own.warmup, help="epochs")
-    result.add_argument("--label-smoothing", type=float, default=own.label_smoothing)
+    result.add_argument("--learning-rate", type=positive, default=own.learning_rate)
+    result.add_argument("--weight-decay", type=at_least_zero, default=own.weight_decay)
+    result.add_argument("--warmup", type=at_least_zero, default=own.warmup, help="epochs")
+    result.add_argument("--label-smoothing", type=below_one, default=own.label_smoothing)
     result.add_argument("--augmentation", choices=AUGMENTATIONS, default=own.augmentation)
     result.add_argument("--mixed-precision", action="store_true", help="bfloat16 autocast")
     result.add_argument("--compiled", action="store_true", help="use torch.compile")
-    result.add_argument("--held-out", type=int, default=own.held_out, help="images to watch")
-    result.add_argument("--limit", type=int, help="train on the first N images only")
-    result.add_argument("--seed", type=int, default=own.seed)
+    result.add_argument("--held-out", type=count, default=own.held_out, help="images to watch")
+    result.add_argument("--limit", type=whole, help="train on N images only")
     result.add_argument("--device", default="cpu")
-    result.add_argument("--quiet", action="store_true")
-    result.add_argument("--traceback", action="store_true")
+    add_common(result, seed=own.seed)
     return result
 
 
@@ -48,9 +56,11 @@ def run(options: argparse.Namespace) -> None:
     started = time.perf_counter()
     device = device_named(options.device)
     bars = not options.quiet
+    for source in (options.data, options.test):
+        models.check_source(source)
     images = models.load_images(
         options.data, train=True, root=options.root, cache=options.cache, progress=bars
-    ).first(options.limit)
+    ).limited(options.limit)
     recipe = Recipe(**{f.name: getattr(options, f.name) for f in fields(Recipe)})
     print(f"{options.model}: {len(images)} images, seed {recipe.seed}", flush=True)
     preprocessing = models.preprocessing(options.model)
@@ -76,16 +86,8 @@ def run(options: argparse.Namespace) -> None:
 
 def main() -> int:
     """Entry point; errors of use end in one line, without a traceback."""
-    options = parser().parse_args()
-    try:
-        run(options)
-    except (models.ModelError, models.DataError) as error:
-        if options.traceback:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_command(parser(), run, writes=lambda _: ["last.pt", "log.csv", "weights.pt"])
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

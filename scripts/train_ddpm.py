@@ -6,10 +6,12 @@ No download and no GPU: the digits come with scikit-learn.
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from dataclasses import fields
 from pathlib import Path
+
+from arguments import Parser, add_common, at_least_zero, below_one, positive, whole
+from command import leave, run_command
 
 import models
 from models.devices import device_named
@@ -18,21 +20,19 @@ from models.diffusion_training import DiffusionRecipe, loss_by_time, scaled, tra
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    result = argparse.ArgumentParser(description=__doc__)
+    result = Parser(description=__doc__)
     own = DiffusionRecipe()
     result.add_argument("--output", required=True, type=Path, help="folder for weights and log")
-    result.add_argument("--epochs", type=int, default=own.epochs)
-    result.add_argument("--batch-size", type=int, default=own.batch_size)
-    result.add_argument("--learning-rate", type=float, default=own.learning_rate)
-    result.add_argument("--warmup", type=float, default=own.warmup, help="epochs")
+    result.add_argument("--epochs", type=whole, default=own.epochs)
+    result.add_argument("--batch-size", type=whole, default=own.batch_size)
+    result.add_argument("--learning-rate", type=positive, default=own.learning_rate)
+    result.add_argument("--warmup", type=at_least_zero, default=own.warmup, help="epochs")
     result.add_argument(
-        "--average", type=float, default=own.average, help="decay of the weights' running mean"
+        "--average", type=below_one, default=own.average, help="decay of the weights' running mean"
     )
-    result.add_argument("--limit", type=int, help="train on the first N digits only")
-    result.add_argument("--seed", type=int, default=own.seed)
+    result.add_argument("--limit", type=whole, help="train on the first N digits only")
     result.add_argument("--device", default="cpu")
-    result.add_argument("--quiet", action="store_true")
-    result.add_argument("--traceback", action="store_true", help="show it on an error")
+    add_common(result, seed=own.seed)
     return result
 
 
@@ -65,16 +65,8 @@ def run(options: argparse.Namespace) -> None:
 
 def main() -> int:
     """Entry point; errors of use end in one line, without a traceback."""
-    options = parser().parse_args()
-    try:
-        run(options)
-    except (models.ModelError, models.DataError) as error:
-        if options.traceback:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_command(parser(), run, writes=lambda _: ["last.pt", "log.csv", "weights.pt"])
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -9,7 +9,7 @@ What comes later is measured behind what was corrected before. One pass over the
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import Node
-from tqdm import tqdm
 
+from ..common.progress import Progress
 from ..graph.run import Modules, compute
 from ..network.bias_shifts import Corrections
 from ..network.model import SpikingModel
@@ -114,7 +114,7 @@ def measure(
     pair = _SideBySide(sample, neurons)
     target = {layer.target: layer for layer in layers}
     with torch.no_grad():
-        for node in tqdm(sample.network.graph.nodes, "correct", disable=None if progress else True):
+        for node in Progress(sample.network.graph.nodes, "correct", shown=progress):
             if node.op == "output":
                 after = pair.error(node)
                 return Corrected(pair.shifts, pair.stretches, sample.error(neurons), after)
@@ -177,7 +177,8 @@ class _SideBySide:
     def correct(self, layer: Layer) -> None:
         """Measures a layer's mean error and takes it out of the spiking network's values."""
         exact, spiking = self._exact[layer.target], self._spiking[layer.target]
-        means = [_means(values, layer.axis, self.sample.sizes) for values in (exact, spiking)]
+        held = self.sample.batch_axes(layer.target)
+        means = [_means(v, layer.axis, self.sample.sizes, held) for v in (exact, spiking)]
         factor = 1.0
         if layer.into is not None:
             spread = [
@@ -213,16 +214,24 @@ class _SideBySide:
         return relative_error(exact, spiking)
 
 
-def _means(values: Sequence[Tensor], axis: int, sizes: Sequence[int]) -> Tensor:
+def _means(
+    values: Sequence[Tensor], axis: int, sizes: Sequence[int], held: Collection[int]
+) -> Tensor:
     """Mean of every channel for every image, ``[images, channels]``, float64.
 
     Where no axis is the images', every piece counts as one.
+
+    Args:
+        values: of every piece.
+        axis: of the channels.
+        sizes: images of every piece.
+        held: axes whose length the batch decides.
     """
     rows = []
     for value, size in zip(values, sizes, strict=True):
         dtype = torch.promote_types(value.dtype, torch.float32)
         along, v = axis, value
-        alike = [i for i, n in enumerate(v.shape) if n == size and i != axis]
+        alike = [i for i, n in enumerate(v.shape) if n == size and i != axis and i in held]
         batch = alike[0] if alike else None
         if batch is None and axis and v.shape[0] % size == 0:
             # Windows of an image, one after the other.

@@ -95,6 +95,8 @@ def _place(graph_module: GraphModule, node: Node) -> tuple[int, int] | None:
         return _constant(graph_module, node, value)
     else:
         return None
+    if not isinstance(value.shape[place[1]], int):
+        return None  # as many channels as images
     bias = node.args[place[0]] if len(node.args) > place[0] else node.kwargs.get("bias")
     if bias is None:
         return place

@@ -126,6 +126,8 @@ def _report(
         notes=list(source.captured.notes),
         input_ranges=observed.input_ranges,
         settings=settings,
+        batch_axis=source.captured.signature.batch_axis,
+        mixes_batch=source.captured.signature.mixes,
     )
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from ..calibration.histogram import Histogram
 from ..calibration.range_tails import beyond
+from ..fitting.jumps import Jumps, find_jumps
 from ..fitting.problem import Problem, Solution, scattered
 from ..fitting.ramp import ramp_of
 from ..sites.find import Site
@@ -26,16 +30,66 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 
+def jumps_of(site: Site, histogram: Histogram) -> Jumps:
+    """Where f jumps on the range that calibration saw, in the type of the site's neuron."""
+    wide = site.node.meta["val"].dtype == torch.float64
+    ends = (histogram.bounds(cells) for cells in (histogram.cells, histogram.cells + 1))
+    points = np.concatenate([histogram.centres, *ends, [histogram.low, histogram.high]])
+    points = np.clip(points, histogram.low, histogram.high)
+    return find_jumps(site.sampled, points, np.float64 if wide else np.float32)
+
+
 def problem(
-    site: Site, histogram: Histogram, steps: int, *, offset: bool = True, gates: int = 0
+    site: Site,
+    histogram: Histogram,
+    steps: int,
+    *,
+    offset: bool = True,
+    masked: bool = False,
+    jumps: Jumps | None = None,
+    gates: int = 0,
 ) -> Problem:
     """What the neuron of a site is fitted to.
 
     Cells become bins, and so do the gaps between them. Where f is flat at an end of the
-    range, the weight of that tail moves to its inner end: a neuron is flat there too.
-    A function with a value at -inf, as exp under a mask, keeps its zero: no `offset`.
+    range, the weight of that tail moves to its inner end: a neuron is flat there too. Where f
+    jumps, a bin ends.
+
+    Args:
+        site: with its function f.
+        histogram: of its inputs.
+        steps: K.
+        offset: whether y0 may differ from 0.
+        masked: whether -inf is an input: the problem is f less its value there, with y0 = 0.
+        jumps: of f; none if None.
+        gates: how many.
     """
-    offset = offset and not site.masks
+    jumps = jumps or Jumps(np.empty(0))
+    base = site.floor if masked else 0.0
+    if offset and not masked:
+        level = _level_before(site.values(histogram.centres))
+        base, offset = level or 0.0, level is None
+    found = _posed(site, histogram, steps, offset and not masked, jumps.at)
+    if not base:
+        return replace(found, masked=masked, stairs=jumps.stairs, gates=gates)
+    return replace(
+        found,
+        values=found.values - base,
+        masked=masked,
+        base=base,
+        gates=gates,
+        stairs=tuple(stairs.lowered(base) for stairs in jumps.stairs),
+    )
+
+
+def _level_before(values: Floats) -> float | None:
+    """f where it is flat before all else; None where it isn't: there no step fires, so it is y0."""
+    first, last = _varying_part(values)
+    return float(values[0]) if last > first > 0 else None
+
+
+def _posed(site: Site, histogram: Histogram, steps: int, offset: bool, jumps: Floats) -> Problem:
+    """The bins of a site's problem, with their weights and f."""
     cells, counts = histogram.cells, histogram.counts / histogram.total
     if histogram.mass.sum() > 0:
         counts = (1 - _PLAIN) * histogram.mass / histogram.mass.sum() + _PLAIN * counts
@@ -54,7 +108,9 @@ def problem(
 
     def posed(edges: Floats, weights: Floats, values: Floats) -> Problem:
         p = weights / weights.sum()
-        return Problem(edges, p, values, steps, site.label, site.name, offset, gates=gates)
+        inside = jumps[(jumps > edges[0]) & (jumps < edges[-1])]
+        edges, p, values = _parted(site, inside, edges, p, values)
+        return Problem(edges, p, values, steps, site.label, site.name, offset, jumps=inside)
 
     found = posed(*bins)
     # The error on a curve is larger than what saturation adds, and its fits begin with the range.
@@ -63,6 +119,22 @@ def problem(
     for top in (False, True):
         bins = _extended(site, steps, *bins, *beyond(histogram, unmoved, top=top))
     return posed(*bins)
+
+
+def _parted(
+    site: Site, jumps: Floats, edges: Floats, weights: Floats, values: Floats
+) -> tuple[Floats, Floats, Floats]:
+    """The bins with those cut in two in which f jumps; each part has its share of the weight."""
+    cuts = np.setdiff1d(jumps, edges)
+    if not len(cuts):
+        return edges, weights, values
+    whole = np.searchsorted(edges, cuts) - 1
+    finer = np.union1d(edges, cuts)
+    source = np.searchsorted(edges, finer[1:]) - 1
+    widths, centres = np.diff(finer), 0.5 * (finer[:-1] + finer[1:])
+    parted = np.isin(source, whole) & (weights[source] > 0)
+    values = np.where(parted, site.values(centres), values[source])
+    return finer, weights[source] * widths / np.diff(edges)[source], values
 
 
 def _extended(

@@ -9,15 +9,13 @@ import numpy.typing as npt
 import torch
 
 from ..calibration.histogram import Histogram
-from ..fitting.problem import Solution
+from ..fitting.problem import Solution, Start
+from ..fitting.stairs import LOWEST
 from ..graph.capture import Captured
 from ..graph.memory_layout import free_layout, linear_first
 from ..network.model import SpikingModel
 from ..neuron.few_spikes import FewSpikesNeuron
 from ..sites.find import Site
-
-# Below every potential, and finite in float32 after a neuron's thresholds are stretched.
-_LOWEST = -(2.0**120)
 
 
 def neuron_of(
@@ -49,6 +47,8 @@ def _always(solution: Solution, seen: Histogram) -> npt.NDArray[np.float64]:
     With gates that holds for the lowest interval, which alone goes on below.
     """
     thresholds = np.array(solution.thresholds, np.float64)
+    if Start.STAIRS in solution.start:
+        return thresholds  # a jump that no value lies below is still where it is
     v = np.concatenate([seen.centres, [seen.low, seen.high]])
     table, resets = thresholds, solution.resets
     if len(solution.gates):
@@ -56,7 +56,7 @@ def _always(solution: Solution, seen: Histogram) -> npt.NDArray[np.float64]:
     for t, threshold in enumerate(table):
         fires = v > threshold
         if fires.all():
-            table[t] = _LOWEST
+            table[t] = LOWEST
         v = v - resets[t] * fires
     return thresholds
 

@@ -12,8 +12,8 @@ from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
-from ..graph.batch_inputs import batch_size
 from ..graph.call_signature import Signature
+from ..graph.node_facts import captured_batch
 from ..graph.run import Modules, last_read, walk
 from ..neuron.few_spikes import FewSpikesNeuron
 
@@ -50,6 +50,7 @@ class Sample:
     ) -> None:
         self.network, self.exact, self.device = network, exact, device
         self.last = last_read(network.graph)
+        self._captured = captured_batch(network.graph)
         self.sizes: list[int] = []
         self.pieces = self._chosen(signature, batches, device)
         self._outputs: list[list[Any]] | None = None
@@ -66,6 +67,16 @@ class Sample:
                 self._outputs = self._run(self.exact)
             return relative_error(self._outputs, self._run(neurons))
 
+    def batch_axes(self, node: Node) -> frozenset[int]:
+        """Axes of a node's value whose length the batch decides."""
+        value = node.meta["val"]
+        return frozenset(
+            axis
+            for axis, length in enumerate(value.shape)
+            # A loaded graph has numbers for symbols.
+            if not isinstance(length, int) or length == self._captured
+        )
+
     def _run(self, modules: Mapping[str, torch.nn.Module]) -> list[list[Any]]:
         """The outputs of every piece."""
         calls = called(modules)
@@ -78,21 +89,27 @@ class Sample:
         chosen: list[list[Any]] = []
         images, most = 0, 0
         for batch in batches:
-            inputs = signature.split(batch, device)
-            if not batch_size(inputs):
+            given = signature.flatten(*signature.split(batch, device))
+            if not (size := signature.images(given)):
                 continue
-            for piece in signature.pieces(signature.flatten(*inputs), _PIECES):
+            for piece in signature.pieces(given, _PIECES):
+                self.sizes.append(signature.images(piece))
                 if not chosen:
-                    most = self._affordable(piece, batch_size(inputs))
+                    most = self._affordable(piece, self.sizes[0], size)
                 chosen.append(piece)
-                self.sizes.append(batch_size(piece))
                 images += self.sizes[-1]
                 if images >= most:
                     return chosen
         return chosen
 
-    def _affordable(self, piece: list[Any], size: int) -> int:
-        """How many images' values may be kept, both networks' together."""
+    def _affordable(self, piece: list[Any], images: int, size: int) -> int:
+        """How many images' values may be kept, both networks' together.
+
+        Args:
+            piece: flat inputs of some images.
+            images: how many.
+            size: images of a batch.
+        """
         total = peak = 0
 
         def measure(node: Node, value: Any, values: Mapping[Node, Any]) -> Any:
@@ -105,7 +122,6 @@ class Sample:
 
         with torch.no_grad():
             walk(self.network, piece, modules=self.exact, after=measure)
-        images = batch_size(piece)
         allowed = max(_FLOOR, _SHARE * total * size / images)
         return max(images, int(allowed * images / (2 * max(peak, 1))))
 

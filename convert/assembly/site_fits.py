@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 
+from ..fitting.jumps import Jumps
 from ..fitting.methods import fit_problems, warm_up
 from ..fitting.problem import Problem, Solution
-from ..graph.chains import constants_barred
+from ..graph.chains import constants_barred, hidden_inputs
 from ..network.settings import ConversionSettings
 from ..neuron.few_spikes import FewSpikesNeuron
 from ..sites.find import Site
 from .calibrated import Calibrated, Size, Sizes
-from .fit_targets import problem
+from .fit_targets import jumps_of, problem
 from .insert_neurons import neuron_of
 
 
@@ -33,6 +35,8 @@ class SiteFits:
         graph_module = source.captured.graph_module
         self._solutions: dict[tuple[str, Size], Solution] = {}
         self._barred = constants_barred(graph_module, {site.module for site in source.sites})
+        self._masked = self._with_masks()
+        self._jumps: dict[str, Jumps] = {}
 
     def warm_up(self) -> None:
         """Compiles what the fits will run, so that their time is theirs alone."""
@@ -43,11 +47,11 @@ class SiteFits:
     def fit(self, wanted: Iterable[tuple[Site, Size]]) -> None:
         """Fits sites in these sizes, all at once; what is there already isn't fitted again."""
         missing = {
-            (site.name, size): site
+            (site.name, size): (site, size)
             for site, size in wanted
             if (site.name, size) not in self._solutions
         }
-        problems = [self._problem(site, size) for (_, size), site in missing.items()]
+        problems = [self._problem(site, size) for site, size in missing.values()]
         found = fit_problems(
             problems,
             self._settings.method,
@@ -56,12 +60,33 @@ class SiteFits:
             shared=True,
             progress=self._progress,
         )
-        self._solutions |= dict(zip(missing, found, strict=True))
+        for key, posed, solution in zip(missing, problems, found, strict=True):
+            self._solutions[key] = replace(solution, offset=solution.offset + posed.base)
+
+    def _with_masks(self) -> set[str]:
+        """Sites that -inf reaches and whose function has a value there."""
+        graph_module, observed = self.source.captured.graph_module, self.source.observed
+        reached = hidden_inputs(graph_module)
+        return {
+            site.name
+            for site in self.source.sites
+            if (observed.histograms[site.name].minus_infinite or site.module in reached)
+            and site.masks
+        }
 
     def _problem(self, site: Site, size: Size) -> Problem:
-        offset = site.module not in self._barred
         histogram = self.source.observed.histograms[site.name]
-        return problem(site, histogram, size.steps, offset=offset, gates=size.gates)
+        if site.name not in self._jumps:
+            self._jumps[site.name] = jumps_of(site, histogram)
+        return problem(
+            site,
+            histogram,
+            size.steps,
+            offset=site.module not in self._barred,
+            masked=site.name in self._masked,
+            jumps=self._jumps[site.name],
+            gates=size.gates,
+        )
 
     def solution(self, site: Site, size: Size) -> Solution:
         """The fit of a site in one size."""

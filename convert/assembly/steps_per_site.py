@@ -14,8 +14,8 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
+from ..common.progress import Progress
 from ..errors import CalibrationError, InputError
 from ..network.settings import Automatic
 from ..sites.find import Site
@@ -122,7 +122,7 @@ def _first_within(
 ) -> tuple[Sizes, float]:
     """The first allocation of a path whose loss is small enough, or the last, and its loss."""
     low, high, measured = 0, len(path) - 1, {}
-    with tqdm(desc="choose steps", disable=None if progress else True) as bar:
+    with Progress[None](title="choose steps", shown=progress) as bar:
         while low < high:
             middle = (low + high) // 2
             measured[middle] = loss(path[middle])

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
+from ..graph.batch_layout import Layout
 from ..graph.run import walk
 
 Told = Callable[[Node, Tensor, Tensor], None]
@@ -35,12 +36,19 @@ class Observer:
         told: called with a site's call, its input ``[...]`` and the importance ``[...]`` of each
             element of its output, float32, >= 0, finite.
         seed: of the signs; the n-th image has the same signs however the data is split in batches.
+        layouts: where the images lie in each flat output; empty where all are ``[N, ...]``.
     """
 
     def __init__(
-        self, graph_module: GraphModule, sites: Sequence[Node], told: Told, seed: int = 0
+        self,
+        graph_module: GraphModule,
+        sites: Sequence[Node],
+        told: Told,
+        seed: int = 0,
+        layouts: Sequence[Layout | None] = (),
     ) -> None:
         self.graph_module = graph_module
+        self._layouts = layouts
         self.sites, self.told, self._seed = set(sites), told, seed
         # Why a backward pass failed, if one did.
         self.failed: str | None = None
@@ -78,7 +86,9 @@ class Observer:
         return result
 
     def _gradients(self, outputs: Sequence[Any]) -> dict[Node, Tensor]:
-        probe = self._probe([o for o in outputs if _learns(o)])
+        known = self._layouts if len(self._layouts) == len(outputs) else [None] * len(outputs)
+        pairs = [(o, layout) for o, layout in zip(outputs, known, strict=True) if _learns(o)]
+        probe = self._probe([o if layout is None else layout.one_by_one(o) for o, layout in pairs])
         reached = [node for node, (_, y) in self._seen.items() if y.requires_grad]
         if probe is None or not reached:
             return {}
@@ -93,7 +103,7 @@ class Observer:
     def _probe(self, outputs: Sequence[Tensor]) -> Tensor | None:
         """Sum of the outputs with random signs, each output over its magnitude in the first batch.
 
-        Signs are drawn image by image where the batch is the first axis.
+        Signs are drawn image by image where the outputs hold images.
         """
         total = None
         for index, output in enumerate(outputs):

@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import Node
-from tqdm import tqdm
 
+from ..common.progress import Progress
 from ..errors import CalibrationError
-from ..graph.batch_inputs import batch_size
 from ..graph.capture import Captured
 from ..sites.find import Site
 from .histogram import Histogram
@@ -57,7 +56,7 @@ def calibrate(
     Args:
         captured: the network, its sites already called as modules.
         sites: the sites to observe.
-        batches: tensors, ``(inputs, label)`` pairs or dicts of keyword inputs; see `split_batch`.
+        batches: tensors, ``(inputs, label)`` pairs or dicts of keyword inputs; see `BatchReader`.
         device: where the network lives.
         seed: of the estimate of every site's importance.
         progress: shows a bar on stderr.
@@ -66,15 +65,16 @@ def calibrate(
         CalibrationError: if there is no batch, or a NaN or infinity reaches a site.
     """
     tally = _Tally(sites)
-    network = Observer(captured.graph_module, list(tally.site_of), tally.count, seed)
+    outputs = captured.signature.outputs
+    network = Observer(captured.graph_module, list(tally.site_of), tally.count, seed, outputs)
     images = 0
     ranges: list[Range] = []
     with torch.no_grad():
-        for batch in tqdm(batches, "calibrate", disable=None if progress else True):
+        for batch in Progress(batches, "calibrate", shown=progress):
             args, kwargs = captured.signature.split(batch, device)
-            if not (size := batch_size((args, kwargs))):
-                continue
             leaves = captured.signature.flatten(args, kwargs)
+            if not (size := captured.signature.images(leaves)):
+                continue
             ranges = _widened(ranges, leaves)
             for piece in captured.signature.pieces(leaves, _PIECES):
                 network.run(*piece)
@@ -90,7 +90,8 @@ def calibrate(
     note = _unmoved(tally.histograms, network.failed)
     if note is not None and note not in captured.notes:
         captured.notes.append(note)
-    neurons = {name: round(count / images) for name, count in tally.elements.items()}
+    # A value that all images of a batch share has fewer elements than there are images.
+    neurons = {name: max(round(count / images), 1) for name, count in tally.elements.items()}
     return Observed(tally.histograms, neurons, images, ranges)
 
 

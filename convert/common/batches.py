@@ -7,37 +7,54 @@ from queue import Full, Queue
 from threading import Event, Thread
 from typing import Any
 
-from torch import Tensor
+import numpy as np
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from ..errors import CalibrationError, InputError
+from ..errors import CalibrationError, ConversionError, InputError
+from .single_images import BATCH as _BATCH
+from .single_images import gathered
 from .torch_threads import use_one_thread
 
 # A one-shot iterator is kept in memory up to this size.
 KEPT_BYTES = 2 * 1024**3
-# A single tensor is calibrated on in batches of this many images.
-_BATCH = 128
 _END = object()
 
 
-def batches_of(calibration: Any) -> Iterable[Any]:
-    """Calibration batches that can be read twice; CalibrationError for what is none."""
-    if isinstance(calibration, Tensor):
-        if calibration.dim() == 0 or not len(calibration):
-            raise CalibrationError(
-                f"the calibration tensor has shape {tuple(calibration.shape)}; give [images, ...]"
-            )
-        return calibration.split(_BATCH)
+def batches_of(calibration: Any, axis: int | None = 0) -> Iterable[Any]:
+    """Calibration batches that can be read twice; CalibrationError for what is none.
+
+    Args:
+        calibration: in any form.
+        axis: along which one tensor is cut into batches; None leaves it whole.
+    """
+    if isinstance(calibration, Tensor | np.ndarray):
+        return _pieces(calibration, axis, "calibration", CalibrationError)
     if isinstance(calibration, Mapping):
         return [calibration]
-    if not isinstance(calibration, Iterable):
+    source = gathered(calibration)
+    if not isinstance(source, Iterable) or isinstance(source, str | bytes | nn.Module):
         raise CalibrationError(
             f"the calibration data is a {type(calibration).__name__}; give a DataLoader, an "
             "iterable of batches, or one tensor of images"
         )
-    if not isinstance(calibration, Iterator):
-        return calibration
-    return _kept(calibration)
+    return _kept(iter(source)) if isinstance(calibration, Iterator) else source
+
+
+def _pieces(
+    images: Tensor | np.ndarray[Any, Any],
+    axis: int | None,
+    what: str,
+    refusal: type[ConversionError],
+) -> Iterable[Any]:
+    """One array of images as batches; whole without an axis to cut along."""
+    if images.ndim <= (axis or 0) or 0 in images.shape:
+        raise refusal(f"the {what} tensor has shape {tuple(images.shape)}; give [images, ...]")
+    if axis is None:
+        return [images]
+    if isinstance(images, Tensor):
+        return images.split(_BATCH, axis)
+    return np.array_split(images, range(_BATCH, images.shape[axis], _BATCH), axis)
 
 
 def _kept(once: Iterator[Any]) -> list[Any]:
@@ -55,16 +72,24 @@ def _kept(once: Iterator[Any]) -> list[Any]:
     return kept
 
 
-def batches_once(data: Any) -> Iterable[Any]:
-    """Batches to be read once; InputError for what is none. One tensor or dict is one set."""
-    if isinstance(data, Tensor | Mapping):
-        return batches_of(data)
-    if not isinstance(data, Iterable):
+def batches_once(data: Any, axis: int | None = 0) -> Iterable[Any]:
+    """Batches to be read once; InputError for what is none. One tensor or dict is one set.
+
+    Args:
+        data: in any form.
+        axis: as for `batches_of`.
+    """
+    if isinstance(data, Tensor | np.ndarray):
+        return _pieces(data, axis, "test", InputError)
+    if isinstance(data, Mapping):
+        return [data]
+    source = gathered(data)
+    if not isinstance(source, Iterable) or isinstance(source, str | bytes | nn.Module):
         raise InputError(
             f"the test data is a {type(data).__name__}; give a DataLoader, an iterable of "
             "batches, or one tensor of images"
         )
-    return data
+    return source
 
 
 def ahead(data: Iterable[Any]) -> Iterator[Any]:

@@ -6,12 +6,12 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
+from ..common.progress import Progress
 from ..network.model import SpikingModel
-from .measures import Measure
+from .measures import Measure, Outputs
 from .rows import Row, SiteErrorRow
-from .runs import device_of, eval_mode, outputs
+from .runs import by_image, device_of, eval_mode, outputs
 
 
 def errors_by_site(
@@ -23,22 +23,26 @@ def errors_by_site(
         snn: the network; each site costs two passes.
         kept: inputs, ``(args, kwargs)`` a batch; the reference is the network with no site spiking.
         kind: what is measured.
-        progress: shows a bar on stderr when that is a terminal.
+        progress: shows a bar on stderr; one line a minute where that is no terminal.
     """
     names, device = list(snn.sites), device_of(snn)
+
+    def found(inputs: Any) -> Outputs:
+        return by_image(snn.signature, outputs(snn, inputs, device), kind)
+
     with torch.no_grad(), eval_mode(snn):
         with snn.spiking_only(()):
-            expected = [outputs(snn, inputs, device) for inputs in kept]
+            expected = [found(inputs) for inputs in kept]
 
         def measured(spiking: Collection[str]) -> Row:
             measure = kind()
             with snn.spiking_only(spiking):
                 for inputs, reference in zip(kept, expected, strict=True):
-                    measure.add(outputs(snn, inputs, device), reference, None)
+                    measure.add(found(inputs), reference, None)
             return measure.site
 
         rows = []
-        bar = tqdm(names, "evaluate by site", disable=None if progress else True)
+        bar = Progress(names, "evaluate by site", shown=progress)
         for index, name in enumerate(bar):
             own, accumulated = measured({name}), measured(frozenset(names[: index + 1]))
             rows.append(SiteErrorRow(name, own, accumulated))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from ..errors import InputError
+from .class_labels import IGNORED, class_indices
 from .measures import Measure, Outputs, check_alike
 from .relative_error import RelativeError
 from .rows import ClassMeasures, ClassOriginal, ClassSite, Predicted
@@ -53,39 +53,27 @@ class Agreement(Measure):
     def labels(label: Any, outputs: Outputs) -> Tensor | None:
         """A batch's label as class indices ``[N, ...]`` on the logits' device.
 
+        `IGNORED` stands where there is none; see `class_indices`.
+
         Raises:
             InputError: for no array of whole numbers, another shape, or a class that the logits
                 don't have.
         """
-        if label is None:
-            return None
-        labels, logits = _whole_numbers(label), Agreement.logits(outputs)
-        expected = (logits.shape[0], *logits.shape[2:])
-        if labels.shape != expected:
-            raise InputError(
-                f"labels are {labels.dtype} {tuple(labels.shape)}; outputs {tuple(logits.shape)} "
-                f"need class indices {expected}"
-            )
-        classes = max(logits.shape[1], 2)
-        if not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-            raise InputError(
-                f"labels go from {int(labels.min())} to {int(labels.max())}, but the network has "
-                f"{classes} classes; give the data set that it was trained on"
-            )
-        return labels.to(logits.device)
+        return None if label is None else class_indices(label, Agreement.logits(outputs))
 
     def add(self, found: Outputs, reference: Outputs, labels: Tensor | None) -> None:
         """Adds the outputs of a batch and its class indices ``[N, ...]``."""
         logits, exact = self.logits(found), self.logits(reference)
         check_alike("logits", logits, exact)
-        predicted, expected = _predicted(logits), _predicted(exact)
+        predicted, expected = predicted_classes(logits), predicted_classes(exact)
         missing = predicted < 0
         self._same += int(((predicted == expected) & ~missing).sum())
         self._count += predicted.numel()
         self._broken += _rows_with(missing)
         if labels is not None:
-            self.labelled += len(labels)
-            self._count_labelled += labels.numel()
+            known = labels != IGNORED
+            self.labelled += _rows_with(known)
+            self._count_labelled += int(known.sum())
             self._correct += int((predicted == labels).sum())
         self._error.add(logits, exact)
 
@@ -123,21 +111,7 @@ class Agreement(Measure):
         return ClassOriginal(self._accuracy, without_prediction=self._broken)
 
 
-def _whole_numbers(label: Any) -> Tensor:
-    """Labels in any array's form as int64; InputError for what is none."""
-    remedy = "give class indices, one whole number for each image"
-    try:
-        labels = torch.as_tensor(label)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(
-            f"labels are a {type(label).__name__} that is no array of numbers; {remedy}"
-        ) from error
-    if labels.is_floating_point() or labels.is_complex():
-        raise InputError(f"labels are {labels.dtype} {tuple(labels.shape)}; {remedy}")
-    return labels.long()
-
-
-def _predicted(logits: Tensor) -> Tensor:
+def predicted_classes(logits: Tensor) -> Tensor:
     """Predicted classes ``[N, ...]`` of logits ``[N, classes, ...]``; -1 where there is none."""
     single = logits.shape[1] == 1
     predicted = (logits[:, 0] > 0).long() if single else logits.argmax(1)

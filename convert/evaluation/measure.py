@@ -5,23 +5,39 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterable, Sized
 from dataclasses import dataclass, field
+from functools import partial
 from numbers import Integral
 from typing import Any
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from ..common.batches import ahead, batches_once
+from ..common.progress import Progress
 from ..errors import InputError
-from ..graph.batch_inputs import batch_size, rows
+from ..graph.batch_forms import Given
+from ..graph.batch_reading import read_by
+from ..network.input_types import cast_for
 from ..network.model import SpikingModel
 from .by_site import errors_by_site
-from .measures import Measure
+from .measures import Measure, Outputs
 from .metrics import METRICS, metric_named
+from .remarks import Remarks
 from .result import Evaluation
 from .rows import FittedRow, Row, StepRow, Whole
-from .runs import Batch, Plan, Run, device_of, eval_mode, outputs, planned, run_all
+from .runs import (
+    Batch,
+    Plan,
+    Run,
+    by_image,
+    by_row,
+    device_of,
+    eval_mode,
+    labels_by_image,
+    outputs,
+    planned,
+    run_all,
+)
 
 
 def evaluate(
@@ -40,31 +56,35 @@ def evaluate(
         snn: from `to_spiking`; the other K it was fitted for are evaluated beside it.
         model: the original; evaluated in eval mode on its own device and left as it was. None
             takes `snn.original()`.
-        data: batches ``(inputs, labels)`` with class indices ``[N]``; without labels only the
-            agreement is measured, and with labels in some batches the accuracy is that of their
-            images. A network that takes x and t is given ``(x, t)``, ``(x, t, labels)`` or
-            ``((x, t), labels)``. One tensor of images will do, too, or one dict of keyword
-            inputs. Read once.
+        data: batches ``(inputs, labels)`` with class indices ``[N]``, in any form that calibration
+            data may have, and labels in any form of `class_indices`. Without labels only the
+            agreement is measured, and with labels for some images the accuracy is that of these.
+            Floating-point inputs are cast to the network's type. Read once. The result's notes say
+            how the data was read, and what speaks against the figures; the latter is warned of.
         metric: ``"agreement"`` (or ``"classes"``) of the predicted classes, with accuracy and
             error of the logits, see `convert.evaluation.classes.Agreement`; a network with one
             logit predicts by its sign. ``"output"`` for a network whose outputs are no classes:
             their relative error, see `convert.evaluation.metrics.OutputError`. It needs no labels.
         by_site: images on which each site's own and the accumulated error is measured; 0 for
-            none.
+            none. A network that mixes the images of a batch is given whole batches: so many images
+            or more.
         at: steps after which the network is read out beside the last; None for every step.
-        progress: shows bars on stderr when that is a terminal.
+        progress: shows bars on stderr; one line a minute where that is no terminal.
 
     Raises:
-        InputError: for data without batches, labels that don't fit the outputs, an unknown metric,
-            a number of images that is none, or a step that the network doesn't have.
+        InputError: for arguments in another order, data without batches, labels that don't fit
+            the outputs, an unknown metric, a number of images that is none, or a step that the
+            network doesn't have.
     """
+    _check_order(snn, model, data)
     kind = METRICS[metric_named(metric)]
     wanted = _count(by_site)
     plan = planned(snn, kind, _steps(at, snn.longest))
     original = snn.original() if model is None else model
-    both = _Both(snn, original, kind, plan, wanted)
+    remarks, reader = Remarks(snn, model, kind, data), snn.reader()
+    both = _Both(snn, original, kind, plan, wanted, remarks)
     with torch.no_grad(), eval_mode(original), eval_mode(snn):
-        both.add_all(batches_once(data), progress)
+        both.add_all(read_by(batches_once(data, snn.signature.cut_axis), reader), progress)
     if not both.images:
         raise InputError("the test data yields no image; give at least one batch")
     site_rows = errors_by_site(snn, both.kept, kind, progress=progress) if wanted else ()
@@ -72,18 +92,19 @@ def evaluate(
         report=snn.report,
         metric=metric_named(metric),
         images=both.images,
-        labelled_images=both.exact.labelled,
+        labelled_images=both.labelled,
         original=both.exact.original,
         spiking=_whole(both),
         by_step=tuple(_step_row(both, step) for step in plan.readouts),
         by_K=tuple(FittedRow(k, *_figures(both, run)) for k, run in plan.refits.items()),
         by_site=site_rows,
-        by_site_images=min(wanted, both.images),
+        by_site_images=both.kept_images,
         spikes_per_neuron={
-            site.name: plan.whole.spikes[site.name] / (both.images * site.neurons)
+            site.name: _share(plan.whole.spikes[site.name], both.images * site.neurons)
             for site in snn.report.sites
         },
         seconds=both.seconds,
+        notes=remarks.told(reader.notes),
     )
 
 
@@ -96,10 +117,13 @@ class _Both:
     kind: type[Measure]
     plan: Plan
     wanted: int
+    remarks: Remarks
     exact: Measure = field(init=False)
     images: int = 0
-    # The first `wanted` images, ``(args, kwargs)`` a batch.
+    labelled: int = 0
+    # The first `wanted` images, ``(args, kwargs)`` a batch; whole batches where none may be cut.
     kept: list[Any] = field(default_factory=list)
+    kept_images: int = 0
     seconds: dict[str, float] = field(
         default_factory=lambda: {"evaluate_original": 0.0, "evaluate_spiking": 0.0}
     )
@@ -108,40 +132,70 @@ class _Both:
         self.exact = self.kind()
         self.device, self.home = device_of(self.snn), device_of(self.original)
 
-    def add_all(self, data: Iterable[Any], progress: bool) -> None:
+    def add_all(self, data: Iterable[Given], progress: bool) -> None:
         """Runs every batch, the next one being read meanwhile."""
         total = len(data) if isinstance(data, Sized) else None
-        for batch in tqdm(ahead(data), "evaluate", total, disable=None if progress else True):
-            self.add(batch)
+        for batch in Progress(ahead(data), "evaluate", total, shown=progress):
+            for part in self.snn.signature.taken(batch):
+                self.add(part)
 
-    def add(self, batch: Any) -> None:
+    def add(self, batch: Given) -> None:
         """Runs one batch through the original, and in every planned way through the other."""
-        args, kwargs = self.snn.signature.split(batch)
-        size = batch_size((args, kwargs))
+        args, kwargs = batch.args, batch.kwargs
+        signature = self.snn.signature
+        # The original might take what the spiking network can't, or say less of what is wrong.
+        size = signature.images(signature.flatten(args, kwargs))
         if not size:
             return
-        # The original might take what the spiking network can't, or say less of what is wrong.
-        self.snn.signature.flatten(args, kwargs)
-        room = self.wanted - self.images
-        if room > 0:
-            self.kept.append(rows((args, kwargs), min(size, room)))
+        self._keep((args, kwargs), size)
         begin = time.perf_counter()
-        expected = outputs(self.original, (args, kwargs), self.home, self.device)
+        own = cast_for(self.original, (args, kwargs))
+        expected = outputs(self.original, own, self.home, self.device)
         between = time.perf_counter()
-        labels = self.kind.labels(self.snn.signature.label(batch), expected)
+        labels = self.kind.labels(batch.label, by_row(signature, expected))
+        if labels is not None:
+            labels = labels_by_image(signature, labels, expected, size)
+        expected = by_image(signature, expected, self.kind)
+        before = self.exact.labelled
         self.exact.add(expected, expected, labels)
+        self.labelled += min(self.exact.labelled - before, size)
+        self.remarks.add((args, kwargs), size, expected, labels)
         whole = Batch((args, kwargs), expected, labels)
         for piece in whole.pieces(self.snn, size, self.device):
+            self.remarks.compare(partial(self._exact, piece), piece.expected)
             run_all(self.snn, self.plan, piece, self.device)
         self.seconds["evaluate_original"] += between - begin
         self.seconds["evaluate_spiking"] += time.perf_counter() - between
         self.images += size
 
+    def _exact(self, piece: Batch) -> Outputs:
+        """The outputs of the network that was converted, as they are measured."""
+        with self.snn.spiking_only(()):
+            found = outputs(self.snn, piece.inputs, self.device)
+        return by_image(self.snn.signature, found, self.kind)
+
+    def _keep(self, inputs: Any, size: int) -> None:
+        """Keeps the images of a batch that are still wanted."""
+        room = self.wanted - self.kept_images
+        if room <= 0:
+            return
+        signature = self.snn.signature
+        taken = size if signature.whole else min(size, room)
+        if signature.bounds is not None:
+            taken = signature.bounds.at_least(taken)
+        self.kept.append(inputs if signature.whole else signature.first(inputs, taken))
+        self.kept_images += taken
+
 
 def _figures(both: _Both, run: Run) -> tuple[Row, float]:
     """What was measured of a run, and its spikes for each neuron and image."""
     spikes = sum(run.spikes.values())
-    return run.measure.values, spikes / (both.images * both.snn.report.neurons)
+    return run.measure.values, _share(spikes, both.images * both.snn.report.neurons)
+
+
+def _share(spikes: float, neurons: int) -> float:
+    """Spikes for each neuron; 0 where one value of a whole batch is no neuron of an image."""
+    return spikes / neurons if neurons else 0.0
 
 
 def _step_row(both: _Both, step: int) -> StepRow:
@@ -156,10 +210,29 @@ def _whole(both: _Both) -> Whole:
         run.measure.values,
         neurons=report.neurons,
         spikes_per_image=spikes,
-        spikes_per_neuron=spikes / report.neurons,
+        spikes_per_neuron=_share(spikes, report.neurons),
         spike_driven=report.spike_driven,
         without_encoding=both.plan.bare.measure.values if both.plan.bare else None,
     )
+
+
+def _check_order(snn: Any, model: Any, data: Any) -> None:
+    """Refuses arguments in another order than evaluate's."""
+    found = ", ".join(type(value).__name__ for value in (snn, model, data))
+    if not isinstance(snn, SpikingModel) or isinstance(data, nn.Module):
+        raise InputError(
+            f"evaluate takes (snn, model, data), the converted network first; found ({found})"
+        )
+    if model is not None and not isinstance(model, nn.Module):
+        raise InputError(
+            f"evaluate takes (snn, model, data) with the original, or None for snn.original(), as "
+            f"model; found ({found})"
+        )
+    if model is snn:
+        raise InputError(
+            "evaluate was given the converted network as its own original; give the model that it "
+            "came from, or None"
+        )
 
 
 def _count(by_site: int) -> int:

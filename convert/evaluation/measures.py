@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ..errors import InputError
+from ..graph.own_classes import register
 from .rows import Row
 
 Outputs = Mapping[str, Tensor]
@@ -24,6 +25,7 @@ def outputs_of(result: Any) -> dict[str, Tensor]:
     Raises:
         InputError: if there is none.
     """
+    register(result)
     leaves, _ = pytree.tree_flatten_with_path(result)
     found = {
         f"output{pytree.keystr(path)}": leaf
@@ -49,7 +51,8 @@ class Measure(ABC):
 
     `columns` has the keys of `values` that a table shows, with headings; `error` is the key of a
     site's error, `drawn` that of the curve over the steps, `broken` that of the number of images
-    without a value, and `broken_text` says what these are.
+    without a value, and `broken_text` says what these are. `elements` says that each element of an
+    output is compared over the images.
     """
 
     columns: ClassVar[dict[str, str]]
@@ -57,6 +60,7 @@ class Measure(ABC):
     drawn: ClassVar[str]
     broken: ClassVar[str]
     broken_text: ClassVar[str]
+    elements: ClassVar[bool] = False
 
     # Images that came with labels.
     labelled: int = 0

@@ -33,6 +33,7 @@ class OutputError(Measure):
     columns: ClassVar[dict[str, str]] = {"relative_error": "relative error"}
     error: ClassVar[str] = "relative_error"
     drawn: ClassVar[str] = "relative_error"
+    elements: ClassVar[bool] = True
     broken: ClassVar[str] = "not_finite"
     broken_text: ClassVar[str] = "Images with NaN or infinity in an output, which have no error"
 

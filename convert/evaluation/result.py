@@ -43,6 +43,7 @@ class Evaluation:
         by_site_images: images behind `by_site`.
         spikes_per_neuron: of each site, by name.
         seconds: wall time of every stage.
+        notes: how the data was read, and what speaks against the figures.
     """
 
     report: Report
@@ -57,12 +58,13 @@ class Evaluation:
     by_site_images: int
     spikes_per_neuron: dict[str, float]
     seconds: dict[str, float]
+    notes: tuple[str, ...] = ()
 
     def to_dict(self, **more: Any) -> dict[str, Any]:
         """Everything, the conversion's report included, in JSON's types; `more` comes first.
 
         A number that isn't finite is None. ``labelled_images`` is a key where some images have
-        labels and some have none.
+        labels and some have none, ``evaluation_notes`` where there are any.
         """
         report = self.report.to_dict()
         for site in report["sites"]:
@@ -81,6 +83,7 @@ class Evaluation:
                 "by_site": self.by_site,
                 "by_site_images": self.by_site_images,
                 "seconds": {**self.report.seconds, **self.seconds},
+                **({"evaluation_notes": list(self.notes)} if self.notes else {}),
             }
         )
         return found
@@ -110,6 +113,7 @@ class Evaluation:
             self._worst_sites(),
             self._bare(),
             self._broken(),
+            "\n".join(f"note: {note}" for note in self.notes),
             self._summary(),
         ]
         return "\n\n".join(part for part in parts if part)

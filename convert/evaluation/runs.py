@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from ..errors import InputError
+from ..graph.call_signature import Signature
 from ..network.model import SpikingModel
 from ..sites.encode_operands import IDENTITY
 from .measures import Measure, Outputs, outputs_of
@@ -67,7 +69,11 @@ class Plan:
 
 
 def planned(snn: SpikingModel, kind: type[Measure], read: Sequence[int]) -> Plan:
-    """The runs for readouts after some steps, the last among them."""
+    """The runs for readouts after some steps, the last among them.
+
+    Raises:
+        InputError: if the network has no report.
+    """
 
     def cut(step: int, corrected: bool) -> Callable[[], AbstractContextManager[object]]:
         return partial(snn.readout, step, corrected=corrected)
@@ -78,6 +84,8 @@ def planned(snn: SpikingModel, kind: type[Measure], read: Sequence[int]) -> Plan
     refits = {
         int(k): Run(partial(snn.with_steps, int(k)), kind(), counted=True) for k in snn.refitted
     }
+    if snn.report is None:
+        raise InputError("the network has no report, which evaluate needs; convert it again")
     encoders = {row.name for row in snn.report.sites if row.function == IDENTITY}
     others = [name for name in snn.sites if name not in encoders]
     bare = Run(partial(snn.spiking_only, others), kind()) if encoders else None
@@ -93,17 +101,24 @@ class Batch:
     labels: Tensor | None
 
     def pieces(self, snn: SpikingModel, size: int, device: torch.device) -> Iterator[Batch]:
-        """The batch cut along its `size` rows, if the network takes any batch and a cut helps."""
-        free = any(t is not None and t.shape[:1] == (None,) for t in snn.signature.inputs)
+        """The batch cut along its `size` images, if the network takes any batch and a cut helps."""
+        signature = snn.signature
+        free = any(axis is not None for axis in signature.axes) and not signature.whole
         count = max(round(size / _PIECE), 1) if free and device.type == "cpu" else 1
-        leaves, spec = pytree.tree_flatten((self.inputs, self.expected, self.labels))
-
-        def cut(leaf: Any) -> Sequence[Any]:
-            batched = isinstance(leaf, Tensor) and leaf.shape[:1] == (size,)
-            return leaf.tensor_split(count) if batched else [leaf] * count
-
-        for piece in zip(*map(cut, leaves), strict=True):
-            yield Batch(*pytree.tree_unflatten(piece, spec))
+        sizes = signature.sizes(size, count)
+        if len(sizes) == 1:
+            yield self
+            return
+        layouts = signature.layouts(len(self.expected))
+        expected = {
+            name: [output] * len(sizes)
+            if layout.axis is None or output.shape[:1] != (size,)
+            else output.split(sizes)
+            for (name, output), layout in zip(self.expected.items(), layouts, strict=True)
+        }
+        labels = [None] * len(sizes) if self.labels is None else self.labels.split(sizes)
+        for i, inputs in enumerate(signature.cut(self.inputs, sizes)):
+            yield Batch(inputs, {name: cut[i] for name, cut in expected.items()}, labels[i])
 
 
 def run_all(snn: SpikingModel, plan: Plan, piece: Batch, device: torch.device) -> None:
@@ -119,6 +134,7 @@ def run_all(snn: SpikingModel, plan: Plan, piece: Batch, device: torch.device) -
                     run.spikes.update(spikes)
                 else:
                     found = outputs(snn, piece.inputs, device)
+            found = by_image(snn.signature, found, type(run.measure))
             run.measure.add(found, piece.expected, piece.labels)
 
 
@@ -129,6 +145,44 @@ def outputs(
     args, kwargs = moved(inputs, device)
     found = outputs_of(model(*args, **kwargs))
     return {name: output.to(to or device) for name, output in found.items()}
+
+
+def by_row(signature: Signature, found: Outputs) -> dict[str, Tensor]:
+    """Outputs with the images first, ``[N, ...]``, or their rows, ``[N*T, ...]``."""
+    layouts = signature.layouts(len(found))
+    return {
+        name: layout.by_row(output)
+        for (name, output), layout in zip(found.items(), layouts, strict=True)
+    }
+
+
+def by_image(signature: Signature, found: Outputs, kind: type[Measure]) -> dict[str, Tensor]:
+    """Outputs as a measure takes them, ``[N, ...]`` each.
+
+    One with another length that the batch decides, ``[N, N]``, has no elements that could be
+    compared over the images: a measure of elements is given each by itself.
+    """
+    layouts = signature.layouts(len(found))
+    return {
+        name: output.flatten() if layout.varies and kind.elements else layout.by_image(output)
+        for (name, output), layout in zip(found.items(), layouts, strict=True)
+    }
+
+
+def labels_by_image(signature: Signature, labels: Tensor, found: Outputs, size: int) -> Tensor:
+    """Labels of every row of the outputs, ``[N*T, ...]``, as ``[N, ..., T]``; others as they are.
+
+    Args:
+        signature: how the network is called.
+        labels: of a batch.
+        found: its outputs as the network returned them.
+        size: its images.
+    """
+    for output, layout in zip(found.values(), signature.layouts(len(found)), strict=True):
+        if layout.axis is not None and output.dim() > 1:
+            rows = layout.rows * size
+            return layout.split_rows(labels) if labels.shape[:1] == (rows,) else labels
+    return labels
 
 
 def moved(inputs: Any, device: torch.device) -> Any:

@@ -11,7 +11,7 @@ from ..neuron.few_spikes import FewSpikesNeuron
 from .distributions import Density, distribution
 from .functions import Function, problem_of
 from .methods import DEFAULT, METHODS, check, fit_problems
-from .problem import Problem, Solution, check_gates, check_steps
+from .problem import Problem, Solution, check_gates, check_steps, warn_of_many_steps
 
 
 def fit_solutions(
@@ -34,6 +34,7 @@ def fit_solutions(
     for k in steps:
         check_steps(k)
     check_gates(gates)
+    warn_of_many_steps(steps, stacklevel=4)
     if spike_cost != 0 and not METHODS[method].spike_cost:
         able = [name for name, known in METHODS.items() if known.spike_cost]
         raise FitError(

@@ -41,6 +41,9 @@ def solve_one(problem: Problem) -> Solution | None:
     if spent and problem.steps == 1:
         return _with_constant_step(problem, _silent(problem, float(w @ f)), x, f, w)
     top = 2 ** (problem.steps - spent) - 1
+    # Beyond the ramp's end levels may lie too high, and there x may be as large as it likes.
+    end = ramp.begin + ramp.length
+    ends, reached = end < x[-1], np.where(x > end, np.inf, x)
 
     def foot(begin: float) -> float:
         return float(ramp(np.asarray(begin))) if constant else 0.0
@@ -49,9 +52,12 @@ def solve_one(problem: Problem) -> Solution | None:
         level = alpha / (top + 1)
         if coarse:
             # Levels could be in step with the bins' centres: their own error is a level's.
-            out = f - np.clip(f, *sorted((foot(begin), foot(begin) + ramp.slope * level * top)))
+            if ends:
+                out = f - foot(begin) - ramp.slope * np.clip(reached - begin, 0, level * top)
+            else:
+                out = f - np.clip(f, *sorted((foot(begin), foot(begin) + ramp.slope * level * top)))
             return float(w @ (out**2 + rising * (ramp.slope * level) ** 2 / 12))
-        code = np.clip(np.ceil((x - begin) / level - 0.5), 0, top)
+        code = np.clip(np.ceil((reached - begin) / level - 0.5), 0, top)
         return float(w @ (foot(begin) + ramp.slope * level * code - f) ** 2)
 
     reach = min(ramp.length, problem.high - ramp.begin)

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from functools import cache
 
 import numpy as np
-from tqdm import tqdm
 
+from ..common.progress import Progress
 from .exact_error import errors_of, loss, scratch
 from .grow import Search, grow
 from .newton import descend
@@ -55,7 +55,7 @@ def timed(
         progress: shows a bar on stderr.
     """
     begin = time.perf_counter()
-    with tqdm(total=1, desc="compile", disable=None if progress else True) as bar:
+    with Progress[None](title="compile", total=1, shown=progress) as bar:
         compiles([_least(np.tanh), _least(_relu)] if problems is None else problems)
         bar.update()
     return time.perf_counter() - begin

@@ -55,17 +55,21 @@ def divide(problem: Problem, gates: Sequence[float] | Array) -> list[Interval]:
     for r, (first, last) in enumerate(pairwise(at)):
         weights = problem.weights[first:last]
         share = float(weights.sum())
-        # What is learned of one part of a function serves the same part of others.
-        label = f"{problem.function}, part {r + 1} of {len(at) - 1}"
+        ends = edges[first] if r else -np.inf, edges[last] if last < len(edges) - 1 else np.inf
+        jumps = problem.jumps
         part = replace(
             problem,
             edges=edges[first : last + 1],
             weights=weights / share,
             values=problem.values[first:last],
-            function=label,
+            # What is learned of one part of a function serves the same part of others.
+            function=f"{problem.function}, part {r + 1} of {len(at) - 1}",
             name=f"{problem.name}, interval {r + 1}",
             # A constant of an interval is an event, not a bias. Below all gates lies -inf.
             offset=problem.offset or r > 0,
+            masked=problem.masked and r == 0,
+            jumps=jumps[(jumps > edges[first]) & (jumps < edges[last])],
+            stairs=tuple(stairs.between(*ends) for stairs in problem.stairs),
             gates=0,
         )
         parts.append(Interval(part, share))

@@ -14,6 +14,7 @@ import numpy as np
 from ..errors import FitError
 from . import binary, compilation, gated, tbpi, tbpi_exact
 from .problem import Problem, Solution, Start
+from .stairs import LOWEST, exact, nearest
 
 
 class Solve(Protocol):
@@ -73,7 +74,8 @@ def register_method(
         snn = to_spiking(model, images, method="levels")
 
     `problems` are `convert.fitting.problem.Problem`: bin edges, weights and values of f, and K
-    (`steps`); none of them has a constant f. A `Solution` has T, h and d of K numbers each, y0,
+    (`steps`); none of them has a constant f, or is a staircase that K steps give exactly. A
+    `Solution` has T, h and d of K numbers each, y0,
     the mean squared error under the problem's distribution, and a `Start`. `seed` is of everything
     random, `effort` one of `EFFORTS`, `shared` says that the problems are a network's sites, of
     which each should get less work than a function that is fitted alone, and `progress` that a
@@ -136,7 +138,7 @@ def fit_problems(
     shared: bool = False,
     progress: bool = False,
 ) -> list[Solution]:
-    """Fits every problem; sites whose function is constant on their data need no method.
+    """Fits every problem; constant functions and staircases of few jumps need no method.
 
     A problem's solution doesn't depend on which other K are asked for. Sites of one function
     learn from each other, in the order in which they first appear.
@@ -159,7 +161,7 @@ def fit_problems(
     def plain(problems: Sequence[Problem], shared: bool = shared) -> list[Solution]:
         return _plain(problems, chosen.solve, method, seed, effort, shared, progress)
 
-    divided = [i for i, problem in enumerate(problems) if problem.gates and not _constant(problem)]
+    divided = [i for i, p in enumerate(problems) if p.gates and not (exact(p) or _constant(p))]
     whole = [i for i in range(len(problems)) if i not in set(divided)]
     found = dict(zip(whole, plain([problems[i] for i in whole]), strict=True))
     if divided:
@@ -184,8 +186,8 @@ def _plain(
     shared: bool,
     progress: bool,
 ) -> list[Solution]:
-    """Fits problems without gates; functions that are constant on their data need no method."""
-    result: list[Solution | None] = [_constant(problem) for problem in problems]
+    """Fits problems without gates; staircases and constants need no method."""
+    result: list[Solution | None] = [exact(p) or _constant(p) for p in problems]
     open_problems = [p for p, solution in zip(problems, result, strict=True) if solution is None]
     if open_problems:
         found = solve(open_problems, seed=seed, effort=effort, shared=shared, progress=progress)
@@ -194,7 +196,7 @@ def _plain(
                 f"method {method!r} gave {len(found)} solutions for {len(open_problems)} problems; "
                 "it must give one each"
             )
-        solved = iter(found)
+        solved = iter(map(nearest, open_problems, found))
         result = [next(solved) if solution is None else solution for solution in result]
     return [solution for solution in result if solution is not None]
 
@@ -222,6 +224,11 @@ def _constant(problem: Problem) -> Solution | None:
         return None
     above = np.full(problem.steps, problem.high + (problem.high - problem.low))
     silent = np.zeros(problem.steps)
+    if problem.masked and values[0] != 0:
+        # y0 is what -inf gives, so a step that every number exceeds gives the value.
+        first = np.eye(1, problem.steps)[0]
+        T = np.where(first > 0, LOWEST, above)
+        return Solution(T, silent, values[0] * first, 0.0, 0.0, Start.BINARY)
     return Solution(above, silent, silent, float(values[0]), 0.0, Start.BINARY)
 
 

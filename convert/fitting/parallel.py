@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from tqdm import tqdm
+from ..common.progress import Progress
 
 Result = TypeVar("Result")
 
@@ -18,10 +18,10 @@ def run_all(
     """Runs the tasks in threads; they must release the interpreter's lock to gain from it."""
     if not tasks:
         return []
-    with ThreadPoolExecutor(max(1, os.cpu_count() or 1)) as pool:
+    pool = ThreadPoolExecutor(max(1, os.cpu_count() or 1))
+    try:
         futures = [pool.submit(task) for task in tasks]
-        try:
-            return [f.result() for f in tqdm(futures, title, disable=None if progress else True)]
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        return [f.result() for f in Progress(futures, title, shown=progress)]
+    finally:
+        # Whoever stops the run doesn't wait for the tasks that are under way.
+        pool.shutdown(wait=False, cancel_futures=True)

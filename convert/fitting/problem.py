@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from numbers import Integral
@@ -17,6 +19,8 @@ Array = npt.NDArray[np.float64]
 MOST_STEPS = 63
 # The most gates: the tables of a step fit into one vector register.
 MOST_GATES = 15
+# From here on a fit takes many minutes, and the steps are finer than the inputs.
+_MANY_STEPS = 32
 
 # Multiples of it fall evenly and never regularly into [0, 1).
 _GOLDEN = 0.5 * (5**0.5 - 1)
@@ -38,6 +42,7 @@ class Start(StrEnum):
     BINARY = "binary"
     LIBRARY = "library"
     GROWN = "grown"
+    STAIRS = "stairs"
 
 
 def check_steps(steps: object, name: str = "steps") -> None:
@@ -70,6 +75,46 @@ def check_gates(gates: object, name: str = "gates") -> None:
         raise FitError(f"{name} must be a whole number from 0 to {MOST_GATES}, found {gates!r}")
 
 
+def warn_of_many_steps(steps: Iterable[int], stacklevel: int = 3) -> None:
+    """Says what many time steps cost, once for all of them.
+
+    Args:
+        steps: every K that is asked for.
+        stacklevel: of the warning; 3 is who called the caller.
+    """
+    most = max(steps, default=0)
+    if most > _MANY_STEPS:
+        warnings.warn(
+            f"K = {most} is a lot: float32 inputs tell at most 2^24 levels apart, so steps beyond "
+            "24 hardly lower the error, and the time of a fit grows faster than the square of K "
+            "(14 times from K = 8 to 24); K = 4 to 16 is usual",
+            stacklevel=stacklevel,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Stairs:
+    """A function that is constant between jumps.
+
+    Args:
+        jumps: the last input before every jump, float64 ``[n]``, increasing.
+        levels: f before the first, between them, and behind the last, float64 ``[n + 1]``.
+    """
+
+    jumps: Array
+    levels: Array
+
+    def lowered(self, by: float) -> Stairs:
+        """The same staircase, lower by a number."""
+        return Stairs(self.jumps, self.levels - by)
+
+    def between(self, low: float, high: float) -> Stairs:
+        """The part above `low` and up to `high`."""
+        first = int(np.searchsorted(self.jumps, low, side="right"))
+        last = int(np.searchsorted(self.jumps, high, side="left"))
+        return Stairs(self.jumps[first:last], self.levels[first : last + 1])
+
+
 @dataclass(frozen=True, eq=False)
 class Problem:
     """One scalar function under one input distribution, to be met by a neuron of K steps.
@@ -87,6 +132,10 @@ class Problem:
         offset: whether y0 may differ from 0.
         spike_cost: squared error that one spike fewer is worth; `tbpi-exact` heeds it.
         gates: G - 1, the gates that divide the inputs among G tables; 0 for one table.
+        masked: whether -inf, at which no step fires, is an input and f is 0 there; y0 is 0 then.
+        base: what was taken from f, and is added to y0 afterwards.
+        jumps: the last input before every jump of f in the range; an edge each.
+        stairs: f as a staircase, on wider ranges first; empty where it is none.
 
     Raises:
         FitError: for a shape that doesn't fit, a weight or value that isn't finite, K that is no
@@ -102,6 +151,10 @@ class Problem:
     offset: bool = True
     spike_cost: float = 0.0
     gates: int = 0
+    masked: bool = False
+    base: float = 0.0
+    jumps: Array = field(default_factory=lambda: np.empty(0))
+    stairs: tuple[Stairs, ...] = ()
 
     def __post_init__(self) -> None:
         bins = len(self.weights)

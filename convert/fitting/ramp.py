@@ -31,7 +31,7 @@ def ramp_of(problem: Problem) -> Ramp | None:
     used = problem.weights > 0
     x, f = problem.centres[used], problem.values[used]
     spread = float(np.ptp(f))
-    if spread == 0 or len(x) < 3:
+    if spread == 0 or len(x) < 3 or len(problem.jumps):
         return None
     slopes = np.diff(f) / np.diff(x)
     steep = np.abs(slopes) > 1e-9 * spread / (x[-1] - x[0])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,7 +14,16 @@ from torch.utils import _pytree as pytree
 
 from ..common.tracing import traced
 from ..errors import InputError
-from .batch_inputs import leading, split_batch
+from .batch_axis import Batch
+from .batch_bounds import BatchBounds, label_parts
+from .batch_forms import Given
+from .batch_layout import Axes, Layout, image_count, parts, resized
+from .batch_reading import BatchReader, moved
+from .forward_parameters import Parameters, parameters_of
+from .own_classes import register, same_form
+
+# Positional and keyword inputs.
+Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -23,6 +33,11 @@ class TensorInput:
     name: str
     shape: tuple[int | None, ...]
     dtype: torch.dtype
+
+    @property
+    def axis(self) -> int | None:
+        """The axis of the images; None for an input without a batch."""
+        return self.shape.index(None) if None in self.shape else None
 
     def __str__(self) -> str:
         return f"{self.name} [{', '.join('batch' if n is None else str(n) for n in self.shape)}]"
@@ -39,7 +54,11 @@ class Signature:
         in_spec: tree of the values, one a name.
         out_spec: tree of the outputs.
         channels_last: lays images ``[N, C, H, W]`` on the CPU out so; see `layout`.
-        positional: how many of the inputs were given by position at conversion.
+        positional: how many of the inputs can be given by position.
+        outputs: where the images lie in each flat output, None for what is no floating-point
+            tensor; empty where all are ``[N, ...]``.
+        mixes: whether what the network gives for an image depends on the others of its batch.
+        bounds: the sizes of a batch that are taken; None for any.
     """
 
     names: tuple[str, ...]
@@ -49,6 +68,9 @@ class Signature:
     out_spec: pytree.TreeSpec
     channels_last: bool = False
     positional: int = 1
+    outputs: tuple[Layout | None, ...] = ()
+    mixes: bool = False
+    bounds: BatchBounds | None = None
 
     @classmethod
     def of(
@@ -57,53 +79,117 @@ class Signature:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         out_spec: pytree.TreeSpec,
-        size: int,
+        batch: Batch,
+        bounds: BatchBounds | None = None,
     ) -> Signature:
-        """Reads the signature off an example call whose batch size is `size`."""
-        positional: list[str] = []
-        for parameter in inspect.signature(model.forward).parameters.values():
-            if parameter.kind is parameter.VAR_POSITIONAL:
-                break
-            positional.append(parameter.name)
-        positional += [f"input{i}" for i in range(len(positional), len(args))]
-        names = (*positional[: len(args)], *kwargs)
-        values = [*args, *kwargs.values()]
-        leaves, in_spec = pytree.tree_flatten(values)
-        # With one name per leaf a message can name the input; nested ones are numbered.
-        owners = [
-            name if count == 1 else f"{name}[{i}]"
-            for name, value in zip(names, values, strict=True)
-            for count in [len(pytree.tree_leaves(value))]
-            for i in range(count)
-        ]
+        """Reads the signature off an example call with a known batch."""
+        names, owners = named(model, args, kwargs)
+        leaves, in_spec = pytree.tree_flatten([*args, *kwargs.values()])
         inputs = tuple(
             TensorInput(
                 owner,
-                tuple(
-                    None if axis == 0 and length == size else length
-                    for axis, length in enumerate(leaf.shape)
-                ),
+                tuple(None if place == axis else n for place, n in enumerate(leaf.shape)),
                 leaf.dtype,
             )
             if isinstance(leaf, Tensor)
             else None
-            for owner, leaf in zip(owners, leaves, strict=True)
+            for owner, leaf, axis in zip(owners, leaves, batch.axes, strict=True)
         )
         constants = tuple(None if isinstance(leaf, Tensor) else leaf for leaf in leaves)
-        return cls(names, inputs, constants, in_spec, out_spec, positional=len(args))
+        # Inputs by name that stand in forward's order can be given by position as well.
+        places = parameters_of(model).names
+        ordered = [a == b for a, b in zip(names, places, strict=False)]
+        count = max(len(args), [*ordered, False].index(False))
+        known = batch.outputs if len(batch.outputs) == out_spec.num_leaves else ()
+        if all(layout in (None, Layout()) for layout in known):
+            known = ()
+        return cls(
+            names,
+            inputs,
+            constants,
+            in_spec,
+            out_spec,
+            positional=count,
+            outputs=known,
+            mixes=batch.mixes,
+            bounds=bounds,
+        )
+
+    @property
+    def parameters(self) -> Parameters:
+        """What a call takes, as `BatchReader` wants it."""
+        ordered = self.positional > 0 or len(self.names) < 2
+        first = max(self.positional, 1) if ordered else len(self.names)
+        leaves = [None if i is None else len(i.shape) for i in self.inputs]
+        return Parameters(
+            names=self.names[:first],
+            required=first,
+            by_name=self.names[first:],
+            takes_dict=bool(self.names) and self.in_spec.children()[0].type is dict,
+            unordered=not ordered,
+            dtypes=tuple(None if i is None else i.dtype for i in self.inputs),
+            dims=tuple(leaves) if len(leaves) == len(self.names) else (),
+        )
+
+    @property
+    def axes(self) -> Axes:
+        """The axis of the images of every flat input."""
+        return tuple(None if tensor is None else tensor.axis for tensor in self.inputs)
+
+    @property
+    def whole(self) -> bool:
+        """Whether a batch must not be cut: a part of an output depends on several images."""
+        return self.mixes or any(layout is not None and layout.mixes for layout in self.outputs)
+
+    @property
+    def cut_axis(self) -> int | None:
+        """The axis along which one tensor of images may be cut into batches; None for none."""
+        return None if self.whole else next((a for a in self.axes if a is not None), None)
+
+    @property
+    def batch_axis(self) -> int | dict[str, int]:
+        """The axis of the images, by the name of the input where they differ."""
+        axes = {t.name: t.axis for t in self.inputs if t is not None and t.axis is not None}
+        alike = set(axes.values())
+        return axes if len(alike) > 1 else next(iter(alike), 0)
+
+    def layouts(self, count: int) -> tuple[Layout, ...]:
+        """Where the images lie in each of the `count` floating-point outputs."""
+        known = tuple(layout for layout in self.outputs if layout is not None)
+        return known if len(known) == count else (Layout(),) * count
 
     def split(
         self, batch: Any, device: torch.device | str | None = None
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Inputs of a batch of this network; see `split_batch`."""
-        return split_batch(batch, device, takes=self.positional)
+        """Inputs of a batch of this network, on a device; one that was read, or in any form."""
+        given = batch if isinstance(batch, Given) else BatchReader(self.parameters).read(batch)
+        return moved(given, device)
 
-    def label(self, batch: Any) -> Any:
-        """What follows the inputs in a batch of this network; None if nothing does."""
-        if not isinstance(batch, tuple | list):
-            return None
-        rest = batch[leading(batch, self.positional) :]
-        return rest[0] if rest else None
+    def within(self, batches: Iterable[Any]) -> Iterable[Any]:
+        """Calibration batches that can be read as often as `batches`, in sizes that are taken.
+
+        Images that are too few for another batch are left out.
+        """
+        return batches if self.bounds is None else _Within(batches, self, self.bounds)
+
+    def taken(self, batch: Given) -> Iterable[Given]:
+        """A batch, cut where it is larger than what the network takes at once.
+
+        Raises:
+            InputError: if it can't be cut into sizes that are taken.
+        """
+        size = 0 if self.bounds is None else self.size_of((batch.args, batch.kwargs))
+        if self.bounds is None or not size or self.bounds.holds(size):
+            return [batch]
+        if self.whole:
+            self.bounds.check(size)
+        return self.divided(batch, size, self.bounds.sizes(size, 1))
+
+    def divided(self, batch: Given, size: int, sizes: list[int]) -> Iterator[Given]:
+        """A batch of `size` images in parts of these sizes, its label with it."""
+        calls = self.cut((batch.args, batch.kwargs), sizes)
+        for (args, kwargs), label in zip(calls, label_parts(batch.label, size, sizes), strict=True):
+            yield replace(batch, args=args, kwargs=kwargs, label=label)
 
     def flatten(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
         """The flat inputs of a call, checked.
@@ -122,10 +208,14 @@ class Signature:
             raise InputError(
                 f"missing inputs {missing}, unexpected inputs {unknown}; the network takes {takes}"
             )
-        leaves, spec = pytree.tree_flatten([values[name] for name in self.names])
+        ordered = [values[name] for name in self.names]
+        leaves, spec = pytree.tree_flatten(ordered)
         if spec != self.in_spec:
+            register(ordered)
+            leaves, spec = pytree.tree_flatten(ordered)
+        if spec != self.in_spec and not same_form(spec, self.in_spec):
             raise InputError(f"the inputs have another structure; the network takes {takes}")
-        sizes: dict[int, str] = {}
+        sizes: dict[int, TensorInput] = {}
         for leaf, expected, constant in zip(leaves, self.inputs, self.constants, strict=True):
             if expected is None:
                 if leaf != constant:
@@ -134,11 +224,16 @@ class Signature:
                         "the network now, convert again for another value"
                     )
             else:
-                sizes.setdefault(self._check(leaf, expected), expected.name)
+                sizes.setdefault(self._check(leaf, expected), expected)
         sizes.pop(-1, None)
         if len(sizes) > 1:
-            listed = ", ".join(f"{name}: {size}" for size, name in sizes.items())
+            listed = ", ".join(
+                f"{tensor.name}: {size}" + (f" (axis {tensor.axis})" if tensor.axis else "")
+                for size, tensor in sizes.items()
+            )
             raise InputError(f"the inputs have different batch sizes: {listed}")
+        if self.bounds is not None and sizes:
+            self.bounds.check(next(iter(sizes)))
         return [self._laid_out(leaf, torch.channels_last) for leaf in leaves]
 
     def _check(self, leaf: Any, expected: TensorInput) -> int:
@@ -158,20 +253,63 @@ class Signature:
             raise InputError(
                 f"{expected.name} is {leaf.dtype}; the network was converted for {expected.dtype}"
             )
-        return leaf.shape[0] if expected.shape and expected.shape[0] is None else -1
+        return -1 if expected.axis is None else leaf.shape[expected.axis]
+
+    def images(self, leaves: Sequence[Any]) -> int:
+        """Images of flat inputs."""
+        return image_count(leaves, self.axes)
 
     def pieces(self, leaves: Sequence[Any], count: int) -> list[list[Any]]:
-        """Flat inputs cut along the batch into at most `count` pieces; none is empty."""
-        batched = [t is not None and t.shape[:1] == (None,) for t in self.inputs]
-        sizes = [len(leaf) for leaf, cut in zip(leaves, batched, strict=True) if cut]
-        count = min([count, *sizes])
+        """Flat inputs cut along the batch into at most `count` pieces; none is empty.
+
+        One piece where the batch must not be cut.
+        """
+        count = 1 if self.whole else min(count, self.images(leaves))
         if count < 2:
             return [list(leaves)]
-        parts = [
-            leaf.tensor_split(count) if cut else [leaf] * count
-            for leaf, cut in zip(leaves, batched, strict=True)
-        ]
-        return [list(piece) for piece in zip(*parts, strict=True)]
+        return parts(leaves, self.axes, self.sizes(self.images(leaves), count))
+
+    def sizes(self, images: int, count: int) -> list[int]:
+        """Sizes of at least `count` pieces, if there may be so many, of a batch."""
+        return (self.bounds or BatchBounds()).sizes(images, count)
+
+    def size_of(self, inputs: Call) -> int:
+        """Images of the inputs of a call."""
+        counted: list[int] = []
+
+        def count(leaves: Sequence[Any], axes: Axes) -> list[list[Any]]:
+            counted.append(image_count(leaves, axes))
+            return []
+
+        self._each(inputs, count)
+        return counted[0]
+
+    def first(self, inputs: Call, count: int) -> Call:
+        """The inputs of a call with its first `count` images alone."""
+        return self._each(inputs, lambda leaves, axes: [resized(leaves, axes, count)])[0]
+
+    def cut(self, inputs: Call, sizes: Sequence[int]) -> list[Call]:
+        """The inputs of a call cut along the batch into these sizes, each in the same form."""
+        return self._each(inputs, lambda leaves, axes: parts(leaves, axes, sizes))
+
+    def _each(
+        self, inputs: Call, make: Callable[[Sequence[Any], Axes], list[list[Any]]]
+    ) -> list[Call]:
+        """Calls of the same form as one, with the flat inputs that are made of its own."""
+        args, kwargs = inputs
+        counts = [child.num_leaves for child in self.in_spec.children()]
+        ends = list(itertools.accumulate(counts, initial=0))
+        by_name = {
+            name: self.axes[a:b] for name, a, b in zip(self.names, ends, ends[1:], strict=False)
+        }
+        named = [*zip(self.names, args, strict=False), *kwargs.items()]
+        leaves, spec = pytree.tree_flatten(inputs)
+        axes: list[int | None] = []
+        for name, value in named:
+            count = len(pytree.tree_leaves(value))
+            known = by_name.get(name, ())
+            axes += known if len(known) == count else (None,) * count
+        return [pytree.tree_unflatten(made, spec) for made in make(leaves, tuple(axes))]
 
     def unflatten(self, outputs: Sequence[Any]) -> Any:
         """The outputs in the form in which the model returned them."""
@@ -183,3 +321,44 @@ class Signature:
         if not self.channels_last or not image or traced() or leaf.device.type != "cpu":
             return leaf
         return leaf.contiguous(memory_format=layout)
+
+
+@dataclass(frozen=True)
+class _Within:
+    """Batches, cut to the sizes that a network takes."""
+
+    batches: Iterable[Any]
+    signature: Signature
+    bounds: BatchBounds
+
+    def __iter__(self) -> Iterator[Any]:
+        signature = self.signature
+        for batch in self.batches:
+            given = batch if isinstance(batch, Given) else None
+            given = given or BatchReader(signature.parameters).read(batch)
+            size = signature.size_of((given.args, given.kwargs))
+            count = 0 if signature.whole else self.bounds.part_of(size)
+            if self.bounds.holds(size):
+                yield given
+            elif count:
+                yield from signature.divided(given, size, self.bounds.sizes(count, 1))
+
+
+def named(
+    model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[tuple[str, ...], list[str]]:
+    """The names of the inputs of a call, and of every flat one; nested ones are numbered."""
+    positional: list[str] = []
+    for parameter in inspect.signature(model.forward).parameters.values():
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            break
+        positional.append(parameter.name)
+    positional += [f"input{i}" for i in range(len(positional), len(args))]
+    names = (*positional[: len(args)], *kwargs)
+    owners = [
+        name if count == 1 else f"{name}[{i}]"
+        for name, value in zip(names, [*args, *kwargs.values()], strict=True)
+        for count in [len(pytree.tree_leaves(value))]
+        for i in range(count)
+    ]
+    return names, owners

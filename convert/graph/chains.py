@@ -1,11 +1,15 @@
-"""What lies between sites: the longest chain of them, and products that bar a constant."""
+"""What lies between sites: the longest chain of them, products that bar a constant, masks."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from .node_facts import read
+from .operators import Kind, operator_of
+from .regions import is_float
 from .roles import Role, operations
 
 
@@ -47,3 +51,32 @@ def constants_barred(graph_module: GraphModule, sites: set[str]) -> set[str]:
         if node in reaching and node.op == "call_module" and node.target in sites:
             barred.add(str(node.target))
     return barred
+
+
+def hidden_inputs(graph_module: GraphModule) -> set[str]:
+    """Modules to whose input the graph's own masks may bring -inf, whatever calibration saw.
+
+    -inf is a number or a constant of the graph. It stays what it is where values are moved, chosen
+    or added, and gets lost in a sum of products and in every module.
+    """
+    hidden: set[Node] = set()
+    reached = set()
+    for node in graph_module.graph.nodes:
+        read_hidden = any(i in hidden for i in node.all_input_nodes)
+        if node.op == "call_module" and read_hidden:
+            reached.add(str(node.target))
+        elif node.op == "get_attr":
+            value = read(graph_module, node)
+            if isinstance(value, Tensor) and value.is_floating_point():
+                if bool((value == -float("inf")).any()):
+                    hidden.add(node)
+        elif node.op == "call_function" and is_float(node):
+            row = operator_of(node)
+            summed = row is not None and (row.weighted or row.kind is Kind.NORM)
+            if not summed and (read_hidden or -float("inf") in _numbers(node)):
+                hidden.add(node)
+    return reached
+
+
+def _numbers(node: Node) -> list[float]:
+    return [a for a in (*node.args, *node.kwargs.values()) if isinstance(a, float)]

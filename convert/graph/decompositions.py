@@ -111,7 +111,14 @@ def attention(
     return torch.matmul(torch.where(closed, 0.0, weights), value)
 
 
+def lerp(start: Tensor, end: Tensor, weight: Tensor | float) -> Tensor:
+    """start + weight (end - start)."""
+    return start + weight * (end - start)
+
+
 OWN: dict[OpOverload, Callable[..., Any]] = {
+    torch.ops.aten.lerp.Scalar: lerp,
+    torch.ops.aten.lerp.Tensor: lerp,
     torch.ops.aten.prelu.default: prelu,
     torch.ops.aten._prelu_kernel.default: lambda x, weight: prelu(x, weight.flatten()),
     torch.ops.aten.rrelu.default: rrelu,

@@ -2,61 +2,234 @@
 
 from __future__ import annotations
 
-import inspect
+import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import Graph, GraphModule
 from torch.fx.graph import CodeGen
+from torch.nn.modules import transformer
 from torch.utils import _pytree as pytree
 
-from ..common.messages import first_line
+from ..common.messages import reason, users_line
+from ..common.silence import silent
 from ..errors import CaptureError
+from .batch_bounds import BatchBounds, suggested
+from .batch_layout import Axes
+from .cached_state import CachedState
+from .capturable_parts import capturable
 from .decompositions import table
-from .fidelity import is_tensor
+from .examples import Examples
+from .flat_call import FlatCall, called_flat, exportable
+from .graph_checks import check_graph, reads_values
+from .guards import Guard, line_of, noted
+from .value_branches import Refused, Settled, settle
 
-# Images of the batch that is exported.
-EXPORTED_ROWS = 5
+# torch names bounds on the batch one after the other.
+_ATTEMPTS = 6
 
 
-def export(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[torch.export.ExportedProgram, int]:
-    """The model's program, taken apart as the decompositions say, and the images it was given.
+@dataclass(frozen=True)
+class Exported:
+    """A model's program.
+
+    Args:
+        program: taken apart as the decompositions say; flat inputs and outputs.
+        out_spec: the tree of the model's outputs.
+        size: images of the batch that was exported.
+        bounds: the sizes of a batch that it holds for; None for any.
+        left_out: lines of forward that ask for values, and that no output depends on.
+    """
+
+    program: torch.export.ExportedProgram
+    out_spec: pytree.TreeSpec
+    size: int
+    bounds: BatchBounds | None
+    left_out: tuple[str, ...] = ()
+
+
+def export(model: nn.Module, given: Examples, state: CachedState) -> Exported:
+    """The model's program, within the bounds that forward sets to the size of a batch.
+
+    Args:
+        model: a copy of the user's model; it is left as it was.
+        given: example inputs.
+        state: what forward keeps from call to call.
 
     Raises:
-        CaptureError: with torch's reason, if the model can't be exported.
+        CaptureError: with torch's reason and the user's line, if the model can't be exported.
     """
-    size = EXPORTED_ROWS
-    batch = torch.export.Dim("batch", min=1)
+    exporter = _Exporter(model, given, state)
+    failure: Exception | None = None
+    with silent():
+        for size in given.sizes:
+            try:
+                return exporter.at(size)
+            except Exception as error:
+                failure = failure or error
+                if not _of_size(error):
+                    break
+        assert failure is not None
+        raise exporter.refusal(failure) from failure
 
-    def dynamic(leaf: Any) -> dict[int, Any] | None:
-        batched = is_tensor(leaf) and leaf.dim() > 0 and leaf.shape[0] == size
-        return {0: batch} if batched else None
 
-    shapes = pytree.tree_map(dynamic, (args, kwargs))
-    names = list(inspect.signature(model.forward).parameters)
-    try:
-        by_name = dict(zip(names, shapes[0], strict=False)) | shapes[1]
-        variadic = any(
-            parameter.kind is parameter.VAR_POSITIONAL
-            for parameter in inspect.signature(model.forward).parameters.values()
+class _Exporter:
+    """Exports one model, again where torch says what would do.
+
+    Args:
+        model: a copy of the user's model.
+        given: example inputs.
+        state: what forward keeps from call to call.
+
+    Attributes:
+        settled: what forward asks of values, once that is settled.
+        guards: what the last capture took for granted of sizes.
+    """
+
+    def __init__(self, model: nn.Module, given: Examples, state: CachedState) -> None:
+        self.model, self.given, self.state = model, given, state
+        self.settled: Settled | None = None
+        self.guards: list[Guard] = []
+
+    def at(self, size: int) -> Exported:
+        """The program, from a batch of `size` images."""
+        bounds = BatchBounds()
+        for _ in range(_ATTEMPTS):
+            try:
+                exported = self._settled(size, bounds)
+            except Exception as error:
+                narrower = suggested(str(error), bounds)
+                if narrower is None and _of_size(error) and bounds.divisor < self.given.unit:
+                    narrower = BatchBounds(divisor=self.given.unit)
+                if narrower is None:
+                    raise
+                most = narrower.most or 0
+                numbers = [most, most + 1, narrower.least, narrower.divisor]
+                asked = line_of(self.guards, [n for n in numbers if n > 1])
+                bounds = replace(narrower, asked=asked)
+                continue
+            return replace(exported, bounds=None if bounds == BatchBounds() else bounds)
+        raise CaptureError("forward asks for the size of the batch in too many ways")
+
+    def _settled(self, size: int, bounds: BatchBounds) -> Exported:
+        """The program; what forward asks of values is settled where torch can't go on."""
+        if self.settled is not None:
+            return self._once(size, bounds)
+        try:
+            exported = self._once(size, bounds)
+        except Exception as error:
+            if _of_size(error) or (settled := self._answers()) is None:
+                raise
+            self.settled = settled
+            return self._once(size, bounds)
+        if reads_values(exported.program.graph):
+            try:
+                # A number that is read from a weight is a constant.
+                self.settled = self._answers()
+            except Refused:
+                return exported
+            return self._once(size, bounds) if self.settled else exported
+        return exported
+
+    def _once(self, size: int, bounds: BatchBounds) -> Exported:
+        call = FlatCall.of(self.model, *self.given.of(size))
+        settled = self.settled
+        self.guards = []
+        with (
+            self.state.fresh(),
+            called_flat(self.model, call, settled.within if settled else nullcontext),
+            _causal_masks_are_masks(),
+            noted(self.guards),
+            warnings.catch_warnings(),
+        ):
+            # Caches are put back afterwards.
+            warnings.filterwarnings("ignore", "The tensor attribute")
+            program = torch.export.export(
+                exportable(self.model),
+                tuple(call.leaves),
+                dynamic_shapes=_shapes(call, self.given.axes, bounds),
+            )
+        assert call.out_spec is not None
+        check_graph(program.graph)
+        left_out = tuple(settled.left_out) if settled else ()
+        program = program.run_decompositions(table())
+        return Exported(program, call.out_spec, size, None, left_out)
+
+    def _answers(self) -> Settled | None:
+        call, other = (
+            FlatCall.of(self.model, *inputs)
+            for inputs in (self.given.of(self.given.exported), self.given.checked)
         )
-        exported = torch.export.export(
-            model,
-            args,
-            kwargs,
-            dynamic_shapes=(shapes[0],) if variadic else by_name,
-        )
-        return exported.run_decompositions(table()), size
-    except Exception as error:
-        raise CaptureError(
-            f"{type(model).__name__} can't be captured by torch.export: {first_line(error)}; "
-            "forward must not branch on tensor values, nor on the batch size: use torch.where, "
+        with (
+            called_flat(self.model, call, self.state.fresh) as flat,
+            _causal_masks_are_masks(),
+            torch.no_grad(),
+        ):
+            return settle(flat, call.leaves, other.leaves)
+
+    def refusal(self, error: Exception) -> CaptureError:
+        """What is said of a model that can't be exported."""
+        name = type(self.model).__name__
+        advice = (
+            "; forward must not branch on tensor values, nor on the batch size: use torch.where, "
             "or convert the part that is free of such branches"
-        ) from error
+        )
+        if isinstance(error, CaptureError):
+            text = f"{name} can't be captured: {error}"
+            text += advice if isinstance(error, Refused) else ""
+        else:
+            line = users_line(error)
+            if line is None and _of_size(error):
+                line = line_of(self.guards, [self.given.exported])
+            where = f" at {line}" if line else ""
+            text = f"{name} can't be captured by torch.export{where}: {reason(error)}{advice}"
+        args, kwargs = self.given.checked
+        if parts := capturable(self.model, args, kwargs):
+            text += f" ({', '.join(parts)} can be captured)"
+        return CaptureError(text)
+
+
+def _shapes(call: FlatCall, axes: Axes, bounds: BatchBounds) -> dict[str, Any]:
+    """Which axis of which input is the batch, by the names of the inputs."""
+    limits = {"min": bounds.least} | ({} if bounds.most is None else {"max": bounds.most})
+    batch: Any = torch.export.Dim("batch", **limits)
+    if bounds.divisor > 1:
+        units = {name: limit // bounds.divisor for name, limit in limits.items()}
+        units["min"] = max(-(-bounds.least // bounds.divisor), 1)
+        batch = bounds.divisor * torch.export.Dim("_batch", **units)
+
+    return {
+        name: None if axis is None else {axis: batch}
+        for name, axis in zip(call.names, axes, strict=True)
+    }
+
+
+class _causal_masks_are_masks:
+    """Inside, `nn.Transformer` applies its masks without looking whether they are causal.
+
+    It looks for a hint alone, by which a faster kernel may be taken; values aren't known here.
+    """
+
+    def __enter__(self) -> None:
+        self._detect: Callable[..., bool] = transformer._detect_is_causal_mask
+
+        def told(mask: Tensor | None, is_causal: bool | None = None, size: Any = None) -> bool:
+            return is_causal is True
+
+        transformer._detect_is_causal_mask = told
+
+    def __exit__(self, *_: object) -> None:
+        transformer._detect_is_causal_mask = self._detect
+
+
+def _of_size(error: BaseException) -> bool:
+    """Whether torch complains of what forward asks of the size of the batch."""
+    text = str(error)
+    return "Constraints violated" in text or "Specializations unexpectedly" in text
 
 
 def plain(module: nn.Module) -> GraphModule:

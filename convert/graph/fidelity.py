@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeGuard
 
 import torch
@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from ..common.messages import first_line
 from ..errors import CaptureError
+from .own_classes import check_outputs, register
 
 # Enough to see a difference, and not as many as are exported.
 CHECKED_ROWS = 3
@@ -21,37 +22,81 @@ _AMPLIFIED, _MOST_AMPLIFIED = 10.0, 0.02
 ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 3e-2, torch.bfloat16: 0.2}
 
 
-def deterministic(model: nn.Module, args: Any, kwargs: Any) -> list[Tensor]:
+Inputs = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def deterministic(
+    model: nn.Module, inputs: Inputs, others: Inputs, restore: Callable[[], None]
+) -> list[Tensor]:
     """The floating-point outputs of a model that gives the same ones twice.
+
+    They are those of its first call, and have to be those of a call after another one as well: what
+    a model keeps of its first batch would else be part of the network.
+
+    Args:
+        model: a model in eval mode.
+        inputs: of which the outputs are wanted.
+        others: other inputs that it takes.
+        restore: makes the model what it was before a call.
 
     Raises:
         CaptureError: if it gives others or none, or refuses the inputs.
     """
+    restore()
+    first = _called(model, inputs)
+    if not first:
+        raise CaptureError("the model returns no floating-point tensor; there is nothing to spike")
+    if any(leaf.is_meta for leaf in first):
+        raise CaptureError("the model returns tensors on the meta device, which have no values")
+    restore()
+    _called(model, others)
     try:
-        first, second = (
-            [leaf for leaf in pytree.tree_leaves(model(*args, **kwargs)) if is_float(leaf)]
-            for _ in range(2)
+        second = _called(model, inputs)
+    except CaptureError as error:
+        raise CaptureError(
+            "the model takes the calibration batch at its first call, and not after another "
+            f"({first_line(error.__cause__ or error)}); remove the state that forward keeps"
+        ) from error.__cause__
+    gap = gap_between(first, second)
+    if gap > 0:
+        raise CaptureError(
+            "the model gives different outputs for the same input in eval mode (largest "
+            f"difference {gap:.3g} of the output's magnitude); remove the randomness or the "
+            "state that forward keeps"
         )
+    return first
+
+
+def _called(model: nn.Module, inputs: Inputs) -> list[Tensor]:
+    try:
+        result = model(*inputs[0], **inputs[1])
     except Exception as error:
-        shapes = [tuple(t.shape) for t in pytree.tree_leaves((args, kwargs)) if is_tensor(t)]
+        shapes = [tuple(t.shape) for t in pytree.tree_leaves(inputs) if is_tensor(t)]
         raise CaptureError(
             f"the model refuses the calibration batch {shapes}: {first_line(error)}; check the "
             "image size, the data type and the number of inputs"
         ) from error
-    if not first:
-        raise CaptureError("the model returns no floating-point tensor; there is nothing to spike")
-    for a, b in zip(first, second, strict=True):
-        gap = largest_gap(a, b)
-        if gap > 0:
-            raise CaptureError(
-                "the model gives different outputs for the same input in eval mode (largest "
-                f"difference {gap:.3g} of the output's magnitude); remove the randomness or the "
-                "state that forward keeps"
-            )
-    return first
+    register(result)
+    check_outputs(result)
+    return floats(result)
 
 
-def sensitivity(model: nn.Module, inputs: tuple[Any, Any], expected: list[Tensor]) -> float:
+def dimmed(inputs: Inputs) -> Inputs:
+    """The inputs with other floating-point values, unevenly nearer to 0: what came from the values
+    that were exported shows."""
+    factors = torch.tensor([1.0, 0.87123, 0.74391])
+
+    def moved(leaf: Any) -> Any:
+        if not is_float(leaf) or not leaf.numel():
+            return leaf
+        scale = factors[torch.arange(leaf.numel()) % len(factors)].reshape(leaf.shape)
+        return leaf * scale.to(leaf)
+
+    found: Inputs = pytree.tree_map(moved, inputs)
+    return found
+
+
+def sensitivity(model: nn.Module, inputs: Inputs) -> float:
     """How far rounding may move the outputs of a network that amplifies small differences.
 
     That is a multiple of what the last bits of the inputs do: a deep network with random weights
@@ -66,7 +111,7 @@ def sensitivity(model: nn.Module, inputs: tuple[Any, Any], expected: list[Tensor
         return leaf * (1 + torch.finfo(leaf.dtype).eps * noise)
 
     args, kwargs = pytree.tree_map(moved, inputs)
-    found = [leaf for leaf in pytree.tree_leaves(model(*args, **kwargs)) if is_float(leaf)]
+    expected, found = floats(model(*inputs[0], **inputs[1])), floats(model(*args, **kwargs))
     gaps = [largest_gap(a, b) for a, b in zip(expected, found, strict=True)]
     return min(_AMPLIFIED * max(g if math.isfinite(g) else 0.0 for g in gaps), _MOST_AMPLIFIED)
 
@@ -116,6 +161,24 @@ def largest_gap(a: Tensor, b: Tensor) -> float:
     finite = a[a.isfinite()].abs()
     scale = float(finite.max()) if finite.numel() else 1.0
     return float((a - b)[~same].abs().max()) / max(scale, 1e-30)
+
+
+def gap_between(expected: list[Tensor], found: list[Tensor]) -> float:
+    """The largest of the outputs' gaps; infinite if their number or a shape differs."""
+    if [leaf.shape for leaf in expected] != [leaf.shape for leaf in found]:
+        return math.inf
+    return max(map(largest_gap, expected, found), default=0.0)
+
+
+def agree(expected: list[Tensor], found: list[Tensor]) -> bool:
+    """Whether outputs are the same but for rounding."""
+    least = min((ROUNDING.get(a.dtype, 1e-4) for a in expected), default=0.0)
+    return gap_between(expected, found) <= least
+
+
+def floats(outputs: Any) -> list[Tensor]:
+    """The floating-point tensors of what a model returns."""
+    return [leaf.detach() for leaf in pytree.tree_leaves(outputs) if is_float(leaf)]
 
 
 def is_tensor(value: Any) -> TypeGuard[Tensor]:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
+from torch.fx.node import map_arg
 
 from .node_facts import read
 from .operators import operator_of
@@ -49,8 +50,19 @@ def constants(graph_module: GraphModule) -> None:
             value = known[node].detach().clone()
             buffer = add_buffer(graph_module, f"constant_{node.name}", value, node)
             node.replace_all_uses_with(buffer)
+        elif isinstance(known[node], bool | int | float):
+            # A number that forward takes out of a parameter, as a learned bound.
+            _write_number(node, known[node])
     _follow_device(graph_module)
     tidy(graph_module)
+
+
+def _write_number(node: Node, number: bool | int | float) -> None:
+    """Puts a number where a node is read."""
+    for user in [user for user in node.users if user.op != "output"]:
+        user.args, user.kwargs = map_arg(
+            (user.args, user.kwargs), lambda read: number if read is node else read
+        )
 
 
 def _follow_device(graph_module: GraphModule) -> None:

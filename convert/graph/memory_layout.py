@@ -7,10 +7,15 @@ layers take their rows as they lie in memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
-from torch.fx import Graph, GraphModule
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.fx import Graph, GraphModule, Node
+
+from .node_facts import read
+from .run import compute
 
 aten = torch.ops.aten
 
@@ -26,6 +31,45 @@ def free_layout(graph_module: GraphModule) -> None:
             if node.target in _VIEWS:
                 node.target = aten.reshape.default
         module.recompile()
+
+
+def loosen_views(graph_module: GraphModule) -> None:
+    """Makes those views reshapes whose input lies in memory in another way than they expect.
+
+    A norm that is taken apart keeps the layout of its input, where the whole one gives rows that
+    lie one after the other.
+
+    Args:
+        graph_module: a graph whose nodes know their values' shapes; it calls no modules.
+    """
+    placed = [node for node in graph_module.graph.nodes if node.op != "output"]
+    shapes = (node.meta.get("val") for node in placed)
+    mode = next((value.fake_mode for value in shapes if isinstance(value, FakeTensor)), None)
+    if mode is None:
+        free_layout(graph_module)
+        return
+    known: dict[Node, Any] = {}
+    with mode, torch.no_grad():
+        for node in placed:
+            if node.op == "placeholder":
+                known[node] = node.meta["val"]
+            elif node.op == "get_attr":
+                tensor = read(graph_module, node)
+                known[node] = mode.from_tensor(tensor, static_shapes=True)
+            else:
+                known[node] = _laid_out(graph_module, node, known)
+    graph_module.recompile()
+
+
+def _laid_out(graph_module: GraphModule, node: Node, known: Mapping[Node, Any]) -> Any:
+    """A node's value without data; a view that can't be one is a reshape from now on."""
+    try:
+        return compute(graph_module, node, known)
+    except (RuntimeError, ValueError):
+        if node.target not in _VIEWS:
+            raise
+        node.target = aten.reshape.default
+        return compute(graph_module, node, known)
 
 
 def linear_first(graph_module: GraphModule) -> None:

@@ -57,7 +57,8 @@ def captured_batch(graph: Graph) -> int:
         value = node.meta.get("val")
         if node.op == "placeholder" and "batch" in node.meta:
             return int(node.meta["batch"])  # a loaded graph has numbers for symbols
-        if node.op == "placeholder" and isinstance(value, Tensor) and value.dim():
-            if not isinstance(value.shape[0], int):
-                return size(value.shape[0])
+        if node.op == "placeholder" and isinstance(value, Tensor):
+            for length in value.shape:
+                if not isinstance(length, int):
+                    return size(length)
     return 1

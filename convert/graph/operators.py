@@ -159,7 +159,7 @@ _LAYOUTS = (
     Operator("repeat_interleave", Kind.LAYOUT),
     Operator("replication_pad1d", Kind.LAYOUT),
     Operator("replication_pad2d", Kind.LAYOUT),
-    Operator("reshape", Kind.LAYOUT),
+    Operator("reshape", Kind.LAYOUT, masks=True, framing=True),
     Operator("roll", Kind.LAYOUT, fresh=True),
     Operator("scatter", Kind.LAYOUT, fresh=True),
     Operator("scatter_add", Kind.LAYOUT, fresh=True),
@@ -184,6 +184,7 @@ _LAYOUTS = (
 )
 
 _PICKS = (
+    Operator("_embedding_bag_forward_only", Kind.LOOKUP, fresh=True),
     Operator("_unsafe_index", Kind.PICK, fresh=True),
     Operator("embedding", Kind.LOOKUP, fresh=True),
     Operator("gather", Kind.PICK, fresh=True),
@@ -287,7 +288,6 @@ _FILLS = (
     Operator("new_full", Kind.SIZE, fresh=True),
     Operator("sym_size", Kind.SIZE),
 )
-
 # Known by name alone: they stay as they are, and a saved network may hold them.
 _OTHERS = tuple(
     Operator(name, Kind.OTHER)
@@ -299,14 +299,14 @@ _OTHERS = tuple(
     cosine_similarity count_nonzero cross cummax cummin cumprod diag_embed diff embedding_bag erf
     eye fft_fft fft_fft2 fft_ifft fft_ifft2 fft_irfft fft_irfft2 fft_rfft fft_rfft2 fliplr flipud
     frexp glu grid_sampler grid_sampler_2d grid_sampler_3d imag index_copy index_fill isclose isin
-    kron kthvalue linalg_cross linalg_inv linalg_inv_ex linalg_norm linalg_solve
-    linalg_vector_norm linspace log_softmax logcumsumexp logsumexp
-    masked_scatter max_unpool2d max_unpool3d median meshgrid mode moveaxis msort new_ones new_zeros
-    norm one_hot ones outer pairwise_distance prelu put quantile real rot90 rrelu
-    scaled_dot_product_attention scatter_reduce searchsorted softmax sort special_softmax std
-    std_mean swapaxes swapdims sym_constrain_range sym_numel sym_stride take take_along_dim
-    tensor_split tensordot topk tril tril_indices triu triu_indices unfold_copy var var_mean
-    vander view_as view_as_complex view_as_complex_copy view_as_real view_as_real_copy zeros
+    kron kthvalue linalg_cross linalg_inv linalg_inv_ex linalg_norm linalg_solve linalg_vector_norm
+    linspace log_softmax logcumsumexp logsumexp masked_scatter max_unpool2d max_unpool3d median
+    meshgrid mode moveaxis msort new_ones new_zeros norm one_hot ones outer pairwise_distance prelu
+    put quantile real rot90 rrelu scaled_dot_product_attention scatter_reduce searchsorted softmax
+    sort special_softmax std std_mean swapaxes swapdims sym_constrain_range sym_numel sym_stride
+    take take_along_dim tensor_split tensordot topk tril tril_indices triu triu_indices unfold_copy
+    var var_mean vander view_as view_as_complex view_as_complex_copy view_as_real view_as_real_copy
+    zeros
     """.split()
 )
 # Named here although a saved network may hold no such operation.

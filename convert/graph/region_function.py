@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
+from torch.fx.node import Argument, map_arg
 
 from .regions import Regions, is_float, packet
 
@@ -88,10 +89,10 @@ def extract(regions: Regions, head: Node, value: Node) -> ExactFunction:
     """
     graph = Graph()
     x = graph.placeholder("x")
-    made: dict[Node, Node | float] = {head: x}
-    for node in _inside(head, value):
-        if node not in regions.varying and (number := regions.scalar(node)) is not None:
-            made[node] = number if is_float(node) else int(number)
+    made: dict[Node, Node | bool | int | float] = {head: x}
+    for node in _inside(regions, head, value):
+        if node not in regions.varying and (number := regions.number(node)) is not None:
+            made[node] = number
         elif _widens(node):
             made[node] = made[node.args[0]]  # type: ignore[index]
         else:
@@ -100,7 +101,7 @@ def extract(regions: Regions, head: Node, value: Node) -> ExactFunction:
     return ExactFunction(GraphModule({}, graph, class_name="Region"), value.meta["val"].dtype)
 
 
-def _inside(head: Node, value: Node) -> Iterator[Node]:
+def _inside(regions: Regions, head: Node, value: Node) -> Iterator[Node]:
     """What leads from a head to a value, each after what it reads, the first argument first."""
     seen = {head}
     waiting = [(value, False)]
@@ -111,8 +112,14 @@ def _inside(head: Node, value: Node) -> Iterator[Node]:
         elif node not in seen:
             seen.add(node)
             waiting.append((node, True))
-            arguments = node.args[:1] if _widens(node) else node.args
-            waiting += [(a, False) for a in reversed(arguments) if isinstance(a, Node)]
+            waiting += [(a, False) for a in reversed(_read(regions, node))]
+
+
+def _read(regions: Regions, node: Node) -> list[Node]:
+    """The arguments that a node of a region is computed from; none of one that is a number."""
+    if node not in regions.varying and regions.number(node) is not None:
+        return []
+    return node.all_input_nodes[:1] if _widens(node) else node.all_input_nodes
 
 
 def _widens(node: Node) -> bool:
@@ -122,31 +129,40 @@ def _widens(node: Node) -> bool:
     return floats and packet(node) == "_to_copy"
 
 
-def _copied(node: Node, made: Mapping[Node, Node | float], x: Node, graph: Graph) -> Node:
+def _copied(
+    node: Node, made: Mapping[Node, Node | bool | int | float], x: Node, graph: Graph
+) -> Node:
     """A node of a region as one of its function's graph."""
-    args = tuple(made[a] if isinstance(a, Node) else a for a in node.args)
-    kwargs = {k: v for k, v in node.kwargs.items() if k not in ("device", "layout")}
+    args, kwargs = map_arg((node.args, dict(node.kwargs)), lambda argument: made[argument])
+    kwargs = {k: v for k, v in kwargs.items() if k not in ("device", "layout")}
+    if packet(node) == "_to_copy" and is_float(node):
+        # Whole numbers or truth values become numbers of x's type, whichever that is.
+        zeros = graph.call_function(aten.full_like.default, (x, 0.0))
+        return graph.call_function(aten.add.Tensor, (zeros, args[0]))
     dtype = kwargs.get("dtype")
     if isinstance(dtype, torch.dtype) and dtype.is_floating_point:
         kwargs.pop("dtype")
     target: Any = node.target
-    return graph.call_function(target, _tensors(target, args, x, graph), kwargs)
-
-
-def _tensors(
-    target: torch._ops.OpOverload, args: tuple[Any, ...], x: Node, graph: Graph
-) -> tuple[Any, ...]:
-    """Numbers where an operation takes tensors only become tensors like x."""
     schema = target._schema.arguments
+    plain = target in (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor)
     fixed = []
     for argument, declared in zip(args, schema, strict=False):
-        if isinstance(argument, int | float) and str(declared.type) == "Tensor":
-            if target not in (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor):
-                argument = graph.call_function(aten.full_like.default, (x, argument))
-            elif declared is schema[0]:
-                argument = graph.call_function(aten.full_like.default, (x, argument))
-        fixed.append(argument)
-    return tuple(fixed)
+        kept = plain and declared is not schema[0]
+        fixed.append(argument if kept else _tensor(argument, declared, x, graph))
+    for declared in schema:
+        if declared.name in kwargs:
+            kwargs[declared.name] = _tensor(kwargs[declared.name], declared, x, graph)
+    return graph.call_function(target, tuple(fixed), kwargs)
+
+
+def _tensor(argument: Any, declared: Any, x: Node, graph: Graph) -> Any:
+    """A number as a tensor like x where an operation takes tensors only; else the argument."""
+    tensors = str(declared.type) in ("Tensor", "Optional[Tensor]")
+    if not tensors or not isinstance(argument, bool | int | float):
+        return argument
+    kind = {bool: torch.bool, int: torch.int64}.get(type(argument))
+    dtype: dict[str, Argument] = {} if kind is None else {"dtype": kind}
+    return graph.call_function(aten.full_like.default, (x, argument), dtype)
 
 
 def describe(function: ExactFunction) -> tuple[str, str]:
@@ -174,6 +190,10 @@ _LONGEST = 160
 _INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "gt": ">", "lt": "<", "ge": ">="}
 
 
+def _is_zero(value: Any) -> bool:
+    return isinstance(value, Node) and packet(value) == "full_like" and value.args[1:] == (0.0,)
+
+
 def _expression(function: ExactFunction) -> str:
     shown: dict[Node, str] = {}
 
@@ -190,6 +210,8 @@ def _expression(function: ExactFunction) -> str:
             return text(node.args[0])
         elif name == "full_like":
             shown[node] = text(node.args[1])
+        elif name == "add" and _is_zero(node.args[0]):
+            shown[node] = text(node.args[1])  # a cast
         elif name in _INFIX and len(node.args) == 2:
             shown[node] = f"({text(node.args[0])} {_INFIX[name]} {text(node.args[1])})"
         elif name == "pow":

@@ -18,6 +18,10 @@ aten = torch.ops.aten
 
 # Read a tensor's form, not its values.
 _NO_SIGNAL = (Kind.FILL, Kind.SIZE)
+# Where an operation that fills a tensor has its number.
+_FILLED = {"full_like": 1, "full": 1, "new_full": 2}
+# What spreads a number over a tensor.
+_SPREAD = ("expand", "view", "reshape", "unsqueeze", "alias", "clone")
 
 
 @dataclass
@@ -92,15 +96,24 @@ class Regions:
         row = operator_of(node)
         return not is_float(node) or (row is not None and row.masks)
 
-    def scalar(self, value: Any) -> float | None:
-        """The number that an argument stands for, None if it isn't one."""
+    def number(self, value: Any) -> bool | int | float | None:
+        """The number or truth value that an argument stands for, None if it isn't one."""
         if isinstance(value, bool | int | float):
-            return float(value)
-        if isinstance(value, Node) and value.op == "get_attr":
+            return value
+        if not isinstance(value, Node):
+            return None
+        if value.op == "get_attr":
             tensor = read(self.graph_module, value)
             if isinstance(tensor, Tensor) and tensor.numel() == 1 and not tensor.is_complex():
-                return float(tensor)
-        return None
+                return tensor.item()
+        if is_aten(value) and packet(value) in _SPREAD:
+            return self.number(value.args[0])
+        return _filled(value)
+
+    def scalar(self, value: Any) -> float | None:
+        """As `number`, as a float."""
+        number = self.number(value)
+        return None if number is None else float(number)
 
     def _find_root(self, node: Node) -> Node:
         if node.op != "call_function" or not is_pointwise(node):
@@ -110,13 +123,14 @@ class Regions:
         if fills:
             varying = list(node.all_input_nodes)[:1]
         others = [i for i in node.all_input_nodes if i not in varying]
-        # A number made of whole numbers or truth values alone is where a signal begins.
-        if is_float(node) and not fills and not any(map(is_float, varying)):
-            return node
         roots = {self.root[i] for i in varying}
         if len(roots) != 1 or any(self.scalar(i) is None for i in others):
             return node
         root = roots.pop()
+        # A number made of whole numbers or truth values is where a signal begins; those that a
+        # comparison or rounding makes of a signal are part of its region.
+        if is_float(node) and not fills and not any(map(is_float, (root, *varying))):
+            return node
         return root if _shape(root) == _shape(node) else node
 
     def _of(self, value: Any, root: Node) -> Form:
@@ -130,9 +144,8 @@ class Regions:
         root, kind, args = self.root[node], kind_of(node), node.args
         name = packet(node) if is_aten(node) else ""
         if kind is Kind.FILL:
-            fill = {"full_like": args[1] if len(args) > 1 else 0.0, "ones_like": 1.0}
-            return Form(one=float(fill.get(name, 0.0)))  # type: ignore[arg-type]
-        if not is_float(node):
+            return Form(one=self.scalar(node) or 0.0)
+        if not is_float(node) or not all(_numeric(a) for a in args):
             return Form(atoms={node: 1.0})
         if kind in (Kind.IDENTITY, Kind.CAST):
             source = args[0]
@@ -140,7 +153,7 @@ class Regions:
                 return self._of(source, root)
         elif name == "neg":
             return self._of(args[0], root).scaled(-1.0)
-        elif name in ("add", "sub", "rsub") and all(_numeric(a) for a in args[:2]):
+        elif name in ("add", "sub", "rsub"):
             a, b = (self._of(arg, root) for arg in args[:2])
             alpha = self.scalar(node.kwargs.get("alpha", args[2] if len(args) > 2 else 1)) or 0.0
             if name == "rsub":
@@ -228,7 +241,27 @@ def packet(node: Node) -> str:
 
 
 def _numeric(value: Any) -> bool:
-    return not isinstance(value, Node) or is_float(value) or value.op == "get_attr"
+    known = not isinstance(value, Node) or is_float(value) or value.op == "get_attr"
+    return known or _filled(value) is not None
+
+
+def _filled(node: Node) -> bool | int | float | None:
+    """The number that a tensor is filled with, whatever its shape; None for any other."""
+    if node.op != "call_function" or not is_aten(node):
+        return None
+    name = packet(node)
+    if name in ("zeros_like", "ones_like"):
+        value: Any = int(name == "ones_like")
+    elif name in _FILLED and len(node.args) > _FILLED[name]:
+        value = node.args[_FILLED[name]]
+    else:
+        return None
+    if not isinstance(value, bool | int | float):
+        return None
+    dtype = node.meta["val"].dtype
+    if dtype.is_complex:
+        return None
+    return torch.tensor(value, dtype=dtype).item()
 
 
 def _shape(node: Node) -> tuple[str, ...]:

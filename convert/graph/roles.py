@@ -6,17 +6,21 @@ Beside these stands what prepares masks and indices that come with the input.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from .node_facts import captured_batch, numel, shape_of, size, where
 from .operators import Kind, Operator, is_aten, kind_of, operator_of
-from .regions import Regions, is_float, is_pointwise, packet
+from .regions import Regions, is_pointwise, packet
+
+# The mode of an embedding bag that keeps the largest of its rows.
+_LARGEST = 2
 
 
 class Role(StrEnum):
@@ -136,13 +140,15 @@ def _kind(node: Node, regions: Regions, operands: list[Node], sites: set[str]) -
         return Role.SYNAPTIC
     given = all(operand in regions.given for operand in operands)
     if row is not None and row.looks_up and node.args[0] not in regions.varying:
-        # A row of a table for a whole number: linear in its one-hot code.
-        return Role.SYNAPTIC if given else Role.REMAINING
+        # A row of a table for a whole number: linear in its one-hot code, as is a sum of rows.
+        largest = "embedding_bag" in row.name and node.args[4:5] == (_LARGEST,)
+        return Role.SYNAPTIC if given and not largest else Role.REMAINING
     if given:
         # Where whole numbers become a signal.
-        begins = row is not None and (row.linear or row.kind is Kind.CAST)
-        return Role.SYNAPTIC if begins else Role.REMAINING
-    if not all(is_float(o) or not isinstance(o.meta.get("val"), Tensor) for o in operands):
+        multiplied = row is not None and row.weighted and len(operands) > 1
+        begins = row is not None and not multiplied and (row.linear or row.kind is Kind.CAST)
+        return Role.SYNAPTIC if begins or _divides(node, operands) else Role.REMAINING
+    if not _keeps_numbers(node, operands):
         return Role.REMAINING
     if row is not None and (row.linear or row.kind is Kind.AFFINE):
         return _linear_kind(node, row, regions, operands)
@@ -162,24 +168,45 @@ def _linear_kind(node: Node, row: Operator, regions: Regions, operands: list[Nod
     return Role.SYNAPTIC if _first_only(node, regions.signals) else Role.REMAINING
 
 
+def _keeps_numbers(node: Node, operands: Sequence[Node]) -> bool:
+    """Whether no value is rounded to a whole number, or a truth value, on the way."""
+    read = [o.meta["val"] for o in operands if isinstance(o.meta.get("val"), Tensor)]
+    value = node.meta.get("val")
+    real = any(t.is_floating_point() or t.is_complex() for t in read)
+    for made in value if isinstance(value, tuple | list) else (value,):
+        if not isinstance(made, Tensor):
+            continue
+        if made.dtype == torch.bool and any(t.dtype != torch.bool for t in read):
+            return False
+        if real and not (made.is_floating_point() or made.is_complex()):
+            return False
+    return True
+
+
 def _pointwise_kind(node: Node, regions: Regions, operands: list[Node]) -> Role:
-    if not is_float(node):
-        return Role.REMAINING
-    if regions.root[node] is not node:
-        return Role.REMAINING if regions.form[node].atoms else Role.SYNAPTIC
+    """What a pointwise operation is, whether or not its values are whole numbers."""
     name = packet(node) if is_aten(node) else ""
-    if name in ("add", "sub", "rsub", "neg") or kind_of(node) is Kind.CAST:
+    if name in ("add", "sub", "rsub", "neg"):
+        # The sum of truth values is no sum: it is true where any of them is.
+        return Role.REMAINING if node.meta["val"].dtype == torch.bool else Role.SYNAPTIC
+    if kind_of(node) in (Kind.CAST, Kind.IDENTITY):
         return Role.SYNAPTIC
-    if name == "mul":
-        return Role.SYNAPTIC if len(operands) == 1 else Role.PRODUCT
-    if name == "div":
-        first = operands == [node.args[0]] and "rounding_mode" not in node.kwargs
-        return Role.SYNAPTIC if first else Role.REMAINING
+    if name == "mul" and len(operands) == 2:
+        # A tensor times itself is a function of one number.
+        return Role.REMAINING if operands[0] is operands[1] else Role.PRODUCT
+    if name == "mul" or _divides(node, operands):
+        return Role.SYNAPTIC
     if name in ("where", "masked_fill"):
         # A mask that doesn't vary picks values: a sum of two masked signals.
         mask = node.args[0] if name == "where" else node.args[1]
         return Role.REMAINING if mask in regions.signals else Role.SYNAPTIC
     return Role.REMAINING
+
+
+def _divides(node: Node, operands: Sequence[Node]) -> bool:
+    """Whether an operation divides what varies by what doesn't."""
+    plain = is_aten(node) and packet(node) == "div" and "rounding_mode" not in node.kwargs
+    return plain and list(operands) == [node.args[0]]
 
 
 def _first_only(node: Node, varying: set[Node]) -> bool:

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
-from tqdm import tqdm
 
-from .batch_inputs import batch_size
+from ..common.progress import Progress
 from .call_signature import Signature
 from .node_facts import read
 
@@ -142,9 +141,10 @@ def watch(
 
     images = 0
     with torch.no_grad():
-        for batch in tqdm(batches, "scales", disable=None if progress else True):
+        for batch in Progress(batches, "scales", shown=progress):
             args, kwargs = signature.split(batch, device)
-            if size := batch_size((args, kwargs)):
-                walk(graph_module, signature.flatten(args, kwargs), after=show)
+            leaves = signature.flatten(args, kwargs)
+            if size := signature.images(leaves):
+                walk(graph_module, leaves, after=show)
                 images += size
     return images

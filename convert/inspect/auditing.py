@@ -16,6 +16,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ..common.tables import table
+from ..errors import InputError
+from ..graph.batch_forms import Given
+from ..graph.batch_reading import moved
 from ..graph.node_facts import where
 from ..graph.regions import packet
 from ..graph.roles import Operation, Role
@@ -111,7 +114,7 @@ class Audit:
         return "\n\n".join(parts)
 
 
-def audit(snn: SpikingModel, example: Any) -> Audit:
+def audit(snn: SpikingModel, *example: Any, **inputs: Any) -> Audit:
     """Runs a converted network and lists every nonlinear ATen operation outside its neurons.
 
     Inside a block such as `SpikingModel.spiking_only` it lists what runs there. The operations are
@@ -121,14 +124,21 @@ def audit(snn: SpikingModel, example: Any) -> Audit:
 
     Args:
         snn: from `to_spiking`.
-        example: a batch as in calibration: a tensor, ``(inputs, label)``, ``(x, t)`` for a network
-            of two inputs, or a dict of inputs.
+        example: one batch in any form of calibration: a tensor, ``(inputs, label)``, ``(x, t)``
+            for a network of two inputs, a dict of inputs, ... Or several inputs as the network is
+            called with them.
+        inputs: those that are given by name, as the network is called with them; what isn't an
+            input, as a batch's ``labels``, is left out.
 
     Raises:
         InputError: for an example that the network doesn't take.
     """
+    if not isinstance(snn, SpikingModel):
+        raise InputError(
+            f"audit takes a converted network first, then its inputs; found a {type(snn).__name__}"
+        )
     device = next((t.device for t in snn.state_dict().values()), torch.device("cpu"))
-    args, kwargs = snn.signature.split(example, device)
+    args, kwargs = moved(_given(snn, example, inputs), device)
     leaves = snn.signature.flatten(args, kwargs)
     with torch.no_grad(), _outside(snn) as plain:
         plain.start(pytree.tree_leaves((args, kwargs)))
@@ -147,6 +157,18 @@ def audit(snn: SpikingModel, example: Any) -> Audit:
     if snn.report is not None:
         result.differences += _compared(ran, snn.report.operations)
     return result
+
+
+def _given(snn: SpikingModel, example: tuple[Any, ...], inputs: dict[str, Any]) -> Given:
+    """The inputs of a call, from one batch or as they are."""
+    reader = snn.reader()
+    if len(example) + len(inputs) == 1 and "example" in inputs:
+        # What the batch was called before inputs could be given by name.
+        named = "example" in snn.signature.names
+        return reader.read(inputs if named else inputs["example"])
+    if not example:
+        return reader.read(inputs) if inputs else reader.read(())
+    return reader.read(example[0]) if len(example) == 1 and not inputs else Given(example, inputs)
 
 
 class _Recorder(TorchDispatchMode):
@@ -188,7 +210,7 @@ class _Recorder(TorchDispatchMode):
         read = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         varying = any(self.varies(tensor) for tensor in read)
         if not varying and not self.paused and any(tensor in self._given for tensor in read):
-            self._derive(func, args, result)
+            self._derive(func, args, kwargs, result)
             return result
         if not varying or self.paused:
             if varying:
@@ -205,10 +227,10 @@ class _Recorder(TorchDispatchMode):
             self.mark(_written(func, args, kwargs))
         return result
 
-    def _derive(self, func: Any, args: Sequence[Any], result: Any) -> None:
+    def _derive(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any], result: Any) -> None:
         """What comes of given values alone: given too, or the beginning of a signal."""
         outputs = [t for t in pytree.tree_leaves(result) if isinstance(t, Tensor)]
-        verdict = is_given(func, args, self._given.__contains__, outputs)
+        verdict = is_given(func, args, kwargs, self._given.__contains__, outputs)
         if verdict == FILL:
             return
         if verdict == GIVEN:

@@ -65,7 +65,7 @@ def name_of(func: Any) -> str:
 
 
 def classify(
-    func: Any, args: Sequence[Any], kwargs: dict[str, Any], varies: Any, outputs: Iterable[Tensor]
+    func: Any, args: Sequence[Any], kwargs: dict[str, Any], varies: Any, outputs: Sequence[Tensor]
 ) -> str:
     """``fill``, ``linear``, ``product`` or ``nonlinear`` in the varying arguments.
 
@@ -86,7 +86,9 @@ def classify(
     if not _keeps_numbers(varying, outputs):
         return NONLINEAR
     if name in _JOINT:
-        return LINEAR
+        # The sum of truth values is true where any of them is.
+        added = name in ("add", "sub", "rsub") and any(o.dtype == torch.bool for o in outputs)
+        return NONLINEAR if added else LINEAR
     if name in _PICK:
         places = _INDEX.get(name, (2,) if name != "take_along_dim" else (1,))
         index = [args[p] for p in places if p < len(args)]
@@ -103,7 +105,9 @@ def classify(
     return NONLINEAR
 
 
-def is_given(func: Any, args: Sequence[Any], given: Any, outputs: Sequence[Tensor]) -> str:
+def is_given(
+    func: Any, args: Sequence[Any], kwargs: dict[str, Any], given: Any, outputs: Sequence[Tensor]
+) -> str:
     """What an operation on nothing but whole numbers and masks of the input makes of them.
 
     ``given``: such again; ``linear``: a signal, by a lookup or a sum of them; else ``nonlinear``.
@@ -115,7 +119,12 @@ def is_given(func: Any, args: Sequence[Any], given: Any, outputs: Sequence[Tenso
         return GIVEN
     if name in _LOOKUP and not _varying(args[:1], given):
         return LINEAR
+    if "embedding_bag" in name and not _varying(args[:1], given):
+        mode = args[4] if len(args) > 4 else 0
+        return LINEAR if mode in (0, 1) else NONLINEAR  # the sum or the mean of rows, no maximum
     linear = name in _JOINT or (name in _PRODUCT and len(_varying(args, given)) == 1)
+    if name == "div":
+        linear = not _varying(args[1:2], given) and not kwargs.get("rounding_mode")
     return LINEAR if linear else NONLINEAR
 
 

@@ -80,6 +80,10 @@ class Blocks(torch.nn.Module):
         """Lowest and highest calibrated input of every site."""
         return {row.name: (row.low, row.high) for row in self.report.sites}
 
+    def _masked(self) -> set[str]:
+        """Sites whose neuron gives for -inf what the site's function gives."""
+        raise AssertionError("a network knows its neurons")
+
     @property
     def plan(self) -> RunPlan:
         """What a call does just now, in this thread: what the blocks around it say."""
@@ -181,7 +185,7 @@ class Blocks(torch.nn.Module):
 
         The yielded dict is filled by site name as the network runs; see `Outside`.
         """
-        counter = OutsideCounter(self._ranges())
+        counter = OutsideCounter(self._ranges(), self._masked())
         with self.running(watchers=(*self.plan.watchers, counter)):
             yield counter.found
 

@@ -15,17 +15,23 @@ from torch.utils import _pytree as pytree
 from ..calibration.histogram import Histogram
 from ..common.tracing import traced
 from ..errors import InputError
+from ..graph.batch_reading import BatchReader
 from ..graph.call_signature import Signature
 from ..graph.memory_layout import prefers_channels_last
 from ..graph.run import module_at
 from ..neuron.few_spikes import FewSpikesNeuron
 from .bias_shifts import Corrections
 from .blocks import Blocks
+from .from_file import errors_named
+from .input_types import check_types, reader_of
 from .original import OriginalModel
 from .range_check import OutsideCounter, inputs_outside, warn
 from .report import Report
 from .run_plan import Calls, CutNeuron, RunPlan, SiteCall
 from .runner import Runner
+
+# A neuron that is as near at -inf, as a share of 1 or of the value, gives the value there.
+_ALIKE = 1e-6
 
 
 class SpikingModel(Blocks):
@@ -61,6 +67,8 @@ class SpikingModel(Blocks):
         self.signature = dataclasses.replace(signature, channels_last=last)
         self.report = report
         self.check_inputs = True
+        # Whether a file holds what runs, which nobody has run yet.
+        self.from_file = False
         self._runner: Runner | None = None
         # What the layers' biases hold beside the trained values, for every K.
         self.corrections = Corrections()
@@ -77,24 +85,35 @@ class SpikingModel(Blocks):
         fell outside, site by site; `check_inputs = False` turns that off.
 
         Raises:
-            InputError: for inputs of another number, shape or kind than at conversion, or a
-                readout beyond the steps of the neurons that run.
+            InputError: for inputs of another number, shape or kind than at conversion, for
+                float64 or half precision where the network holds float32 (nothing is cast; a
+                network after ``.half()`` takes half precision), or a readout beyond the steps of
+                the neurons that run.
         """
         plan = self.plan
         leaves = self._leaves(plan, args, kwargs)
         if not self._to_be_checked(plan) or not inputs_outside(leaves, self.report.input_ranges):
             return self.signature.unflatten(self._run(leaves, plan))
-        outside = OutsideCounter(self._ranges())
+        outside = OutsideCounter(self._ranges(), self._masked())
         watched = dataclasses.replace(plan, watchers=(*plan.watchers, outside))
         outputs = self._run(leaves, watched)
         warn(outside.found, stacklevel=5)
         return self.signature.unflatten(outputs)
 
     def _leaves(self, plan: RunPlan, args: Any, kwargs: Any) -> list[Any]:
+        def checked() -> list[Any]:
+            leaves = self.signature.flatten(args, kwargs)
+            check_types(leaves, self.signature, self.network)
+            return leaves
+
         if plan.kept is None:
-            return self.signature.flatten(args, kwargs)
-        given = pytree.tree_leaves((args, kwargs))
-        return plan.kept.leaves(given, lambda: self.signature.flatten(args, kwargs))
+            return checked()
+        return plan.kept.leaves(pytree.tree_leaves((args, kwargs)), checked)
+
+    def reader(self) -> BatchReader:
+        """What reads the batches of one data source for this network."""
+        ranges = self.report.input_ranges if self.report is not None else ()
+        return reader_of(self.network, self.signature, ranges)
 
     def _to_be_checked(self, plan: RunPlan) -> bool:
         """A cut readout repeats a call that was checked; tracers can't follow the check."""
@@ -146,7 +165,10 @@ class SpikingModel(Blocks):
         )
         tensors = self._replaced(plan) or None
         plain = plan.plain and all(call.decodes for call in calls)
-        return runner.run(network, leaves, calls, tensors, plain=plain, kept=plan.kept)
+        if not self.from_file or torch.compiler.is_compiling():
+            return runner.run(network, leaves, calls, tensors, plain=plain, kept=plan.kept)
+        with errors_named():
+            return runner.run(network, leaves, calls, tensors, plain=plain, kept=plan.kept)
 
     def neuron_of(self, site: str, fit: int | None) -> torch.nn.Module:
         """The neuron of a site: the network's own, or that of another K."""
@@ -154,6 +176,19 @@ class SpikingModel(Blocks):
         if fit is None:
             return module_at(self.network, path)
         return module_at(self.refitted, f"{fit}.{_key(path)}")
+
+    def _masked(self) -> set[str]:
+        """Sites whose neuron gives for -inf what the site's function gives: y0."""
+        hidden = torch.tensor([-float("inf")], dtype=torch.float64)
+        found = set()
+        for site, path in self.names.items():
+            neuron = self.neuron_of(site, self.plan.fit)
+            exact = float(self.exact[_key(path)](hidden))
+            if isinstance(neuron, FewSpikesNeuron):
+                gap = abs(float(neuron.offset) - exact)
+                if gap <= _ALIKE * max(abs(exact), 1.0):
+                    found.add(site)
+        return found
 
     def _called(self, site: str, plan: RunPlan) -> torch.nn.Module:
         """What runs at a site: its neuron of the plan's K, or its exact function."""
@@ -216,7 +251,7 @@ class SpikingModel(Blocks):
 
     def original(self) -> torch.nn.Module:
         """The captured network with its exact functions; shares the weights."""
-        return OriginalModel(self.with_exact_functions(), self.signature)
+        return OriginalModel(self.with_exact_functions(), self.signature, self.from_file)
 
     def unfreeze(self, *, weights: bool = True, neurons: bool = False) -> SpikingModel:
         """Makes the network trainable; freeze it again by ``requires_grad_(False)``.

@@ -9,19 +9,35 @@ import torch
 
 from ..errors import InputError
 from ..graph.call_signature import Signature
+from .from_file import errors_named
+from .input_types import check_types
 
 
 class OriginalModel(torch.nn.Module):
-    """A captured network with its exact functions, called like the model it came from."""
+    """A captured network with its exact functions, called like the model it came from.
 
-    def __init__(self, network: torch.nn.Module, signature: Signature) -> None:
+    Args:
+        network: the graph; flat inputs and outputs.
+        signature: how it is called.
+        from_file: whether a file held it.
+    """
+
+    def __init__(
+        self, network: torch.nn.Module, signature: Signature, from_file: bool = False
+    ) -> None:
         super().__init__()
         self.network = network
         self.signature = signature
+        self.from_file = from_file
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Outputs in the form in which the model returned them."""
-        return self.signature.unflatten(self.network(*self.signature.flatten(args, kwargs)))
+        leaves = self.signature.flatten(args, kwargs)
+        check_types(leaves, self.signature, self.network)
+        if not self.from_file or torch.compiler.is_compiling():
+            return self.signature.unflatten(self.network(*leaves))
+        with errors_named():
+            return self.signature.unflatten(self.network(*leaves))
 
     def __reduce__(self) -> Any:
         raise InputError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ class Outside:
 
     Args:
         low, high: that range.
-        count: values outside; -inf, which masks make, isn't counted.
+        count: values outside; -inf, which masks make, isn't counted where the neuron knows it.
         values: all values.
     """
 
@@ -57,13 +57,16 @@ class OutsideCounter:
 
     Args:
         ranges: lowest and highest calibrated input of every site.
+        masked: sites whose neuron gives for -inf, which masks make, what their function gives.
 
     Attributes:
         found: what was counted, by the name of the site; only of sites that spiked.
     """
 
-    def __init__(self, ranges: Mapping[str, tuple[float, float]]) -> None:
-        self.ranges = ranges
+    def __init__(
+        self, ranges: Mapping[str, tuple[float, float]], masked: Container[str] = ()
+    ) -> None:
+        self.ranges, self.masked = ranges, masked
         self.found: dict[str, Outside] = {}
 
     def __call__(self, site: str, x: Tensor) -> None:
@@ -74,7 +77,10 @@ class OutsideCounter:
         entry = self.found.setdefault(site, Outside(*self.ranges[site]))
         # The range is that of exact values: rounding to half precision isn't outside.
         slack = torch.finfo(x.dtype).eps * max(abs(entry.low), abs(entry.high))
-        beyond = (x > entry.high + slack) | ((x < entry.low - slack) & (x != -float("inf")))
+        below = x < entry.low - slack
+        if site in self.masked:
+            below &= x != -float("inf")
+        beyond = (x > entry.high + slack) | below
         entry.count += int(beyond.sum())
         entry.values += x.numel()
 

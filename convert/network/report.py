@@ -140,6 +140,9 @@ class Report:
             no data.
         settings: what the conversion was asked for; None for a network from a file that was
             written before they were kept.
+        batch_axis: the inputs' axis that holds the images, by the name of the input where they
+            differ.
+        mixes_batch: whether what the network gives for an image depends on the others of its batch.
     """
 
     sites: list[SiteRow]
@@ -154,6 +157,8 @@ class Report:
     corrections: list[Correction] = field(default_factory=list)
     output_errors: list[OutputError] = field(default_factory=list)
     settings: ConversionSettings | None = None
+    batch_axis: int | dict[str, int] = 0
+    mixes_batch: bool = False
 
     @property
     def steps(self) -> int:
@@ -195,6 +200,8 @@ class Report:
             "seed": self.seed,
             "settings": None if self.settings is None else self.settings.to_dict(),
             "calibration_images": self.calibration_images,
+            "batch_axis": self.batch_axis,
+            "mixes_batch": self.mixes_batch,
             "latency_steps": self.latency_steps,
             "neurons": self.neurons,
             "multiply_accumulates": self.multiply_accumulates,

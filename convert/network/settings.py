@@ -10,7 +10,7 @@ import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,18 +20,20 @@ from ..errors import InputError
 from ..fitting.methods import DEFAULT, METHODS, check
 from ..fitting.problem import MOST_GATES, MOST_STEPS
 
+_T = TypeVar("_T")
+
 # Relative squared error of the outputs up to which K is chosen where nothing else is said.
 _MAX_LOSS = 0.005
 
 
-class SiteNumbers(Mapping[str, int]):
-    """K or gates by the name or glob of sites, in the order given; can't be changed."""
+class Pairs(Mapping[str, _T]):
+    """Values by name, in the order given; can't be changed."""
 
-    def __init__(self, numbers: Mapping[str, int]) -> None:
-        self._pairs = tuple(numbers.items())
+    def __init__(self, values: Mapping[str, _T]) -> None:
+        self._pairs = tuple(values.items())
 
-    def __getitem__(self, pattern: str) -> int:
-        return dict(self._pairs)[pattern]
+    def __getitem__(self, name: str) -> _T:
+        return dict(self._pairs)[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(dict(self._pairs))
@@ -40,7 +42,7 @@ class SiteNumbers(Mapping[str, int]):
         return len(self._pairs)
 
     def __eq__(self, other: object) -> bool:
-        # The last pattern that matches a site decides, so the order counts.
+        # Of the steps of sites the last pattern that matches decides, so the order counts.
         return isinstance(other, Mapping) and list(self.items()) == list(other.items())
 
     def __hash__(self) -> int:
@@ -48,6 +50,10 @@ class SiteNumbers(Mapping[str, int]):
 
     def __repr__(self) -> str:
         return repr(dict(self._pairs))
+
+
+class SiteNumbers(Pairs[int]):
+    """K by the name or glob of sites."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,7 @@ class ConversionSettings:
         encode: False, True or ``"all"``.
         normalisation: whether norms are taken apart.
         max_pool: False, True or ``"first"``.
+        batch_axis: of the images, one for all inputs or by the name of an input; None finds it.
 
     Raises:
         InputError: naming the setting that can't be used.
@@ -103,6 +110,7 @@ class ConversionSettings:
     encode: bool | str = False
     normalisation: bool = False
     max_pool: bool | str = False
+    batch_axis: int | Mapping[str, int | None] | None = None
 
     def __post_init__(self) -> None:
         self._keep("steps", _steps(self.steps))
@@ -126,6 +134,7 @@ class ConversionSettings:
             ("max_pool", "first"),
         ):
             self._keep(name, _switch(name, getattr(self, name), word))
+        self._keep("batch_axis", _batch_axis(self.batch_axis))
 
     def _keep(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
@@ -204,6 +213,9 @@ class ConversionSettings:
             "encode": self.encode,
             "normalisation": self.normalisation,
             "max_pool": self.max_pool,
+            "batch_axis": (
+                dict(self.batch_axis) if isinstance(self.batch_axis, Mapping) else self.batch_axis
+            ),
         }
 
     @classmethod
@@ -289,6 +301,23 @@ def _gates(what: str, gates: object, found: object) -> int:
             f"{what} must be a whole number from 0, for one table, to {MOST_GATES}, found {found!r}"
         )
     return number
+
+
+def _batch_axis(given: object) -> int | Pairs[int | None] | None:
+    """The axis of the images: one number, numbers by name, or None."""
+    if given is None:
+        return None
+    if isinstance(given, Mapping):
+        axes = {name: None if axis is None else whole(axis) for name, axis in given.items()}
+        known = all(isinstance(n, str) for n in given)
+        if known and all(axes[n] is not None or given[n] is None for n in given):
+            return Pairs(axes) if axes else None
+    elif (axis := whole(given)) is not None:
+        return axis
+    raise InputError(
+        "batch_axis must be a whole number, or give one (or None) by the name of an input, as "
+        f"{{'state': 1}}, found {str(given)[:80]}"
+    )
 
 
 def _step(what: str, k: object, found: object) -> int:

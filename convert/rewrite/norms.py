@@ -22,6 +22,7 @@ from torch.fx import GraphModule, Node
 
 from ..graph import fold
 from ..graph.edit import Emitter, device_of
+from ..graph.memory_layout import loosen_views
 from ..graph.node_facts import read
 from ..graph.regions import packet
 from .norm_statistics import NormInput, Scales
@@ -142,6 +143,8 @@ def normalise(
         if node in scales:
             _Apart(graph_module, norm, scales[node]).replace()
     fold.tidy(graph_module)
+    if norms:
+        loosen_views(graph_module)
 
 
 class _Apart:

@@ -18,7 +18,7 @@ from ..graph.region_function import ExactFunction
 from ..graph.regions import Regions, is_float, packet
 from ..graph.roles import Operation, Role, Signal, operands, operations
 from .find import Site
-from .names import Names
+from .names import Names, module_name
 
 # What such a site computes, in the report.
 IDENTITY = "identity"
@@ -42,7 +42,8 @@ def encode_operands(
         return found
     taken = Names(site.name for site in sites)
     if encode == "all":
-        for node in [n for n in graph_module.graph.nodes if n.op == "placeholder" and is_float(n)]:
+        inputs = [n for n in graph_module.graph.nodes if n.op == "placeholder" and is_float(n)]
+        for node in filter(_computed_with, inputs):
             found.append(_insert(graph_module, node, f"{node.name}.encode", taken, whole=True))
     # What is analog without any of these neurons gets one: q, k and v although the norm before
     # them has one too. Then what is still left.
@@ -54,6 +55,11 @@ def encode_operands(
     fold.tidy(graph_module)
     order = {node: i for i, node in enumerate(graph_module.graph.nodes)}
     return sorted(found, key=lambda site: order[site.node])
+
+
+def _computed_with(value: Node) -> bool:
+    """Whether an operation reads a value; one that nothing reads, or that is returned, stays."""
+    return any(user.op != "output" for user in value.users)
 
 
 def _analog(
@@ -94,7 +100,7 @@ def _insert(
 ) -> Site:
     """An identity site behind a value, read by the multiplications that read the value."""
     name = taken.unique(wanted)
-    module = f"sites.{name.replace('.', '_').replace(':', '_')}"
+    module = f"sites.{module_name(name)}"
     function = _identity(value.meta["val"])
     graph_module.add_submodule(module, function)
     with graph_module.graph.inserting_after(value):
@@ -102,7 +108,8 @@ def _insert(
     # The value itself stays what its layer returns.
     call.meta = {key: entry for key, entry in value.meta.items() if key != OUTPUT_OF}
     value.replace_all_uses_with(
-        call, lambda user: user is not call and (whole or _multiplies(user))
+        call,
+        lambda user: user is not call and (user.op != "output" if whole else _multiplies(user)),
     )
     return Site(name, function, IDENTITY, module, call)
 

@@ -17,13 +17,16 @@ from torch.fx.node import Argument
 from ..errors import SiteError
 from ..graph import fold
 from ..graph.edit import SITE_NAME
+from ..graph.node_facts import read
 from ..graph.operators import is_aten, operator_of
 from ..graph.region_function import ExactFunction, describe, extract
 from ..graph.regions import Regions, is_float, is_pointwise, packet
-from .names import Names
+from .names import Names, module_name
 
 aten = torch.ops.aten
 
+# Calls that change the type alone.
+_CASTS = frozenset("float double half bfloat16 to type type_as _to_copy".split())
 # No slope of a function that is smooth at 0.
 _STEEP = 2.0**40
 
@@ -52,22 +55,34 @@ class Site:
             y: Tensor = self.function(torch.from_numpy(np.ascontiguousarray(x, np.float64)))
         return np.asarray(y.double().numpy())
 
+    def sampled(self, x: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+        """f at points ``[B]``, computed in their own type, float32 or float64."""
+        with torch.no_grad(), np.errstate(all="ignore"):
+            return np.asarray(self.function(torch.from_numpy(np.ascontiguousarray(x))).numpy())
+
+    @property
+    def floor(self) -> float:
+        """f at -inf, NaN or infinite where f has no value there."""
+        return float(self.values(np.array([-np.inf]))[0])
+
     @property
     def masks(self) -> bool:
         """Whether -inf is a meaningful input, as in exp under a mask."""
-        return bool(np.isfinite(self.values(np.array([-np.inf]))).all())
+        return bool(np.isfinite(self.floor))
 
     @property
     def singular(self) -> bool:
         """Whether f or its slope has no bound at 0, as for an inverse, a root or a logarithm.
 
-        There a range of decades matters throughout, not only where it is widest.
+        There a range of decades matters throughout, not only where it is widest. A jump is none.
         """
-        tiny = np.ldexp([-1.0, 0.0, 1.0], [-200, 0, -200])
+        tiny = np.ldexp([-1.0, -1.0, 0.0, 1.0, 1.0], [-199, -200, 0, -200, -199])
         values = self.values(tiny)
         with np.errstate(all="ignore"):
             slopes = np.diff(values) / np.diff(tiny)
-        return not np.isfinite(values).all() or bool((np.abs(slopes) > _STEEP).any())
+        # Where f jumps at 0 it is as flat before and behind as anywhere.
+        beside = np.abs(slopes[[0, -1]])
+        return not np.isfinite(values).all() or bool((beside > _STEEP).any())
 
 
 @dataclass(frozen=True)
@@ -131,7 +146,7 @@ def _nonlinear(graph_module: GraphModule, regions: Regions) -> Iterator[_Found]:
 def _replace(graph_module: GraphModule, found: _Found, name: str) -> Site:
     """Puts the call of a site's function where its value was computed."""
     value, head = found.value, found.head
-    module = f"sites.{name.replace('.', '_')}"
+    module = f"sites.{module_name(name)}"
     graph_module.add_submodule(module, found.function)
     with graph_module.graph.inserting_before(value):
         call = graph_module.graph.call_module(module, (head,))
@@ -150,29 +165,65 @@ def _rewrite(graph_module: GraphModule) -> None:
     """Nonlinearities of two varying tensors as scalar functions, sums and products."""
     regions = Regions(graph_module)
     for node in list(graph_module.graph.nodes):
-        name = packet(node) if is_aten(node) else ""
-        if name not in ("maximum", "minimum", "div") or node not in regions.varying:
+        if not is_aten(node) or node not in regions.varying or not is_float(node):
             continue
-        if not is_pointwise(node) or regions.root[node] is not node or not is_float(node):
+        if not is_pointwise(node) or regions.root[node] is not node:
             continue
-        b = node.args[1]
-        if name != "div":
-            new = _ramp(node)
-        elif isinstance(b, Node) and b in regions.varying and not node.kwargs:
-            new = _quotient(node, b)
-        else:
-            continue
-        node.replace_all_uses_with(new)
-        graph_module.graph.erase_node(node)
+        new = _simpler(node, regions)
+        if new is not None:
+            node.replace_all_uses_with(new)
+            graph_module.graph.erase_node(node)
 
 
-def _ramp(node: Node) -> Node:
-    """max(a, b) = b + relu(a - b) and min(a, b) = a - relu(a - b)."""
-    a, b = node.args[:2]
-    ramp = _before(node, aten.relu.default, _before(node, aten.sub.Tensor, a, b))
-    if packet(node) == "maximum":
-        return _before(node, aten.add.Tensor, b, ramp)
-    return _before(node, aten.sub.Tensor, a, ramp)
+def _simpler(node: Node, regions: Regions) -> Node | None:
+    """What an operation is in simpler ones; None where it stays."""
+    name, args = packet(node), node.args
+    if name == "mul" and args[0] is not args[1] and _alike(args[0], args[1]):
+        return _before(node, aten.mul.Tensor, args[0], args[0])
+    if name == "div" and not node.kwargs:
+        b = args[1]
+        return _quotient(node, b) if isinstance(b, Node) and b in regions.varying else None
+    if name in ("maximum", "minimum"):
+        low, high = (args[1], None) if name == "maximum" else (None, args[1])
+    elif name in ("clamp", "clamp_min", "clamp_max") and isinstance(args[0], Node):
+        given = dict(zip(("min", "max"), args[1:3], strict=False)) | node.kwargs
+        low, high = given.get("min"), given.get("max")
+        if name == "clamp_max":
+            low, high = None, args[1]
+    else:
+        return None
+    if not all(bound is None or _bounded(bound, regions) for bound in (args[0], low, high)):
+        return None
+    new = args[0]
+    if low is not None:
+        new = _before(node, aten.add.Tensor, low, _ramp(node, new, low))
+    if high is not None:
+        new = _before(node, aten.sub.Tensor, new, _ramp(node, new, high))
+    return new if isinstance(new, Node) else None
+
+
+def _alike(a: Argument, b: Argument) -> bool:
+    """Whether two values are the same one, moved in the same way, as in an einsum of squares."""
+    if a is b or not isinstance(a, Node) or not isinstance(b, Node):
+        return type(a) is type(b) and bool(a == b)
+    row = operator_of(a)
+    if a.target != b.target or row is None or not row.layout or a.kwargs or b.kwargs:
+        return False
+    pairs = zip(a.args, b.args, strict=False)
+    return len(a.args) == len(b.args) and all(_alike(*pair) for pair in pairs)
+
+
+def _bounded(value: Argument, regions: Regions) -> bool:
+    """Whether a value may be added and taken away again: a signal, or finite numbers."""
+    if not isinstance(value, Node) or value.op != "get_attr":
+        return isinstance(value, Node) and is_float(value)
+    bound = read(regions.graph_module, value)
+    return isinstance(bound, Tensor) and bool(bound.isfinite().all())
+
+
+def _ramp(node: Node, a: Argument, b: Argument) -> Node:
+    """relu(a - b): max(a, b) = b + relu(a - b) and min(a, b) = a - relu(a - b)."""
+    return _before(node, aten.relu.default, _before(node, aten.sub.Tensor, a, b))
 
 
 def _quotient(node: Node, divisor: Node) -> Node:
@@ -252,4 +303,6 @@ def _called(found: _Found) -> str:
     value = found.value
     function = (value.meta.get("torch_fn") or ("", ""))[1].rpartition(".")[2].strip("_")
     hint = str(value.meta.get(SITE_NAME) or "")
+    if function in _CASTS:
+        function = "step"  # a comparison or a rounding that becomes a number
     return hint or found.short or (function if function.isidentifier() else "") or packet(value)

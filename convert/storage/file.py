@@ -1,10 +1,9 @@
 """Saving a spiking network to one file and loading it where its model's code isn't.
 
-The file: a mark of 8 bytes, the version, two lengths, a SHA-256 of everything, a JSON document
-(graphs over an allow-list of operators, signature, report, metadata), and the tensors as
-safetensors, which name the JSON's own SHA-256. All checksums are verified before anything is
-parsed; loading builds the graphs and never runs them, and nothing in a file is ever executed,
-unpickled or imported.
+A file (`container`) holds a JSON document (graphs over an allow-list of operators, signature,
+report, metadata) and the tensors. All checksums are verified before anything is parsed; loading
+builds the graphs and never runs them, and nothing in a file is ever executed, unpickled or
+imported.
 """
 
 from __future__ import annotations
@@ -12,24 +11,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import struct
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-from ..common.files import atomic_path
-from ..errors import ConversionError, StorageError
+from ..common.devices import usable_device
+from ..common.files import atomic_path, file_path, shown
+from ..common.messages import shortened
+from ..errors import ConversionError, InputError, StorageError
 from ..network.model import SpikingModel
+from .container import packed, read
 from .network_json import read_network, write_network
-
-VERSION = 3
-_MARK = b"FSPIKES\n"
-# Mark, version, bytes of JSON, bytes of tensors, SHA-256 of all of it but itself.
-_HEADER = struct.Struct("<8sIQQ32s")
 
 
 def save(
@@ -40,16 +35,18 @@ def save(
     Args:
         snn: the network; its exact functions, the neurons of other K, report and histograms
             travel with it. Hooks, and whether weights are trainable, do not.
-        path: by convention ``*.fsnn``.
+        path: by convention ``*.fsnn``. The file that a link leads to is written; a file that
+            exists keeps its permissions.
         metadata: numbers, strings, lists and dicts for the reader, kept as `snn.metadata`; None
             for what `snn.metadata` holds.
 
     Raises:
         StorageError: naming the operator or value that a file can't hold.
-        InputError: if the folder can't be written to.
+        InputError: if the file can't be written.
     """
+    target = file_path(path)
     header, graph, content = _packed(snn, snn.metadata if metadata is None else metadata)
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+    with atomic_path(target) as temporary, open(temporary, "wb") as file:
         file.write(header)
         file.write(graph)
         file.write(content)
@@ -57,16 +54,21 @@ def save(
 
 def _packed(snn: SpikingModel, metadata: Mapping[str, Any]) -> tuple[bytes, bytes, bytes]:
     """The three parts of a network's file."""
+    if not isinstance(metadata, Mapping):
+        raise StorageError(
+            f"metadata must be a dict, found a value of type {type(metadata).__name__}"
+        )
     document, tensors = write_network(snn, metadata)
     try:
         read_network(document, dict(tensors), torch.device("cpu"))
-    except ConversionError as error:
-        raise StorageError(f"the network can't be saved so that it loads again: {error}") from error
-    text = json.dumps(document, allow_nan=False, separators=(",", ":"), ensure_ascii=False)
-    graph = text.encode("utf-8")
+        text = json.dumps(document, allow_nan=False, separators=(",", ":"), ensure_ascii=False)
+        graph = text.encode("utf-8")
+    except (ConversionError, ValueError, RecursionError) as error:
+        raise StorageError(
+            f"the network can't be saved so that it loads again: {shortened(error)}"
+        ) from error
     content = safetensors.torch.save(tensors, {"json_sha256": hashlib.sha256(graph).hexdigest()})
-    digest = _digest(VERSION, graph, content)
-    return _HEADER.pack(_MARK, VERSION, len(graph), len(content), digest), graph, content
+    return packed(graph, content), graph, content
 
 
 def load(path: str | os.PathLike[str], *, device: torch.device | str = "cpu") -> SpikingModel:
@@ -82,8 +84,10 @@ def load(path: str | os.PathLike[str], *, device: torch.device | str = "cpu") ->
     Raises:
         StorageError: if there is no such file, it was written by a newer version, is truncated or
             changed, or holds anything but a network.
+        InputError: for what is no path, or a device that can't be used here.
     """
-    return _unpacked(*_read(Path(path)), str(path), torch.device(device))
+    file, place = file_path(path), usable_device(device)
+    return _unpacked(*read(file), shown(file), place)
 
 
 def _unpacked(graph: bytes, content: bytes, where: str, device: torch.device) -> SpikingModel:
@@ -94,15 +98,23 @@ def _unpacked(graph: bytes, content: bytes, where: str, device: torch.device) ->
         )
         # Views into the file aren't aligned, and kernels may round otherwise there.
         tensors = {name: t.clone() for name, t in safetensors.torch.load(content).items()}
-        return read_network(document, tensors, device).to(device)
+        network = read_network(document, tensors, device)
+        network.from_file = True
     except ConversionError as error:
-        raise StorageError(f"{where} can't be loaded: {error}") from error
+        raise StorageError(f"{where} can't be loaded: {shortened(error)}") from error
     except (SafetensorError, ValueError, RecursionError, MemoryError) as error:
-        raise StorageError(f"{where} is damaged: {str(error)[:200]}; save it again") from error
+        raise StorageError(f"{where} is damaged: {shortened(error, 200)}; save it again") from error
     except Exception as error:
         raise StorageError(
             f"{where} holds no network that can be rebuilt ({type(error).__name__}: "
-            f"{str(error)[:200]}); save it again"
+            f"{shortened(error, 200)}); save it again"
+        ) from error
+    try:
+        return network.to(device)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise InputError(
+            f"{where} can't be moved to {device} ({shortened(error, 160)}); load it on another "
+            "device"
         ) from error
 
 
@@ -135,56 +147,6 @@ def unpickled(
         module.training = name in training
     snn.check_inputs = check_inputs
     return snn
-
-
-def _read(path: Path) -> tuple[bytes, bytes]:
-    """JSON and tensors of a file, checksums verified."""
-    try:
-        size = path.stat().st_size
-        with open(path, "rb") as file:
-            header = file.read(_HEADER.size)
-            if not path.is_file() or len(header) < _HEADER.size or header[:8] != _MARK:
-                raise StorageError(
-                    f"{path} is not a network that was saved; give a file that snn.save(path) wrote"
-                )
-            _, found, json_size, tensor_size, digest = _HEADER.unpack(header)
-            if found > VERSION:
-                raise StorageError(
-                    f"{path} has format version {found}, this fewspikes reads up to {VERSION}; "
-                    "install a newer fewspikes, or save the network again with this one"
-                )
-            if found < 1 or _HEADER.size + json_size + tensor_size != size:
-                raise StorageError(
-                    f"{path} has {size:,} bytes instead of "
-                    f"{_HEADER.size + json_size + tensor_size:,}; it is truncated or damaged, copy "
-                    "or save it again"
-                )
-            graph, content = file.read(json_size), file.read(tensor_size)
-    except OSError as error:
-        raise StorageError(f"can't read {path}: {error.strerror}; check the path") from error
-    if _digest(found, graph, content) != digest:
-        raise StorageError(
-            f"{path} fails its checksum: it was changed after it was written; copy or save it again"
-        )
-    if _named_digest(content) != hashlib.sha256(graph).hexdigest():
-        raise StorageError(f"{path}: its graph is not the one that its tensors were saved with")
-    return graph, content
-
-
-def _digest(number: int, graph: bytes, content: bytes) -> bytes:
-    state = hashlib.sha256(_HEADER.pack(_MARK, number, len(graph), len(content), bytes(32)))
-    state.update(graph)
-    state.update(content)
-    return state.digest()
-
-
-def _named_digest(content: bytes) -> Any:
-    """The JSON's checksum that the tensors' own header names."""
-    try:
-        (length,) = struct.unpack("<Q", content[:8])
-        return json.loads(content[8 : 8 + length])["__metadata__"]["json_sha256"]
-    except (struct.error, ValueError, KeyError, TypeError, RecursionError):
-        return None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -186,6 +186,8 @@ def read_network(document: Any, tensors: dict[str, Tensor], device: torch.device
     found = _infer(network, signature, batch, called, kind and dtype_of(kind))
     if found != take(document, "values", list):
         raise StorageError("the shapes inside the graph aren't those that were saved")
+    _check_not_empty(network, called)
+    _check_layouts(signature, found[-1], batch)
     exact = {}
     for key, entry in take(document, "exact", dict).items():
         region = read_graph(take(entry, "graph", list), nn.Module(), (), device)
@@ -222,6 +224,8 @@ def read_network(document: Any, tensors: dict[str, Tensor], device: torch.device
     # An entry of its own: a program that doesn't know it yet can read the file.
     settings = read_settings(document.get("settings"))
     model.report = read_report(document.get("report"), list(network.graph.nodes), settings)
+    if model.report is not None and {row.name for row in model.report.sites} != set(names):
+        raise StorageError("the sites of the report aren't those of the network")
     model.metadata = unplain(take(document, "metadata", dict))
     return model.requires_grad_(False).eval()
 
@@ -239,6 +243,24 @@ def _fitted_as(document: Any, model: SpikingModel) -> int:
     others = {int(k) for k in document["refitted"] if k.isdecimal()}
     likely = [k for k, _ in known.most_common() if k not in others]
     return likely[0] if likely else model.longest
+
+
+def _check_not_empty(network: Any, called: set[str]) -> None:
+    """Refuses a graph without elements where it needs some; nothing could be done with it."""
+    empty = {
+        node
+        for node in network.graph.nodes
+        if isinstance(node.meta.get("val"), Tensor) and node.meta["val"].numel() == 0
+    }
+    inputs = [node for node in network.graph.nodes if node.op == "placeholder"]
+    tensors = [node for node in inputs if isinstance(node.meta.get("val"), Tensor)]
+    if tensors and empty >= set(tensors):
+        raise StorageError("the inputs of the network have no elements")
+    for node in network.graph.nodes:
+        if node.op == "call_module" and node in empty and str(node.target) in called:
+            raise StorageError(f"the values of the neuron {node.target} have no elements")
+        if node.op == "output" and empty >= set(node.all_input_nodes):
+            raise StorageError("the outputs of the network have no elements")
 
 
 def _names(document: Any) -> dict[str, str]:
@@ -372,6 +394,16 @@ def _corrections(
         raise StorageError("the corrections in use are damaged")
     result.held = held
     return result
+
+
+def _check_layouts(signature: Signature, shown: Sequence[Any], batch: int) -> None:
+    """Refuses layouts of the outputs that the graph's outputs don't have."""
+    for layout, output in zip(signature.outputs, shown, strict=False):
+        if layout is None or layout.axis is None:
+            continue
+        shape = output[1:] if isinstance(output, list) else []
+        if layout.axis >= len(shape) or shape[layout.axis] != batch * layout.rows:
+            raise StorageError("the batch lies elsewhere in the outputs; the file is damaged")
 
 
 def _infer(

@@ -16,7 +16,10 @@ from torch.fx import Node
 from torch.utils import _pytree as pytree
 
 from ..calibration.histogram import Histogram
+from ..common.messages import shortened
 from ..errors import ConversionError, StorageError
+from ..graph.batch_bounds import BatchBounds
+from ..graph.batch_layout import Layout
 from ..graph.call_signature import Signature, TensorInput
 from ..graph.roles import Operation
 from ..network.report import Correction, OutputError, Report, SiteRow
@@ -26,6 +29,10 @@ from ..network.settings import ConversionSettings
 _ROWS = ("sites", "corrections", "output_errors")
 _T = TypeVar("_T", SiteRow, Correction, OutputError, Operation, Report)
 _DEEPEST = 32
+# Of values: JSON of more levels is read by few programs, and a value that holds itself has no end.
+_MOST_LEVELS = 100
+# Python writes whole numbers of some 600 digits under any of its settings.
+_MOST_BITS = 2048
 _DTYPES = {str(v)[6:]: v for v in vars(torch).values() if isinstance(v, torch.dtype)}
 
 
@@ -49,31 +56,80 @@ pytree.register_pytree_node(
     lambda outputs: (list(outputs.values()), list(outputs)),
     lambda values, names: Outputs(zip(names or (), values, strict=True)),
     serialized_type_name="convert.Outputs",
+    flatten_with_keys_fn=lambda outputs: (
+        [(pytree.MappingKey(name), value) for name, value in outputs.items()],
+        list(outputs),
+    ),
 )
 
 
-def plain(value: Any, what: str) -> Any:
+def plain(value: Any, what: str, place: str = "", level: int = 0) -> Any:
     """A value out of JSON's types alone.
 
+    Args:
+        value: numbers, strings, lists, tuples and dicts of them.
+        what: what it is called in the message.
+        place: where in `what` it lies, as ``['a'][3]``.
+        level: how many lists and dicts it lies in.
+
     Raises:
-        StorageError: naming what holds something else.
+        StorageError: naming the place that holds something else.
     """
+    if isinstance(value, np.generic):
+        value = value.item()
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
-        return str(value)
+        return _text(value, "a string", what, place)
     if isinstance(value, int):
+        if value.bit_length() > _MOST_BITS:
+            raise _unsaved(
+                what, place, f"a whole number of {value.bit_length():,} bits", "save it as a string"
+            )
         return int(value)
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else {"float": repr(float(value))}
-    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-        return {key: plain(entry, what) for key, entry in value.items()}
-    if isinstance(value, tuple | list):
-        return [plain(entry, what) for entry in value]
-    raise StorageError(
-        f"{what} holds a {type(value).__name__}, which can't be saved; use numbers, strings, "
-        "lists and dicts with string keys"
-    )
+    if not isinstance(value, Mapping | tuple | list):
+        remedy = "use numbers, strings, lists and dicts with string keys"
+        raise _unsaved(what, place, f"a value of type {type(value).__name__}", remedy)
+    if level == _MOST_LEVELS:
+        found = f"more than {_MOST_LEVELS} levels of lists and dicts"
+        raise _unsaved(what, place, found, "is it part of itself? make it flatter")
+    if isinstance(value, Mapping):
+        return _plain_mapping(value, what, place, level + 1)
+    rows = enumerate(value)
+    return [plain(entry, what, f"{place}[{index}]", level + 1) for index, entry in rows]
+
+
+def _plain_mapping(value: Mapping[Any, Any], what: str, place: str, level: int) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, entry in value.items():
+        if not isinstance(key, str):
+            found = f"the key {shortened(repr(key), 60)} of type {type(key).__name__}"
+            raise _unsaved(what, place, found, "use strings for keys")
+        key = _text(key, "a key", what, place)
+        result[key] = plain(entry, what, f"{place}[{shortened(repr(key), 40)}]", level)
+    if _is_float(result):
+        raise _unsaved(what, place, f"{result}, which is how a file writes a float", "rename it")
+    return result
+
+
+def _text(value: str, kind: str, what: str, place: str) -> str:
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        found = f"{kind} with a lone surrogate, {shortened(ascii(value), 60)}"
+        raise _unsaved(what, place, found, "use characters that UTF-8 can write") from error
+    return str(value)
+
+
+def _unsaved(what: str, place: str, found: str, remedy: str) -> StorageError:
+    where = f" at {shortened(place, 80)}" if place else ""
+    return StorageError(f"{what} holds{where} {found}, which can't be saved; {remedy}")
+
+
+def _is_float(value: dict[str, Any]) -> bool:
+    return set(value) == {"float"} and value["float"] in ("inf", "-inf", "nan")
 
 
 def unplain(value: Any) -> Any:
@@ -81,7 +137,7 @@ def unplain(value: Any) -> Any:
     if isinstance(value, list):
         return [unplain(entry) for entry in value]
     if isinstance(value, dict):
-        if set(value) == {"float"} and value["float"] in ("inf", "-inf", "nan"):
+        if _is_float(value):
             return float(value["float"])
         return {key: unplain(entry) for key, entry in value.items()}
     return value
@@ -177,14 +233,25 @@ def write_signature(signature: Signature) -> dict[str, Any]:
         else {"name": i.name, "shape": list(i.shape), "dtype": dtype_name(i.dtype)}
         for i in signature.inputs
     ]
-    return {
+    bounds = signature.bounds
+    limits = {} if bounds is None else {"batches": dataclasses.asdict(bounds)}
+    written = {
         "names": list(signature.names),
         "positional": signature.positional,
+        **limits,
         "inputs": inputs,
         "constants": plain(signature.constants, "an input that isn't a tensor"),
         "takes": write_tree(signature.in_spec),
         "returns": write_tree(signature.out_spec),
     }
+    # What isn't there says that every output is [N, ...], as it was in files of before.
+    if signature.outputs:
+        written["outputs"] = [
+            None if layout is None else dataclasses.asdict(layout) for layout in signature.outputs
+        ]
+    if signature.mixes:
+        written["mixes"] = True
+    return written
 
 
 def read_signature(data: Any) -> Signature:
@@ -200,7 +267,45 @@ def read_signature(data: Any) -> Signature:
     if type(positional) is not int or not 0 <= positional <= max(len(names), 1):
         raise StorageError("the number of inputs of the network is damaged")
     read = tuple(_read_input(i) for i in inputs)
-    return Signature(tuple(names), read, tuple(constants), takes, returns, positional=positional)
+    outputs, mixes = data.get("outputs", []), data.get("mixes", False)
+    if type(outputs) is not list or len(outputs) not in (0, returns.num_leaves):
+        raise StorageError("the outputs of the network are damaged")
+    if type(mixes) is not bool:
+        raise StorageError("the entry 'mixes' of the file is damaged")
+    return Signature(
+        tuple(names),
+        read,
+        tuple(constants),
+        takes,
+        returns,
+        positional=positional,
+        outputs=tuple(_read_layout(layout) for layout in outputs),
+        mixes=mixes,
+        bounds=_read_bounds(data.get("batches")),
+    )
+
+
+def _read_layout(data: Any) -> Layout | None:
+    """Where the images lie in an output."""
+    if data is None:
+        return None
+    axis, flags = take(data, "axis", int, type(None)), ("mixes", "varies")
+    before, after = (take(data, key, int) for key in ("before", "after"))
+    if not 0 <= (axis or 0) < 64 or not 0 < before < 2**31 or not 0 < after < 2**31:
+        raise StorageError("the outputs of the network are damaged")
+    mixes, varies = (take(data, key, bool) for key in flags)
+    return Layout(axis, before, after, mixes, varies)
+
+
+def _read_bounds(data: Any) -> BatchBounds | None:
+    if data is None:
+        return None
+    least, divisor = take(data, "least", int), take(data, "divisor", int)
+    most, asked = data.get("most"), take(data, "asked", str)
+    numbers = [least, divisor] + ([] if most is None else [most])
+    if not all(type(n) is int and 1 <= n < 2**31 for n in numbers):
+        raise StorageError("the sizes of a batch that the network takes are damaged")
+    return BatchBounds(least, most, divisor, asked[:200])
 
 
 def _read_input(data: Any) -> TensorInput | None:
@@ -217,6 +322,9 @@ def write_report(report: Report | None, place: Mapping[Node, int]) -> Any:
     if report is None:
         return None
     data = _fields(report, "the report")
+    # Files of networks with the batch first stay as they were before it could be another axis.
+    if report.batch_axis == 0 and not report.mixes_batch:
+        del data["batch_axis"], data["mixes_batch"]
     for name in _ROWS:
         data[name] = [_fields(row, "the report") for row in getattr(report, name)]
     data["operations"] = [
@@ -240,7 +348,10 @@ def write_settings(report: Report | None) -> Any:
     """What the conversion was asked for; None where that isn't known."""
     if report is None or report.settings is None:
         return None
-    return plain(report.settings.to_dict(), "the settings")
+    settings = report.settings.to_dict()
+    if settings["batch_axis"] is None:
+        del settings["batch_axis"]
+    return plain(settings, "the settings")
 
 
 def read_settings(data: Any) -> ConversionSettings | None:
@@ -283,6 +394,11 @@ def read_report(
         "settings": settings,
     }
     report = _made(Report, data | made)
+    axes = (
+        report.batch_axis.values() if isinstance(report.batch_axis, dict) else [report.batch_axis]
+    )
+    if not all(type(axis) is int for axis in axes):
+        raise StorageError("the batch axis of the report is damaged")
     report.input_ranges = [_tuples(bounds) for bounds in report.input_ranges]
     for bounds in report.input_ranges:
         if bounds is not None and [isinstance(b, int | float) for b in bounds] != [True, True]:

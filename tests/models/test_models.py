@@ -76,8 +76,25 @@ def test_folder_of_class_folders(tmp_path: Path) -> None:
     found = models.load_images(tmp_path)
     assert found.y.tolist() == [0, 0, 0, 1, 1, 1]
     assert found.x[0, 0, 0].tolist() == [200, 0, 0]
+    assert found.classes == ("ant", "cat") and found.limited(2).y.tolist() == [0, 1]
+    for _ in range(2):
+        assert models.load_images(tmp_path, cache=tmp_path.parent / "kept").classes == found.classes
     with pytest.raises(DataError, match="nothing"):
         models.load_images(tmp_path / "nothing")
+
+
+def test_a_limit_on_sorted_images_leaves_no_class_out() -> None:
+    x = np.zeros((60, 2, 2, 3), np.uint8)
+    by_class = Images(x, np.repeat([4, 0, 2], [30, 20, 10]), "sorted", ("a", "b", "c"))
+    few = by_class.limited(12)
+    assert few.y.tolist() == [4] * 6 + [0] * 4 + [2] * 2 and few.classes == by_class.classes
+    assert len(by_class.limited(None)) == len(by_class.limited(99)) == 60
+    assert by_class.first(3).y.tolist() == [4] * 3
+    # What is mixed keeps its order: the first images.
+    mixed = Images(x, np.tile([1, 0, 2], 20), "mixed")
+    assert mixed.limited(7).y.tolist() == mixed.y[:7].tolist()
+    with pytest.raises(DataError, match="at least one"):
+        by_class.limited(0)
 
 
 def test_training_is_seeded_and_learns(tmp_path: Path) -> None:

@@ -298,12 +298,18 @@ def places(
 
     folder = tmp_path_factory.mktemp("places")
     (folder / "cut.fsnn").write_bytes(converted.network.read_bytes()[:-9])
-    convert.load(converted.network).save(folder / "bare.fsnn", metadata={})
+    snn = convert.load(converted.network)
+    snn.save(folder / "bare.fsnn", metadata={})
+    snn.save(
+        folder / "odd.fsnn",
+        metadata={"preprocessing": "none", "model": "resnet20", "activation": [1]},
+    )
     return {
         "saved": converted.network,
         "images": images_file,
         "cut": folder / "cut.fsnn",
         "bare": folder / "bare.fsnn",
+        "odd": folder / "odd.fsnn",
     }
 
 
@@ -318,8 +324,22 @@ def places(
         (["{saved}", "--data", "{images}", "--step", "0"], 2, "whole number"),
         (["{saved}", "--data", "{images}", "--against", "nowhere.pt"], 4, "nowhere.pt"),
         (["{bare}", "--data", "{images}"], 2, "--mean"),
+        (["{odd}", "--data", "{images}"], 2, "--mean"),
+        (
+            "{odd} --data {images} --size 32 --mean 0 --std 1 --classes 10 --against x.pt".split(),
+            2,
+            "activation",
+        ),
         (["{bare}", "--data", "{images}", "--against", "{images}"], 2, "--mean"),
-        (["{saved}", "--data", "{images}", "--min-agreement", "1.5"], 5, "agreement"),
+        (["{saved}", "--data", "{images}", "--min-accuracy", "1"], 5, "accuracy"),
+        (["{saved}", "--data", "{images}", "--min-agreement", "1.5"], 2, "'1.5'"),
+        (["{saved}", "--data", "{images}", "--min-accuracy", "nan"], 2, "'nan'"),
+        (["{saved}", "--data", "{images}", "--min-accuracy", "-1"], 2, "'-1'"),
+        (["{saved}", "--data", "{images}", "--mean", "0.5", "0.5"], 4, "channels"),
+        (["{saved}", "--data", "{images}", "--std", "0"], 2, "'0'"),
+        (["{saved}", "--data", "{images}", "--json", "{images}/a.json"], 2, "a.json"),
+        (["{saved}", "--data", "{images}", "--step", "2", "--step", "3"], 2, "2 times"),
+        (["", "--data", "{images}"], 3, "empty"),
         (["{saved}", "--data", "{images}", "--min-accuracy", "0"], 0, ""),
         (["{saved}", "--data", "{images}", "--device", "nothing"], 2, "nothing"),
         (["{saved}"], 2, "--data"),

@@ -1,5 +1,6 @@
 """What a neuron is fitted to: the function on what calibration saw, and between and beyond it."""
 
+import pickle
 from collections.abc import Callable
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from convert import RangeWarning, SpikingModel, refit, to_spiking
 from convert.assembly.fit_targets import problem
 from convert.calibration.histogram import Histogram
 from convert.calibration.observe import calibrate
@@ -59,3 +61,80 @@ def test_gap_across_a_pole_weighs_nothing() -> None:
     # As far beyond the values seen, which end at -1 and 1, as they spread.
     assert np.abs(found.values[found.weights > 0]).max() < 3
     assert found.weights[(found.centres > -0.3) & (found.centres < 0.3)].sum() == 0
+
+
+class _Hidden(nn.Module):
+    """A function of values of which a mask may hide some, and the mean of the others."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.function = nn.Linear(6, 6), nn.Linear(6, 3), function
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return self.b(self.function(self.a(x) + mask))
+
+
+def _masked(function: Callable[[Tensor], Tensor], hidden: bool) -> tuple[SpikingModel, nn.Module]:
+    model, x = _Hidden(function).eval(), torch.randn(64, 6)
+    mask = torch.zeros(64, 6)
+    if hidden:
+        mask[:, ::3] = -float("inf")
+    return to_spiking(model, [(x, mask)], steps=6, method="binary", progress=False), model
+
+
+@pytest.mark.parametrize(
+    "function", [torch.exp, torch.sigmoid, torch.tanh, torch.nn.functional.elu]
+)
+def test_what_a_mask_hides_stays_exact(function: Callable[[Tensor], Tensor]) -> None:
+    snn, _ = _masked(function, True)
+    (neuron,) = snn.sites.values()
+    hidden = torch.tensor([-float("inf")])
+    assert float(neuron(hidden)) == pytest.approx(float(function(hidden)), abs=1e-6)
+    for again in (refit(snn, steps=4, progress=False), pickle.loads(pickle.dumps(snn))):
+        (neuron,) = again.sites.values()
+        assert float(neuron(hidden)) == pytest.approx(float(function(hidden)), abs=1e-6)
+
+
+def test_a_mask_that_calibration_has_not_seen_is_told() -> None:
+    snn, _ = _masked(torch.sigmoid, False)
+    assert float(snn.sites["sigmoid"].offset) > 0.01
+    x, mask = torch.randn(8, 6), torch.zeros(8, 6)
+    mask[:, 0] = -float("inf")
+    with pytest.warns(RangeWarning, match="sigmoid"):
+        snn(x, mask)
+    known, _ = _masked(torch.sigmoid, True)
+    with snn.count_outside() as told, known.count_outside() as found:
+        snn(x, mask)
+        known(x, mask)
+    assert told["sigmoid"].count >= 8 > found["sigmoid"].count
+
+
+def test_a_mask_of_the_graph_counts_although_it_hid_nothing() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor, open_: Tensor) -> Tensor:
+            return self.b(torch.exp(self.a(x).masked_fill(open_ == 0, -float("inf"))))
+
+    x, open_ = torch.randn(64, 6), torch.ones(64, 6, dtype=torch.long)
+    snn = to_spiking(Model().eval(), [(x, open_)], steps=4, method="binary", progress=False)
+    (neuron,) = snn.sites.values()
+    assert float(neuron(torch.tensor([-float("inf")]))) == 0.0
+
+
+def test_a_constant_is_free_where_no_mask_is() -> None:
+    for function, most in (
+        (nn.functional.hardtanh, 0.01),
+        (torch.tanh, 0.06),
+        (lambda x: torch.where(x > 0.1, x, -1.0), 0.02),
+    ):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(6, 8), _Function(function), nn.Linear(8, 3)).eval()
+        x, z = torch.randn(256, 6), torch.randn(256, 6)
+        snn = to_spiking(model, x, steps=8, progress=False)
+        with torch.no_grad():
+            exact = model(z)
+            assert float((snn(z) - exact).norm() / (exact - exact.mean(0)).norm()) < most

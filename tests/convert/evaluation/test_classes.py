@@ -109,11 +109,44 @@ def test_accuracy_is_of_what_has_labels() -> None:
         np.array([0, 2, 1], np.int8),
         [torch.tensor(0), torch.tensor(2), torch.tensor(1)],
         torch.tensor([0, 2, 1], dtype=torch.int32),
+        [0.0, 2.0, 1.0],
+        torch.tensor([[0], [2], [1]]),
+        torch.eye(3)[[0, 2, 1]],
+        np.eye(3, dtype=bool)[[0, 2, 1]],
+        {"boxes": torch.ones(3), "labels": torch.tensor([0, 2, 1])},
+        [torch.tensor([0, 2, 1])],
     ],
 )
 def test_labels_in_every_form(label: Any) -> None:
     labels = Agreement.labels(label, {"output": torch.eye(3)})
     assert labels is not None and labels.tolist() == [0, 2, 1] and labels.dtype == torch.int64
+
+
+def test_labels_of_positions() -> None:
+    classes = torch.tensor([[[0, 1, 2, 0]], [[255, 2, -1, 1]]])
+    outputs = {"output": torch.randn(2, 3, 1, 4)}
+    found = Agreement.labels(classes, outputs)
+    assert found is not None and found.tolist() == [[[0, 1, 2, 0]], [[-100, 2, -100, 1]]]
+    one_hot = torch.nn.functional.one_hot(classes[:1], 3).movedim(-1, 1)
+    assert torch.equal(Agreement.labels(one_hot, {"output": torch.ones(1, 3, 1, 4)}), classes[:1])
+    with pytest.raises(InputError, match="classes seem to be on the last axis"):
+        Agreement.labels(torch.zeros(2, 5).long(), {"output": torch.ones(2, 5, 3)})
+
+
+def test_ignored_labels_count_for_the_agreement_alone() -> None:
+    exact = {"output": torch.eye(4)}
+    measure = Agreement()
+    labels = Agreement.labels([0, -1, -100, 2], exact)
+    measure.add(exact, exact, labels)
+    assert measure.values.accuracy == 0.5 and measure.values.agreement == 1
+    assert measure.labelled == 2
+    # No prediction isn't taken for what no label is.
+    measure = Agreement()
+    measure.add({"output": torch.full((4, 4), _NAN)}, exact, labels)
+    assert measure.values.accuracy == 0
+    # -1 may be a class of a network with one logit.
+    with pytest.raises(InputError, match=r"from -1 to 1.*ignored is -100"):
+        Agreement.labels([-1, 1], {"output": torch.ones(2, 1)})
 
 
 def test_true_and_false_are_labels_of_one_logit() -> None:
@@ -124,17 +157,23 @@ def test_true_and_false_are_labels_of_one_logit() -> None:
 @pytest.mark.parametrize(
     ("label", "named"),
     [
-        (["cat", "dog", "cat"], "list that is no array"),
+        (["cat", "dog", "cat"], "text .'cat'"),
         ([1, None, 2], "list that is no array"),
         ([[1, 2], [0]], "list that is no array"),
-        ({"label": 1}, "dict that is no array"),
-        (np.array(["a", "b", "c"]), "ndarray that is no array"),
-        ([0.0, 1.0, 2.0], "float32"),
+        ({"boxes": torch.ones(3)}, "dict that is no array of numbers .it has boxes"),
+        ({"label": 1}, r"\(\).*\(3,\)"),
+        (np.array(["a", "b", "c"]), "text .'a'"),
+        ([0.5, 1.0, 2.0], "float32.*no whole numbers"),
         (torch.ones(3, dtype=torch.complex64), "complex64"),
-        (torch.zeros(3, 1).long(), r"\(3, 1\).*\(3,\)"),
+        (torch.zeros(3, 2).long(), r"\(3, 2\).*\(3,\)"),
+        (torch.full((3, 3), 1 / 3), "soft labels give the classes"),
+        (torch.ones(3, 3), "several classes or none"),
+        ([torch.zeros(3).long(), torch.ones(3).long()], "2 labels; accuracy is that of one"),
+        ([{"boxes": 1}] * 3, "list of dicts"),
         (2, r"\(\).*\(3,\)"),
         ([0, 1], r"\(2,\).*\(3,\)"),
-        ([0, -100, 1], "from -100 to 1"),
+        ([0, -2, 1], "from -2 to 1"),
+        ([0, -100, 4], "from 0 to 4"),
         ([0, 1, 3], "to 3.*3 classes"),
     ],
 )

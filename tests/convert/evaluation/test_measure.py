@@ -179,8 +179,8 @@ def test_model_keeps_its_mode(
         ([], "no image"),
         ("wrong class", "to 12, but the network has 4 classes"),
         ("wrong shape", "labels are"),
-        ("mixed shapes", r"\(20, 1\)"),
-        ("words", "list that is no array"),
+        ("mixed shapes", r"\(20, 2\)"),
+        ("words", "text .'cat'"),
         ("wrong size", "has shape"),
     ],
 )
@@ -190,7 +190,10 @@ def test_bad_data(
     batches = {
         "wrong class": [(images, labels + 9)],
         "wrong shape": [(images, labels[:-1])],
-        "mixed shapes": [(images[:28], labels[:28]), (images[28:], labels[28:, None])],
+        "mixed shapes": [
+            (images[:28], labels[:28]),
+            (images[28:], labels[28:, None].expand(20, 2)),
+        ],
         "words": [(images, ["cat"] * 48)],
         "wrong size": [(images[:, :, 1:], labels)],
     }.get(data if isinstance(data, str) else "", data)

@@ -219,12 +219,11 @@ def test_labels_of_a_classifier_with_two_inputs(images: Tensor, times: Tensor) -
 
 
 def test_a_missing_input_is_named(one: Case, images: Tensor, times: Tensor) -> None:
-    for data, named in (([(images,)], r"1 elements.*2 inputs"), ((images, times), r"one tensor")):
-        with pytest.raises(InputError, match=named):
-            to_spiking(one.model, data, steps=2, method="binary", progress=False)
+    with pytest.raises(InputError, match=r"1 elements.*2 inputs"):
+        to_spiking(one.model, [(images,)], steps=2, method="binary", progress=False)
     with pytest.raises(InputError, match=r"one tensor.*2 inputs.*\(x, t\)"):
         evaluate(one.snn, one.model, [images], metric="output", progress=False)
-    with pytest.raises(InputError, match=r"missing inputs \['t'\]"):
+    with pytest.raises(InputError, match="keys x, of which none is sure to be the input 't'"):
         evaluate(one.snn, one.model, [{"x": images}], metric="output", progress=False)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from convert import SpikingModel, audit, to_spiking
+from convert import InputError, SpikingModel, audit, evaluate, load, refit, to_spiking
 
 
 class Attention(nn.Module):
@@ -153,3 +154,133 @@ def test_a_whole_vision_transformer() -> None:
     found = audit(snn, x[:1])
     assert found.agrees, found.differences
     assert {r["op"] for r in snn.report.to_dict()["remaining"]} == {"layer_norm", "amax"}
+
+
+class Two(nn.Module):
+    """An operation of two signals between linear layers."""
+
+    def __init__(self, operation: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.head = nn.Linear(6, 8), nn.Linear(6, 8), nn.Linear(8, 3)
+        self.operation = operation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(self.operation(self.a(x), self.b(x))))
+
+
+@pytest.mark.parametrize(
+    ("operation", "remaining", "products"),
+    [
+        (lambda a, b: (a > b).to(a.dtype), ["gt"], []),
+        (lambda a, b: (a > b) * a, ["gt"], ["mul"]),
+        (lambda a, b: ((a > 0) + (b > 0)).float(), ["gt", "gt", "add"], []),
+        (lambda a, b: ((a > b).int() * 3 + 1) / 2, ["gt"], []),
+        (lambda a, b: torch.bucketize(a, torch.linspace(-1, 1, 4)).to(a.dtype), ["bucketize"], []),
+        (lambda a, b: a + F.silu(b - b), ["sigmoid"], ["mul"]),
+        (lambda a, b: torch.einsum("bi,bi->bi", a, a), [], []),
+        (lambda a, b: a + torch.einsum("bi,bi->b", b, b)[:, None], [], ["bmm"]),
+        (lambda a, b: torch.clamp(a, b - 1, b + 1), [], []),
+        (lambda a, b: torch.clamp(a, torch.arange(8) / 9, torch.tensor(2.0)), [], []),
+        (lambda a, b: torch.lerp(a, b, torch.sigmoid(b)), [], ["mul"]),
+        (lambda a, b: a.masked_fill(b > 0, 0.5), ["gt", "where"], []),
+        (lambda a, b: a + a.argmax(1, keepdim=True).float(), ["argmax"], []),
+        (lambda a, b: (a > b).cumsum(1).float(), ["gt"], []),
+    ],
+)
+def test_agrees_on_masks_and_products(
+    operation: Callable[[Tensor, Tensor], Tensor], remaining: list[str], products: list[str]
+) -> None:
+    x = torch.randn(32, 6)
+    snn = to_spiking(Two(operation).eval(), x, steps=4, method="binary", progress=False)
+    found = audit(snn, x)
+    assert found.agrees, found.differences
+    told = {kind: [o.op for o in snn.report.operations if o.kind == kind] for kind in
+            ("remaining", "product")}  # fmt: skip
+    assert told == {"remaining": remaining, "product": products}
+
+
+_BAG = "_embedding_bag_forward_only"
+
+
+class Given(nn.Module):
+    """An operation of whole numbers, and a linear layer."""
+
+    def __init__(self, operation: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.head, self.operation = torch.randn(5, 6), nn.Linear(6, 3), operation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.head(self.operation(x, self.table)))
+
+
+@pytest.mark.parametrize(
+    ("operation", "remaining"),
+    [
+        (lambda x, table: x.float() / 58, []),
+        (lambda x, table: (x / 255 - 0.5) / 0.2, []),
+        (lambda x, table: F.embedding_bag(x % 5, table, mode="sum"), []),
+        (lambda x, table: F.embedding_bag(x % 5, table, mode="max"), [_BAG]),
+        (lambda x, table: x.float().sqrt(), []),
+    ],
+)  # fmt: skip
+def test_agrees_on_whole_numbers(
+    operation: Callable[[Tensor, Tensor], Tensor], remaining: list[str]
+) -> None:
+    x = torch.randint(0, 200, (24, 6))
+    snn = to_spiking(Given(operation).eval(), [x], steps=4, method="binary", progress=False)
+    found = audit(snn, x)
+    assert found.agrees, found.differences
+    assert [o.op for o in snn.report.operations if o.kind == "remaining"] == remaining
+
+
+class Gated(nn.Module):
+    """Two inputs, and a loss where labels are given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.line = nn.Linear(6, 6)
+
+    def forward(
+        self, x: Tensor, gate: Tensor, labels: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        y = torch.relu(self.line(x)) * gate
+        return y if labels is None else (F.cross_entropy(y, labels), y)
+
+
+def test_takes_inputs_as_the_model_and_the_loader_give_them() -> None:
+    torch.manual_seed(0)
+    x, gate, labels = torch.randn(8, 6), torch.rand(8, 6), torch.arange(8) % 6
+    batch = {"x": x, "gate": gate, "labels": labels}
+    snn = to_spiking(Gated().eval(), [batch], steps=4, method="binary", progress=False)
+    assert snn.signature.names == ("x", "gate")
+    plain = audit(snn, x, gate)
+    assert plain.agrees and plain.neurons == 1
+    assert audit(snn, x, gate=gate) == audit(snn, x=x, gate=gate) == plain
+    assert audit(snn, **batch) == audit(snn, batch) == audit(snn, (x, gate, labels)) == plain
+    assert audit(snn, example=((x.double(), gate.numpy()), labels)) == plain
+    for wrong in ((x,), (), (x, gate, gate)):
+        with pytest.raises(InputError):
+            audit(snn, *wrong)
+    with pytest.raises(InputError, match=r"audit takes a converted network first.*Gated"):
+        audit(Gated(), x)  # type: ignore[arg-type]
+
+
+def test_labels_in_the_batch_are_no_inputs_and_make_no_loss(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, x, gate = Gated().eval(), torch.randn(32, 6), torch.rand(32, 6)
+    with torch.no_grad():
+        labels = model(x, gate).argmax(1)
+    batch = {"gate": gate, "x": x, "labels": labels}
+    snn = to_spiking(model, [batch], steps=4, method="binary", progress=False)
+    assert any("'labels'" in note for note in snn.report.notes)
+    snn.save(tmp_path / "gated.fsnn")
+    for network in (snn, load(tmp_path / "gated.fsnn")):
+        for data in ([batch], [(x, gate, labels)], [((x, gate), labels)]):
+            result = evaluate(network, model, data, at=[], by_site=0, progress=False)
+            assert result.original.accuracy == 1 and result.labelled_images == 32
+        again = refit(network, [batch], method="binary", progress=False)
+        assert again.report.input_ranges == snn.report.input_ranges
+        with torch.no_grad():
+            assert torch.equal(again(x, gate), snn(gate=gate, x=x))

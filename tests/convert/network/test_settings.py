@@ -24,6 +24,7 @@ _FULL = ConversionSettings(
     encode="all",
     normalisation=True,
     max_pool="first",
+    batch_axis={"state": 1, "mask": None},
 )
 
 
@@ -99,6 +100,11 @@ _REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"sequential": "no"}, "sequential must be False or True, found 'no'"),
     ({"encode": "some"}, "encode must be False, True or 'all', found 'some'"),
     ({"normalisation": "all"}, "normalisation must be False or True, found 'all'"),
+    ({"batch_axis": "1"}, "batch_axis must be a whole number, or give one"),
+    ({"batch_axis": 1.5}, "found 1.5"),
+    ({"batch_axis": True}, "found True"),
+    ({"batch_axis": {1: 1}}, "found {1: 1}"),
+    ({"batch_axis": {"x": 0.5}}, "found {'x': 0.5}"),
     ({"max_pool": "all"}, "max_pool must be False, True or 'first', found 'all'"),
 ]
 

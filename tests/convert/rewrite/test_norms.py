@@ -185,3 +185,34 @@ def test_a_norm_of_nearly_constant_spread() -> None:
         site = snn.sites["two.rsqrt"]
         low = next(row.low for row in snn.report.sites if row.name == "two.rsqrt")
         assert site(torch.tensor(0.9 * low)) == site(torch.tensor(low)) > 0
+
+
+class Moved(nn.Module):
+    """A norm of axes that were moved, and a view of what it gives."""
+
+    def __init__(self, norm: nn.Module, order: tuple[int, ...], size: int) -> None:
+        super().__init__()
+        self.norm, self.order, self.head = norm, order, nn.Linear(size, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(self.norm(x.permute(self.order)).view(x.shape[0], -1)))
+
+
+@pytest.mark.parametrize(
+    ("norm", "order", "shape"),
+    [
+        (nn.LayerNorm(4), (0, 2, 1), (4, 6)),
+        (nn.RMSNorm(4), (0, 2, 1), (4, 6)),
+        (nn.LayerNorm((6, 4)), (0, 2, 1), (4, 6)),
+        (nn.InstanceNorm1d(6), (0, 2, 1), (4, 6)),
+        (nn.LayerNorm(4), (0, 2, 3, 4, 1), (4, 2, 3, 2)),
+    ],
+)
+def test_of_moved_axes(norm: nn.Module, order: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    x = torch.randn(24, *shape)
+    model = Moved(norm, order, x[0].numel()).eval()
+    options = {"steps": 4, "method": "binary", "progress": False}
+    snn = to_spiking(model, x, normalisation=True, **options)
+    assert not [o.op for o in snn.report.operations if o.kind == "remaining"]
+    with torch.no_grad():
+        torch.testing.assert_close(snn.original()(x), model(x))

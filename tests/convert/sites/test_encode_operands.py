@@ -67,3 +67,23 @@ def test_agreement_without_the_neurons_is_reported(block, tokens):
 def test_another_setting_is_refused(block, tokens):
     with pytest.raises(convert.InputError, match="'some'"):
         convert.to_spiking(block, tokens, steps=4, encode="some", progress=False)
+
+
+class Inputs(nn.Module):
+    """Of three inputs one is read, one returned as it is, and one ignored."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor, kept: Tensor, unread: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return torch.relu(self.a(x)), kept, x
+
+
+def test_inputs_that_nothing_computes_with_stay() -> None:
+    x = torch.randn(16, 6)
+    options = {"steps": 4, "method": "binary", "progress": False}
+    snn = convert.to_spiking(Inputs().eval(), [(x, x, x)], encode="all", **options)
+    assert set(snn.sites) == {"x.encode", "relu"}
+    _, kept, same = snn(x, x, x)
+    assert torch.equal(kept, x) and torch.equal(same, x)

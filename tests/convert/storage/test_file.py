@@ -1,18 +1,25 @@
 """A saved network comes back bit for bit where its code isn't, and a bad file does no harm."""
 
+import builtins
 import copy
+import errno
 import hashlib
+import io
 import json
+import os
 import random
+import resource
 import struct
 import subprocess
 import sys
+import time
 from collections import OrderedDict, namedtuple
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -21,9 +28,10 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import models
-from convert import ConversionError, FewSpikesNeuron, StorageError, load, to_spiking
+from convert import ConversionError, FewSpikesNeuron, InputError, StorageError, load, to_spiking
 from convert.network.model import SpikingModel
-from convert.storage.file import _HEADER, _digest
+from convert.storage import file as file_module
+from convert.storage.container import _HEADER, packed
 
 _ROOT = Path(__file__).resolve().parents[3]
 
@@ -340,8 +348,7 @@ def _joined(document: Any, content: bytes, version: int = 1, *, bind: bool = Tru
         text = json.dumps(header).encode()
         text += b" " * (-len(text) % 8)
         content = struct.pack("<Q", len(text)) + text + content[8 + size :]
-    digest = _digest(version, graph, content)
-    return _HEADER.pack(b"FSPIKES\n", version, len(graph), len(content), digest) + graph + content
+    return packed(graph, content, version) + graph + content
 
 
 def _leaves(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -507,6 +514,7 @@ _FORGED: dict[str, Callable[[Any], None]] = {
     "batch": _set("batch", to=2**40),
     "values": _set("values", 0, to=["float32", 5, 1, 9, 9]),
     "report row": lambda d: d["report"]["sites"][0].update(extra=1),
+    "report of other sites": lambda d: d["report"]["sites"][0].update(name="other"),
     "report type": lambda d: d["report"]["sites"][0].update(steps="many"),
     "report node": lambda d: d["report"]["operations"][0].update(node=10**6),
     "histogram": _set("histograms", "act", "level", to=10**9),
@@ -646,10 +654,225 @@ def test_newer_version(saved: Path) -> None:
 
 
 def test_no_file(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="nowhere"):
-        load(tmp_path / "nowhere.fsnn")
-    with pytest.raises(StorageError):
-        load(tmp_path)
-    (tmp_path / "pickle.fsnn").write_bytes(b"\x80\x04" + b"cos\nsystem\n" * 20)
-    with pytest.raises(StorageError, match="not a network"):
-        load(tmp_path / "pickle.fsnn")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for name, reason in [
+        ("nowhere", "nowhere: No such file"),
+        (".", "it is a folder"),
+        ("pipe", "it is a pipe"),
+        ("/dev/zero", "it is a device"),
+        ("loop", "symbolic links"),
+        ("n" * 300, "too long"),
+        ("new\nline", "new line"),
+    ]:
+        with pytest.raises(StorageError, match=reason) as refused:
+            load(tmp_path / name)
+        assert len(str(refused.value)) < 400 and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (b"\x80\x04" + b"cos\nsystem\n" * 20, "a pickle"),
+        (b"", "empty"),
+        (b"FSPIKES\n", "ends within its header"),
+        (b"hello\n" * 50, "a text file"),
+        (b"\n\n<!DOCTYPE html><html>" * 9, "a web page"),
+        (b"PK\x03\x04" + bytes(200), "a zip archive"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS"),
+        (bytes(200), "begins otherwise"),
+    ],
+)
+def test_another_file_is_named(tmp_path: Path, content: bytes, named: str) -> None:
+    (tmp_path / "net.fsnn").write_bytes(content)
+    with pytest.raises(StorageError, match=f"not a network that was saved.*{named}"):
+        load(tmp_path / "net.fsnn")
+
+
+@pytest.mark.parametrize("sizes", [(100, 20 * 2**30), (20 * 2**30, 100)])
+def test_a_file_that_claims_to_be_huge_takes_no_memory(
+    tmp_path: Path, sizes: tuple[int, int]
+) -> None:
+    path, before = tmp_path / "net.fsnn", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with open(path, "wb") as file:
+        file.write(_HEADER.pack(b"FSPIKES\n", 2, *sizes, bytes(32)))
+        file.truncate(_HEADER.size + sum(sizes))
+    begin = time.perf_counter()
+    with pytest.raises(StorageError, match="checksum"):
+        load(path)
+    assert time.perf_counter() - begin < 5
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kilobytes
+
+
+@pytest.mark.parametrize(
+    "path", [None, 3, "", "a\0b", "\ud800", io.BytesIO(b"FSPIKES")], ids=lambda v: ascii(v)[:12]
+)
+def test_no_path(snn: SpikingModel, path: Any) -> None:
+    for what in (load, snn.save):
+        with pytest.raises(InputError, match=r"path .*(must be|is empty|character)"):
+            what(path)
+
+
+def test_bytes_are_a_path(saved: Path, snn: SpikingModel) -> None:
+    assert _same(load(os.fsencode(saved)), snn)
+
+
+@pytest.mark.parametrize("device", ["gpu", "meta", "fpga", 7, None])
+def test_no_device(saved: Path, small: nn.Module, images: Tensor, device: Any) -> None:
+    with pytest.raises(InputError, match="device"):
+        load(saved, device=device)
+    if device is not None:
+        with pytest.raises(InputError, match="device"):
+            to_spiking(small, images, steps=2, method="binary", progress=False, device=device)
+
+
+def test_cuda_is_not_there(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match="CUDA isn't available here"):
+        load(saved, device="cuda")
+
+
+def _holds_itself() -> dict[str, Any]:
+    metadata: dict[str, Any] = {"a": [1]}
+    metadata["a"].append(metadata)
+    return metadata
+
+
+@pytest.mark.parametrize(
+    ("metadata", "named"),
+    [
+        ({"a": "\ud800"}, r"at \['a'\] a string with a lone surrogate"),
+        ({"a": {"\udfff": 1}}, r"at \['a'\] a key with a lone surrogate"),
+        (_holds_itself(), "more than 100 levels"),
+        ({"a": json.loads("[" * 900 + "]" * 900)}, "more than 100 levels"),
+        ({"a": [1, 10**5000]}, r"at \['a'\]\[1\] a whole number of 16,610 bits"),
+        ({"a": {3: 4}}, r"at \['a'\] the key 3 of type int"),
+        ({None: 1}, "the key None"),
+        ({"a": {1, 2}}, r"at \['a'\] a value of type set"),
+        ({"a": [0, {"b": torch.ones(2)}]}, r"at \['a'\]\[1\]\['b'\] a value of type Tensor"),
+        ({"a": b"x"}, "bytes"),
+        ({"a": 1j}, "complex"),
+        ({"x" * 10**6: object()}, "object"),
+        ({"a": {"float": "nan"}}, "how a file writes a float"),
+        ([1], "must be a dict"),
+    ],
+    ids=range(14),
+)
+def test_metadata_that_no_file_holds(
+    snn: SpikingModel, metadata: Any, named: str, tmp_path: Path
+) -> None:
+    with pytest.raises(StorageError, match=f"metadata.*{named}") as refused:
+        snn.save(tmp_path / "net.fsnn", metadata=metadata)
+    assert len(str(refused.value)) < 400 and "\n" not in str(refused.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_metadata_that_a_file_holds(snn: SpikingModel, tmp_path: Path) -> None:
+    given = {
+        "numbers": [2**70, -(10**300), 1e-320, float("inf"), np.int64(3), np.float32(0.5)],
+        "texts": ["", "é\0\n", np.str_("a")],
+        "": {"float": "3", "more": {"float": -float("inf")}},
+        "deep": json.loads("[" * 90 + "]" * 90),
+    }
+    snn.save(tmp_path / "net.fsnn", metadata=given)
+    assert load(tmp_path / "net.fsnn").metadata == given
+
+
+def test_saving_keeps_links_and_permissions(snn: SpikingModel, tmp_path: Path) -> None:
+    real, link = tmp_path / "real.fsnn", tmp_path / "link.fsnn"
+    real.write_bytes(b"")
+    real.chmod(0o600)
+    link.symlink_to(real)
+    snn.save(link)
+    assert link.is_symlink() and real.stat().st_mode & 0o777 == 0o600
+    assert _same(load(real), snn)
+
+
+def test_a_full_disk(snn: SpikingModel, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = saved.read_bytes()
+
+    class Full:
+        def __init__(self, *given: Any) -> None:
+            self.file = builtins.open(*given)  # noqa: SIM115
+
+        def __enter__(self) -> "Full":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self.file.close()
+
+        def write(self, data: bytes) -> None:
+            self.file.write(data[:10])
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(file_module, "open", Full, raising=False)
+    with pytest.raises(InputError, match=r"can't write .*net\.fsnn: No space left"):
+        snn.save(saved, metadata={})
+    assert saved.read_bytes() == before
+    assert [p.name for p in saved.parent.iterdir()] == [saved.name]
+
+
+def _without_elements(document: Any, tensors: dict[str, Tensor], kind: str) -> None:
+    """A network whose inputs, hidden values or outputs are empty, and fit together."""
+    cuts: dict[str, dict[str, Any]] = {
+        "inputs": {"0.weight": (slice(None), slice(0))},
+        "neuron": {"0.weight": slice(0), "0.bias": slice(0), "2.weight": (slice(None), slice(0))},
+        "outputs": {"2.weight": slice(0), "2.bias": slice(0)},
+    }
+    for name, cut in cuts[kind].items():
+        tensors[f"network.{name}"] = tensors[f"network.{name}"][cut].contiguous()
+        shape = list(tensors[f"network.{name}"].shape)
+        document["tensors"][f"network.{name}"]["shape"] = shape
+    if kind == "inputs":
+        document["signature"]["inputs"][0]["shape"] = [None, 0]
+    size, hidden, last = (5, 0, 4) if kind == "neuron" else (5, 6, 4)
+    last = 0 if kind == "outputs" else last
+    document["values"] = [
+        ["float32", hidden, 0 if kind == "inputs" else 8],
+        ["float32", hidden],
+        ["float32", last, hidden],
+        ["float32", last],
+        ["float32", size, 0 if kind == "inputs" else 8],
+        ["float32", size, hidden],
+        ["float32", size, hidden],
+        ["float32", size, last],
+        [["float32", size, last]],
+    ]
+
+
+@pytest.mark.parametrize("kind", ["inputs", "neuron", "outputs"])
+def test_shapes_without_elements(tmp_path: Path, kind: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 4)).eval()
+    settings: dict[str, Any] = {"steps": 2, "method": "binary", "sequential": False}
+    to_spiking(model, torch.randn(9, 8), progress=False, **settings).save(tmp_path / "a.fsnn")
+    document, content = _parts((tmp_path / "a.fsnn").read_bytes())
+    tensors = _tensors(content)
+    _without_elements(document, tensors, kind)
+    (tmp_path / "b.fsnn").write_bytes(_joined(document, safetensors.torch.save(tensors)))
+    with pytest.raises(StorageError, match=rf"{kind}.* no elements"):
+        load(tmp_path / "b.fsnn")
+
+
+def test_messages_are_short_whatever_a_file_holds(saved: Path) -> None:
+    document, content = _parts(saved.read_bytes())
+    long = "x" * 10**6
+    for change in (
+        lambda d: d["network"][1].update(name=long + ";"),
+        lambda d: _node(d, "aten.mean").update(target=long),
+        lambda d: _node(d, "aten.mean").update(args=[10**4000]),
+        lambda d: d["tensors"].update({long: {}}),
+        lambda d: d.update(sites=[[long, long]] * 2),
+        lambda d: d["signature"]["inputs"][0].update(shape=[long]),
+        lambda d: (
+            d["metadata"].update({"a": json.loads("[" * 5000 + "]" * 5000)})
+            if sys.getrecursionlimit() > 6000
+            else d["report"].update({long: 1})
+        ),
+    ):
+        changed = copy.deepcopy(document)
+        change(changed)
+        saved.write_bytes(_joined(changed, content))
+        with pytest.raises(StorageError) as refused:
+            load(saved)
+        assert len(str(refused.value)) < 700 and "\n" not in str(refused.value)

@@ -1,0 +1,128 @@
+"""What speaks against believing the figures of an evaluation as they stand."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from ..graph.fidelity import ROUNDING, largest_gap
+from ..network.model import SpikingModel
+from .class_labels import IGNORED
+from .class_spaces import ClassSpace, class_names
+from .classes import Agreement
+from .measures import Measure, Outputs
+
+# Two networks whose outputs differ by more of their magnitude aren't one network.
+_ANOTHER = 0.05
+
+
+class Remarks:
+    """Collects doubts batch by batch.
+
+    Args:
+        snn: the spiking network.
+        model: the original that was given; None for the network's own.
+        kind: what is measured.
+        data: the data source, which may name its classes.
+    """
+
+    def __init__(
+        self, snn: SpikingModel, model: torch.nn.Module | None, kind: type[Measure], data: Any
+    ) -> None:
+        self._given = model is not None
+        self._compared = False
+        self._classes = None
+        if issubclass(kind, Agreement):
+            names = class_names(snn.metadata) or class_names(model)
+            self._classes = ClassSpace(class_names(data), names)
+        self._images = self._with_nan = self._labelled = self._ignored = 0
+        self._three = ""
+        self._doubts: list[str] = []
+
+    def add(self, inputs: Any, size: int, expected: Outputs, labels: Tensor | None) -> None:
+        """Adds a batch.
+
+        Args:
+            inputs: ``(args, kwargs)``.
+            size: how many images.
+            expected: the original's outputs.
+            labels: as the measure takes them.
+        """
+        self._images += size
+        self._with_nan += _rows_with_nan(inputs, size)
+        if self._classes is None:
+            return
+        logits = Agreement.logits(expected)
+        if logits.dim() == 3:
+            self._three = f"[N, {logits.shape[1]}, {logits.shape[2]}]"
+        if labels is None:
+            return
+        self._labelled += size
+        self._ignored += int((labels.reshape(len(labels), -1) == IGNORED).all(1).sum())
+        self._classes.add(logits, labels)
+
+    def compare(self, exact: Callable[[], Outputs], expected: Outputs) -> None:
+        """Compares the original that was given with that of the conversion, once.
+
+        Args:
+            exact: gives the outputs of the spiking network's own original.
+            expected: those of the given one.
+        """
+        if self._compared or not self._given:
+            return
+        self._compared = True
+        gaps = [
+            (largest_gap(a, b), max(_ANOTHER, ROUNDING.get(b.dtype, 0.0)))
+            for a, b in zip(expected.values(), exact().values(), strict=False)
+            if a.shape == b.shape and a.numel()
+        ]
+        gap, allowed = max(gaps, default=(0.0, 0.0))
+        if gap > allowed:
+            self._doubts.append(
+                f"the model's outputs differ by {gap:.2g} of their magnitude from those of the "
+                "network that was converted (snn.original()): other weights, or another model"
+            )
+
+    def told(self, readings: list[str]) -> tuple[str, ...]:
+        """All notes, those on how the batches were read first; the doubts are warned of, too.
+
+        Args:
+            readings: how the batches were read.
+        """
+        doubts = list(self._doubts)
+        if self._with_nan:
+            doubts.append(f"{self._with_nan} of {self._images} images hold NaN")
+        if self._classes is not None:
+            doubts += self._classes.doubts
+        notes = list(readings)
+        if self._labelled and self._labelled < self._images:
+            notes.append(
+                f"{self._images - self._labelled} of {self._images} images have no label; the "
+                "accuracy is that of the others"
+            )
+        if self._ignored:
+            notes.append(
+                f"{self._ignored} images have a label that stands for no class (-1 or -100); they "
+                "count for the agreement, not for the accuracy"
+            )
+        if self._three:
+            notes.append(f"the classes are taken to be axis 1 of the outputs {self._three}")
+        for doubt in doubts:
+            warnings.warn(doubt, stacklevel=3)
+        return (*notes, *doubts)
+
+
+def _rows_with_nan(inputs: Any, size: int) -> int:
+    """Images with NaN in an input."""
+    rows: set[int] = set()
+    for leaf in pytree.tree_leaves(inputs):
+        if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.shape[:1] == (size,):
+            broken = leaf.isnan()
+            if bool(broken.any()):
+                rows.update(broken.reshape(size, -1).any(1).nonzero().flatten().tolist())
+    return len(rows)

@@ -1,0 +1,136 @@
+"""What options take: kinds of numbers, and a parser that refuses an option given twice.
+
+Every kind names what it wants and what it found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from convert.fitting.problem import MOST_STEPS
+
+# What torch, and the seeds of epochs that are made of it, take.
+_MOST_SEED = 2**32 - 1
+_SHOWN = 40
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that takes every option once; the last of several would win in silence."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        given = super().parse_known_args(args, namespace)
+        words = self._words(args)
+        count = Counter(name for name in map(self._named, words) if name is not None)
+        for name, times in count.items():
+            if times > 1:
+                self.error(f"{name} is given {times} times; give it once, with all its values")
+        return given
+
+    @staticmethod
+    def _words(args: Sequence[str] | None) -> list[str]:
+        words = list(sys.argv[1:] if args is None else args)
+        return words[: words.index("--")] if "--" in words else words
+
+    def _named(self, word: str) -> str | None:
+        """The option that a word names, also by its first letters."""
+        name = word.partition("=")[0]
+        if not name.startswith("--"):
+            return None
+        known = self._option_string_actions
+        meant = [name] if name in known else [full for full in known if full.startswith(name)]
+        return meant[0] if len(meant) == 1 else None
+
+    def error(self, message: str) -> NoReturn:
+        """Ends with one line and code 2."""
+        self.exit(2, f"error: {' '.join(message.split())} (--help lists the options)\n")
+
+
+def add_common(parser: argparse.ArgumentParser, *, seed: int | None = 0) -> None:
+    """Adds the options that all commands have.
+
+    Args:
+        parser: of the command.
+        seed: where none is given; None for a command that draws nothing.
+    """
+    if seed is not None:
+        parser.add_argument("--seed", type=seed_number, default=seed, metavar="N")
+    parser.add_argument("--quiet", action="store_true", help="no progress, results alone")
+    parser.add_argument("--traceback", action="store_true", help="show it on an error")
+
+
+def whole(text: str) -> int:
+    """A whole number of at least 1."""
+    return _integer(text, 1, None)
+
+
+def count(text: str) -> int:
+    """A whole number of at least 0."""
+    return _integer(text, 0, None)
+
+
+def seed_number(text: str) -> int:
+    """A seed: a whole number of 32 bits."""
+    return _integer(text, 0, _MOST_SEED)
+
+
+def steps(text: str) -> int:
+    """K of a neuron."""
+    return _integer(text, 1, MOST_STEPS)
+
+
+def steps_or_auto(text: str) -> int | str:
+    """K of a neuron, or auto."""
+    return text if text == "auto" else steps(text)
+
+
+def finite(text: str) -> float:
+    """A number that is neither infinite nor NaN."""
+    return _number(text, "a finite number", lambda value: True)
+
+
+def positive(text: str) -> float:
+    """A number above 0."""
+    return _number(text, "a number > 0", lambda value: value > 0)
+
+
+def at_least_zero(text: str) -> float:
+    """A number of at least 0."""
+    return _number(text, "a number >= 0", lambda value: value >= 0)
+
+
+def fraction(text: str) -> float:
+    """A number from 0 to 1."""
+    return _number(text, "a fraction from 0 to 1", lambda value: 0 <= value <= 1)
+
+
+def below_one(text: str) -> float:
+    """A number from 0 to 1, but not 1."""
+    return _number(text, "a number >= 0 and < 1", lambda value: 0 <= value < 1)
+
+
+def _integer(text: str, least: int, most: int | None) -> int:
+    try:
+        value = int(text) if len(text) <= _SHOWN else None
+    except ValueError:
+        value = None
+    if value is None or value < least or (most is not None and value > most):
+        wanted = f">= {least}" if most is None else f"from {least} to {most}"
+        raise argparse.ArgumentTypeError(
+            f"must be a whole number {wanted}, found {text[:_SHOWN]!r}"
+        )
+    return value
+
+
+def _number(text: str, wanted: str, fits: Callable[[float], bool]) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value) or not fits(value):
+        raise argparse.ArgumentTypeError(f"must be {wanted}, found {text[:_SHOWN]!r}")
+    return value

@@ -1,0 +1,125 @@
+"""How every command ends: errors of use, Ctrl-C and SIGTERM in one line, and the exit code.
+
+An error of use ends with 2, Ctrl-C with 130 and SIGTERM with 143; temporary files are removed
+before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from types import FrameType
+from typing import NoReturn
+
+from output import OutputError, check_file, output_folder
+
+import convert
+import models
+
+WRONG_USE, INTERRUPTED, TERMINATED, NOBODY_READS = 2, 130, 143, 141
+_REFUSALS = (convert.ConversionError, models.ModelError, models.DataError, OutputError)
+
+
+class Refusal(Exception):
+    """An error of use with the exit code that says whose."""
+
+    def __init__(self, code: int, error: object) -> None:
+        super().__init__(str(error))
+        self.code = code
+
+
+class Terminated(BaseException):
+    """SIGTERM came."""
+
+
+def run_command(
+    parser: argparse.ArgumentParser,
+    run: Callable[[argparse.Namespace], int | None],
+    *,
+    writes: Callable[[argparse.Namespace], Sequence[str]] | None = None,
+    files: Sequence[str] = (),
+) -> int:
+    """Parses the options, looks at where results go, runs, and returns the exit code.
+
+    Args:
+        parser: of the command; has ``--traceback``.
+        run: the command; may return an exit code.
+        writes: names of the files in ``--output``, a folder that is this run's alone.
+        files: options, as attributes, that name a file to write.
+    """
+    options = parser.parse_args()
+    try:
+        with _orderly(), ExitStack() as stack:
+            for name in files:
+                if getattr(options, name) not in (None, "-"):
+                    check_file(getattr(options, name))
+            if writes is not None:
+                stack.enter_context(output_folder(options.output, writes(options)))
+            return run(options) or 0
+    except (Refusal, *_REFUSALS, OSError) as error:
+        if options.traceback:
+            raise
+        if isinstance(error, BrokenPipeError):
+            return _nobody_reads()
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        return error.code if isinstance(error, Refusal) else WRONG_USE
+    except KeyboardInterrupt:
+        print("stopped by Ctrl-C", file=sys.stderr)
+        return INTERRUPTED
+    except Terminated:
+        print("stopped by SIGTERM", file=sys.stderr)
+        return TERMINATED
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the process; one that was stopped doesn't wait for what its threads still compute."""
+    if code in (INTERRUPTED, TERMINATED):
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+@contextmanager
+def _orderly() -> Iterator[None]:
+    """SIGTERM as an exception, and warnings as one line each."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.showwarning = _warned  # type: ignore[assignment]
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGTERM, _terminated)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    # A second one must not break off what the first one cleans up.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise Terminated
+
+
+def _warned(message: Warning | str, *_: object) -> None:
+    print(f"warning: {message}", file=sys.stderr)
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, OSError) and not isinstance(error, _REFUSALS):
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror or error}"
+    return " ".join(str(error).split())
+
+
+def _nobody_reads() -> int:
+    """Nobody reads stdout any more, as in ``| head``: nothing is left to say."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return NOBODY_READS

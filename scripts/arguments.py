@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from convert.fitting.problem import MOST_STEPS
+from convert.fitting.problem import MOST_GATES, MOST_STEPS
 
 # What torch, and the seeds of epochs that are made of it, take.
 _MOST_SEED = 2**32 - 1
@@ -63,6 +63,17 @@ def add_common(parser: argparse.ArgumentParser, *, seed: int | None = 0) -> None
     parser.add_argument("--traceback", action="store_true", help="show it on an error")
 
 
+def add_gates(parser: argparse.ArgumentParser) -> None:
+    """Adds the gates of a neuron."""
+    parser.add_argument(
+        "--gates",
+        type=gates,
+        default=0,
+        metavar="N",
+        help="N gates divide a neuron's inputs among N + 1 tables; 0 for one table",
+    )
+
+
 def whole(text: str) -> int:
     """A whole number of at least 1."""
     return _integer(text, 1, None)
@@ -81,6 +92,11 @@ def seed_number(text: str) -> int:
 def steps(text: str) -> int:
     """K of a neuron."""
     return _integer(text, 1, MOST_STEPS)
+
+
+def gates(text: str) -> int:
+    """Gates of a neuron."""
+    return _integer(text, 0, MOST_GATES)
 
 
 def steps_or_auto(text: str) -> int | str:

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from arguments import Parser, add_common, at_least_zero, finite, steps
+from arguments import Parser, add_common, add_gates, at_least_zero, finite, steps
 from command import leave, run_command
 from torch import Tensor
 
@@ -27,6 +27,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--high", type=finite, help="... to here")
     result.add_argument("--normal", type=finite, nargs=2, metavar=("MEAN", "STD"))
     result.add_argument("--steps", required=True, type=steps, nargs="+", metavar="K")
+    add_gates(result)
     result.add_argument("--method", choices=sorted(METHODS), default=DEFAULT)
     result.add_argument("--effort", choices=EFFORTS, default="normal")
     result.add_argument(
@@ -48,7 +49,7 @@ def check_all(function: Callable[[Tensor], Tensor], options: argparse.Namespace)
         raise convert.FitError(f"--spike-cost needs --method tbpi-exact, found {options.method}")
     edges, weights = distribution(low=options.low, high=options.high, normal=options.normal)
     for k in options.steps:
-        problem_of(function, edges, weights, k, spike_cost=options.spike_cost)
+        problem_of(function, edges, weights, k, spike_cost=options.spike_cost, gates=options.gates)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -67,6 +68,7 @@ def run(options: argparse.Namespace) -> None:
         method=options.method,
         effort=options.effort,
         spike_cost=options.spike_cost,
+        gates=options.gates,
         seed=options.seed,
         progress=not options.quiet,
     )

@@ -196,6 +196,7 @@ class Report:
         """
         return {
             "steps": self.steps,
+            "gates": 0 if self.settings is None else self.settings.gates,
             "method": self.method,
             "seed": self.seed,
             "settings": None if self.settings is None else self.settings.to_dict(),

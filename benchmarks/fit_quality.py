@@ -1,7 +1,7 @@
 """Fit quality: every method over functions, distributions and K, against the quantisers' floors.
 
-Then neurons with gates: G = 1, 2, 4, 8 tables, and the published tables of LAS (arXiv 2505.09659) as
-a peer. Writes DIR/fit_quality.md and DIR/fit_quality.png; with --only-gates DIR/gates.md alone.
+Then neurons with gates: G = 1, 2, 4, 8 tables, and the published tables of LAS (arXiv 2505.09659)
+as a peer. Writes DIR/fit_quality.md and DIR/fit_quality.png; with --only-gates DIR/gates.md alone.
 """
 
 from __future__ import annotations

@@ -122,18 +122,15 @@ def _flat(x: Tensor) -> Tensor:
 
 
 class Rows:
-    """A neuron's numbers as machine code reads them, made anew when a tensor of it has changed.
+    """A neuron's numbers as machine code reads them, made anew when one of them has changed.
 
     With gates, T, h and d have a row for each step, and a row has a value for each interval, and
-    more where a register has more lanes. So have y0 and the gates.
+    more where a register has more lanes. So have y0 and the gates. They are compared byte for
+    byte: through `.data` and numpy, memory is written to without a trace.
     """
 
     def __init__(self) -> None:
-        self._made: list[Tensor] = []
-        # Each tensor that they were made of, its memory, which must not be given to another one
-        # meanwhile, and how often it was written to.
-        self._from: list[tuple[Tensor, Tensor, int]] = []
-        self._lanes = 0
+        self._kept: tuple[tuple[Any, ...], list[Tensor]] | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Rows:
         return Rows()
@@ -159,18 +156,18 @@ class Rows:
         if tables.gates is None:
             rows = [t if t.dtype == x.dtype else t.to(x.dtype) for t in given]
             return [t if t.is_contiguous() else t.contiguous() for t in (*rows, rows[-1])]
-        if any(t.is_inference() for t in given):
-            return _gated_rows(tables, tables.gates, x, lanes)
-        if lanes != self._lanes or not self._current(given) or self._made[0].dtype != x.dtype:
-            self._made, self._lanes = _gated_rows(tables, tables.gates, x, lanes), lanes
-            self._from = [(t, t.detach(), t._version) for t in given]
-        return self._made
+        key = lanes, x.dtype, tables.thresholds.shape, *map(_bytes, given)
+        kept = self._kept
+        # One attribute, read and written once: threads may share the neuron.
+        if kept is None or kept[0] != key:
+            kept = self._kept = key, _gated_rows(tables, tables.gates, x, lanes)
+        return kept[1]
 
-    def _current(self, given: Sequence[Tensor]) -> bool:
-        return len(given) == len(self._from) and all(
-            a is b and a.data_ptr() == memory.data_ptr() and a._version == version
-            for a, (b, memory, version) in zip(given, self._from, strict=True)
-        )
+
+def _bytes(tensor: Tensor) -> bytes:
+    """What a tensor on the CPU holds."""
+    tensor = tensor if tensor.is_contiguous() else tensor.contiguous()
+    return ctypes.string_at(tensor.data_ptr(), tensor.nbytes)
 
 
 def _gated_rows(tables: Tables, gates: Tensor, x: Tensor, lanes: int) -> list[Tensor]:

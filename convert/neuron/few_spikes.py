@@ -61,12 +61,11 @@ class FewSpikesNeuron(base.StepModule, torch.nn.Module):
         resets: h, of that shape, in units of the input.
         weights: d, of that shape, in units of the output.
         offset: y0, what is read out without any spike; ``[G]`` with gates.
-        gates: ``[G - 1]``, strictly increasing, in units of the input; none for one table.
+        gates: ``[G - 1]``, never falling, in units of the input; none for one table.
         dtype: float32 or float64.
 
     Raises:
-        InputError: for empty, non-finite, or differently long parameters, or gates that don't
-            increase.
+        InputError: for empty, non-finite, or differently long parameters, or gates that fall.
     """
 
     thresholds: Tensor
@@ -91,7 +90,7 @@ class FewSpikesNeuron(base.StepModule, torch.nn.Module):
         self.step_mode = step_mode
         self._rows = fused.Rows()
         named = {"thresholds": thresholds, "resets": resets, "weights": weights, "offset": offset}
-        if gates is not None and len(gates):
+        if gates is not None and torch.as_tensor(gates).numel():
             named["gates"] = gates
         for name, value in named.items():
             tensor = torch.as_tensor(value).detach().to("cpu", dtype).clone()
@@ -121,8 +120,9 @@ class FewSpikesNeuron(base.StepModule, torch.nn.Module):
                 f"{gates.numel()} gates need {intervals} constants y0, found shape "
                 f"{tuple(self.offset.shape)}"
             )
-        if gates.dim() != 1 or not bool((gates[1:] > gates[:-1]).all()):
-            raise InputError(f"gates must increase strictly, found {gates.tolist()}")
+        # Gates that a data type can't tell apart have an empty interval between them.
+        if gates.dim() != 1 or not bool((gates[1:] >= gates[:-1]).all()):
+            raise InputError(f"gates must be one row that never falls, found {gates.tolist()}")
 
     @property
     def steps(self) -> int:
@@ -162,7 +162,7 @@ class FewSpikesNeuron(base.StepModule, torch.nn.Module):
         if self.gates is None:
             weights = weights.view((-1,) + (1,) * x.dim())
         else:
-            weights = weights.t()[:, interval(x.to(self.gates.dtype), self.gates)]
+            weights = weights.t()[:, self.interval(x)]
         return spikes.to(weights.dtype) * weights
 
     def decode(
@@ -298,12 +298,15 @@ class FewSpikesNeuron(base.StepModule, torch.nn.Module):
         """SpikingJelly's table of this neuron, or with gates its `HGNode`; y0 is no part of them.
 
         SpikingJelly fires at v >= theta, so theta is the next float above T. An `HGNode` compares
-        its gates as this neuron does.
+        its gates as this neuron does; they differ there, so empty intervals are left out.
         """
         if self.gates is None:
             return _sj_table(self.thresholds, self.resets, self.weights)
+        gates = self.gates.detach().sort().values
         rows = zip(self.thresholds, self.resets, self.weights, strict=True)
-        return GatedTable([_sj_table(*row) for row in rows], self.gates.detach().clone())
+        filled = [True, *(gates[1:] > gates[:-1]).tolist()]
+        tables = [_sj_table(*row) for row, kept in zip(rows, [*filled, True], strict=True) if kept]
+        return GatedTable(tables, gates[torch.tensor(filled, device=gates.device)])
 
     @classmethod
     def from_table(

@@ -103,6 +103,8 @@ def _every_table(
     x: Tensor, tables: Tables, gates: Tensor, steps: int, counting: bool
 ) -> tuple[Tensor, Tensor | None]:
     """All tables on all values, of which each keeps its own: so gates have gradients, too."""
+    # Training may have moved one past another, which only changes which of them is which.
+    gates = gates.sort().values
     index = interval(x, gates)
     fired: Tensor | None = None
     outputs = []

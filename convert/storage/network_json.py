@@ -358,6 +358,9 @@ def _neuron(path: str, state: dict[str, tuple[Tensor, bool]], mode: Any) -> FewS
     ):
         raise StorageError(f"the neuron {path} has readouts of the wrong shape")
     T, h, d = table
+    if gates is not None:
+        # Training may have moved one past another; how many lie below a value is all that counts.
+        gates = gates.sort().values
     neuron = FewSpikesNeuron(T, h, d, offset, gates, dtype=dtype, step_mode=mode)
     neuron.missing_mean.copy_(missing)
     return neuron

@@ -96,8 +96,9 @@ def refine(problem: Problem, solution: Solution) -> Solution:
     scaled = Scaled.of(problem)
     T, h = scaled.into(solution.thresholds, solution.resets)
     weights = np.empty(problem.steps + 1)
-    target = scaled.target(problem.offset, problem.spike_cost)
-    descend(T, h, weights, target, _REFINED, scratch())
+    # A table without a constant stays so: at the foot of a ramp it would be an event for nothing.
+    free = problem.offset and solution.offset != 0
+    descend(T, h, weights, scaled.target(free, problem.spike_cost), _REFINED, scratch())
     T, h, d, offset = scaled.back(T, h, weights)
     return replace(solution, thresholds=T, resets=h, weights=d, offset=offset)
 

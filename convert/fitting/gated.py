@@ -66,12 +66,22 @@ def _none_worse(problem: Problem, alone: Solve, fit: Solve, refine: Refine) -> S
         gates = estimate.gates(count)
         if gates:
             found = _polished(problem, _fitted([problem], [gates], fit)[0], refine)
-            best = min(best, found, key=lambda solution: solution.mse)
+            best = min(best, found, key=lambda solution: _cost(problem, solution))
     return best
+
+
+def _cost(problem: Problem, solution: Solution) -> float:
+    """What is to be small: the error, and the price of its events."""
+    if not problem.spike_cost:
+        return solution.mse
+    events = solution.run(problem.centres)[1]
+    mean = float(problem.weights @ events) / float(problem.weights.sum())
+    return solution.mse + problem.spike_cost * mean
 
 
 def _polished(problem: Problem, solution: Solution, refine: Refine) -> Solution:
     """Gates and tables improve each other until that is worth little."""
+    cost = _cost(problem, solution)
     for _ in range(_ROUNDS):
         gates = _moved(problem, solution)
         if np.array_equal(gates, solution.gates):
@@ -82,10 +92,11 @@ def _polished(problem: Problem, solution: Solution, refine: Refine) -> Solution:
         ]
         found = _joined(parts, tables, gates)
         found = replace(found, start=solution.start, seconds=solution.seconds)
-        if not found.mse < solution.mse:
+        now = _cost(problem, found)
+        if not now < cost:
             break
-        worth = found.mse < (1 - _WORTH) * solution.mse
-        solution = found
+        worth = now < (1 - _WORTH) * cost
+        solution, cost = found, now
         if not worth:
             break
     return solution

@@ -1,6 +1,7 @@
 """Fit quality: every method over functions, distributions and K, against the quantisers' floors.
 
-Writes DIR/fit_quality.md and DIR/fit_quality.png.
+Then neurons with gates: G = 1, 2, 4, 8 tables, and the published tables of LAS (arXiv 2505.09659)
+as a peer. Writes DIR/fit_quality.md and DIR/fit_quality.png; with --only-gates DIR/gates.md alone.
 """
 
 from __future__ import annotations
@@ -33,6 +34,61 @@ CASES: list[tuple[str, dict[str, object], str]] = [
     ("reciprocal", {"low": 1.0, "high": 64.0}, "U[1, 64]"),
     ("square", {"low": -6.0, "high": 6.0}, "U[-6, 6]"),
 ]
+
+
+# What LAS publishes for K = 16: its mean squared error on uniform inputs.
+LAS: list[tuple[str, float, float, float]] = [
+    ("reciprocal", 1.0, 4.0, 1.03e-4),
+    ("reciprocal", 4.0, 10.0, 1.36e-6),
+    ("exp", -10.0, 0.0, 2.38e-4),
+    ("gelu", -6.0, 1.0, 1.95e-4),
+    ("square", 0.0, 3.0, 3.46e-3),
+]
+# Tables of a gated neuron.
+TABLES = (1, 2, 4, 8)
+
+
+def gated_text(steps: list[int], seed: int) -> str:
+    """The tables of neurons with gates, in Markdown."""
+    columns = [
+        "function",
+        "x",
+        "K",
+        *(f"G = {g}" for g in TABLES),
+        *(f"events, {g}" for g in TABLES),
+    ]
+    rows = [columns, ["---"] * len(columns)]
+    for name, given, label in tqdm(CASES, "gates", disable=None):
+        found = {
+            g: measure(function_named(name), steps, gates=g - 1, seed=seed, **given)  # type: ignore[arg-type]
+            for g in TABLES
+        }
+        for i, k in enumerate(steps):
+            fits = [found[g][i] for g in TABLES]
+            figures = [f"{fit.mse:.3g}" for fit in fits] + [f"{fit.spikes:.2f}" for fit in fits]
+            rows.append([name, label, str(k), *figures])
+    las = [["function", "x", "LAS, K = 16", *(f"G = {g}, K = 8" for g in TABLES)], ["---"] * 7]
+    for name, low, high, published in tqdm(LAS, "LAS", disable=None):
+        errors = [
+            measure(function_named(name), [8], gates=g - 1, seed=seed, low=low, high=high)[0].mse
+            for g in TABLES
+        ]
+        span = f"U[{low:g}, {high:g}]"
+        las.append([name, span, f"{published:.3g}", *(f"{e:.3g}" for e in errors)])
+    parts = [
+        (
+            "## Gates\n\nMean squared error of `tbpi-exact` with G tables, and the events of one "
+            "input: spikes, and the constants\nof intervals. A gated neuron takes K + 1 time steps."
+        ),
+        _markdown(rows),
+        "LAS (arXiv 2505.09659) publishes tables of K = 16 for these functions and inputs.",
+        _markdown(las),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown(rows: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 def outputs(function: Callable[..., object], given: dict[str, object], points: int) -> Array:
@@ -87,11 +143,19 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--steps", type=int, nargs="+", default=[2, 3, 4, 6, 8, 10, 12, 16])
     options.add_argument("--methods", nargs="+", default=["tbpi-exact", "tbpi", "binary"])
+    options.add_argument("--gated-steps", type=int, nargs="+", default=[2, 3, 4, 6, 8, 12])
+    options.add_argument("--only-gates", action="store_true", help="write gates.md alone")
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--output", type=Path, default=Path(__file__).parent, metavar="DIR")
     chosen = options.parse_args()
     for method in chosen.methods:
         warm_up(method)
+    if chosen.only_gates:
+        text = gated_text(chosen.gated_steps, chosen.seed)
+        print(text)
+        with atomic_path(chosen.output / "gates.md") as path:
+            Path(path).write_text(text)
+        return
     heads = [*chosen.methods, "uniform quantiser", "best quantiser"]
     rows, curves = [], []
     for name, given, label in tqdm(CASES, disable=None):
@@ -111,7 +175,10 @@ def main() -> None:
     text = (
         "# Fit quality\n\nMean squared error on 400,000 points of each distribution. Spikes and "
         f"seconds are those of `{chosen.methods[0]}`; compilation is not in them. Written by\n"
-        f"`python benchmarks/fit_quality.py` with seed {chosen.seed}.\n\n" + "\n".join(lines) + "\n"
+        f"`python benchmarks/fit_quality.py` with seed {chosen.seed}.\n\n"
+        + "\n".join(lines)
+        + "\n\n"
+        + gated_text(chosen.gated_steps, chosen.seed)
     )
     print(text)
     chosen.output.mkdir(parents=True, exist_ok=True)

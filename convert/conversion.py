@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .assembly.build import build
 from .assembly.calibrated import Calibrated
-from .assembly.fixed_steps import fixed_steps
+from .assembly.site_numbers import by_site, gates_of
 from .calibration.observe import calibrate
 from .capture.capture import capture
 from .common.batches import batches_of
@@ -35,6 +35,8 @@ def to_spiking(
     seed: int = 0,
     method: str = DEFAULT,
     per_site_steps: Mapping[str, int] | None = None,
+    gates: int = 0,
+    per_site_gates: Mapping[str, int] | None = None,
     effort: str = "normal",
     sequential: bool = True,
     encode: bool | str = False,
@@ -64,6 +66,10 @@ def to_spiking(
         seed: of everything random; the same seed gives the same network.
         method: a key of `convert.fitting.methods.METHODS`.
         per_site_steps: another K for sites by name or glob (``{"layer4.*": 12}``).
+        gates: G - 1, from 0 to 15: gates that divide the inputs of every neuron among G tables of
+            K steps. They take one time step, and on curves they make errors far smaller. With
+            ``steps="auto"``, the most that a site may get.
+        per_site_gates: other gates for sites by name or glob.
         effort: ``"normal"``, or ``"high"`` for about ten times the work of fitting.
         sequential: goes through the network in order once more and takes out of every layer's bias
             the mean error that the sites before it make, channel by channel, where that lowers
@@ -92,6 +98,8 @@ def to_spiking(
         seed=seed,
         method=method,
         per_site_steps={} if per_site_steps is None else per_site_steps,
+        gates=gates,
+        per_site_gates={} if per_site_gates is None else per_site_gates,
         effort=effort,
         sequential=sequential,
         encode=encode,
@@ -127,12 +135,13 @@ def to_spiking(
                 progress,
             )
         )
-        fixed = fixed_steps(sites, settings.per_site_steps)
+        fixed = by_site(sites, settings.per_site_steps, "per_site_steps")
+        gated = gates_of(sites, settings)
     target = next((t.device for t in captured.graph_module.state_dict().values()), device)
     with timed(seconds, "calibrate"):
         observed = calibrate(
             captured, sites, batches, device=target, seed=settings.seed, progress=progress
         )
     captured.tell_readings()
-    source = Calibrated(captured, sites, observed, fixed, batches)
+    source = Calibrated(captured, sites, observed, fixed, gated, batches)
     return build(source, settings, seconds=seconds, progress=progress)

@@ -13,7 +13,7 @@ import torch
 
 from .assembly.build import build
 from .assembly.calibrated import Calibrated
-from .assembly.fixed_steps import fixed_steps
+from .assembly.site_numbers import by_site, gates_of
 from .calibration.observe import Observed, calibrate
 from .capture.capture import Captured
 from .common.batches import batches_of
@@ -42,6 +42,8 @@ def refit(
     seed: int | None = None,
     method: str | None = None,
     per_site_steps: Mapping[str, int] | None = None,
+    gates: int | None = None,
+    per_site_gates: Mapping[str, int] | None = None,
     effort: str | None = None,
     sequential: bool | None = None,
     progress: bool = True,
@@ -61,6 +63,8 @@ def refit(
         max_loss, budget: as for `to_spiking`, if K is chosen; one takes the place of the other.
         seed, method, effort: as for `to_spiking`.
         per_site_steps: as for `to_spiking`; ``{}`` gives every site the network's K.
+        gates: as for `to_spiking`.
+        per_site_gates: as for `to_spiking`; ``{}`` gives every site the network's gates.
         sequential: as for `to_spiking`, if there is calibration data.
         progress: shows bars on stderr; one line a minute where that is no terminal.
 
@@ -80,6 +84,8 @@ def refit(
             "seed": seed,
             "method": method,
             "per_site_steps": per_site_steps,
+            "gates": gates,
+            "per_site_gates": per_site_gates,
             "effort": effort,
             "sequential": sequential,
         },
@@ -88,7 +94,8 @@ def refit(
         warn_of_many_steps((*settings.wanted, *settings.per_site_steps.values()))
     captured, sites = _exact(snn)
     batches = None if calibration is None else _batches(calibration, captured)
-    fixed = fixed_steps(sites, settings.per_site_steps)
+    fixed = by_site(sites, settings.per_site_steps, "per_site_steps")
+    gated = gates_of(sites, settings)
     seconds: dict[str, float] = {}
     with timed(seconds, "calibrate"):
         observed = _observed(snn, captured, sites, batches, settings.seed, progress)
@@ -102,7 +109,7 @@ def refit(
         captured.notes.append(_NO_SETTINGS)
     if settings.sequential and batches is None:
         captured.notes.append(_NO_DATA)
-    source = Calibrated(captured, sites, observed, fixed, batches)
+    source = Calibrated(captured, sites, observed, fixed, gated, batches)
     # No data of the user's is run here, whose errors were their own.
     with errors_named() if snn.from_file and batches is None else nullcontext():
         result = build(source, settings, seconds=seconds, progress=progress)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from convert.fitting.problem import MOST_STEPS
+from convert.fitting.problem import MOST_GATES, MOST_STEPS
 
 # What torch, and the seeds of epochs that are made of it, take.
 _MOST_SEED = 2**32 - 1
@@ -71,6 +71,17 @@ def place(text: str) -> Path:
     return Path(text)
 
 
+def add_gates(parser: argparse.ArgumentParser) -> None:
+    """Adds the gates of a neuron."""
+    parser.add_argument(
+        "--gates",
+        type=gates,
+        default=0,
+        metavar="N",
+        help="N gates divide a neuron's inputs among N + 1 tables; 0 for one table",
+    )
+
+
 def whole(text: str) -> int:
     """A whole number of at least 1."""
     return _integer(text, 1, None)
@@ -89,6 +100,11 @@ def seed_number(text: str) -> int:
 def steps(text: str) -> int:
     """K of a neuron."""
     return _integer(text, 1, MOST_STEPS)
+
+
+def gates(text: str) -> int:
+    """Gates of a neuron."""
+    return _integer(text, 0, MOST_GATES)
 
 
 def steps_or_auto(text: str) -> int | str:

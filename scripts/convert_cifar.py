@@ -9,6 +9,7 @@ from importlib.metadata import version
 from arguments import (
     Parser,
     add_common,
+    add_gates,
     count,
     finite,
     fraction,
@@ -49,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
         "--max-loss", type=fraction, help="with auto: relative squared output error"
     )
     result.add_argument("--budget", type=whole, metavar="N", help="with auto: steps of all sites")
+    add_gates(result)
     result.add_argument("--method", choices=sorted(METHODS), default=DEFAULT)
     result.add_argument("--effort", choices=EFFORTS, default="normal")
     result.add_argument(
@@ -100,6 +102,7 @@ def settings(options: argparse.Namespace) -> convert.ConversionSettings:
         budget=options.budget,
         seed=options.seed,
         method=options.method,
+        gates=options.gates,
         effort=options.effort,
         sequential=not options.plain,
         encode=options.encode,

@@ -12,7 +12,7 @@ import time
 from typing import Any
 
 import torch
-from arguments import Parser, add_common, count, place, steps, whole
+from arguments import Parser, add_common, add_gates, count, place, steps, whole
 from command import leave, run_command
 
 import convert
@@ -45,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
     result = Parser(description=__doc__)
     result.add_argument("--weights", help="a checkpoint of the U-Net, as train_ddpm.py writes it")
     result.add_argument("--steps", type=steps, nargs="+", default=[8, 4, 12, 16], metavar="K")
+    add_gates(result)
     result.add_argument(
         "--method", nargs="+", choices=sorted(METHODS), default=[DEFAULT], help="one or several"
     )
@@ -136,6 +137,7 @@ def run(options: argparse.Namespace) -> None:
             calibration,
             steps=options.steps,
             method=method,
+            gates=options.gates,
             effort=options.effort,
             seed=options.seed,
             sequential=not options.plain,
@@ -167,6 +169,7 @@ def run(options: argparse.Namespace) -> None:
     report = {
         "model": "ddpm_digits",
         "steps": options.steps[0],
+        "gates": options.gates,
         "methods": options.method,
         "seed": options.seed,
         "normalisation": options.normalisation,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from arguments import Parser, add_common, at_least_zero, finite, place, steps
+from arguments import Parser, add_common, add_gates, at_least_zero, finite, place, steps
 from command import leave, run_command
 from torch import Tensor
 
@@ -26,6 +26,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--high", type=finite, help="... to here")
     result.add_argument("--normal", type=finite, nargs=2, metavar=("MEAN", "STD"))
     result.add_argument("--steps", required=True, type=steps, nargs="+", metavar="K")
+    add_gates(result)
     result.add_argument("--method", choices=sorted(METHODS), default=DEFAULT)
     result.add_argument("--effort", choices=EFFORTS, default="normal")
     result.add_argument(
@@ -47,7 +48,7 @@ def check_all(function: Callable[[Tensor], Tensor], options: argparse.Namespace)
         raise convert.FitError(f"--spike-cost needs --method tbpi-exact, found {options.method}")
     edges, weights = distribution(low=options.low, high=options.high, normal=options.normal)
     for k in options.steps:
-        problem_of(function, edges, weights, k, spike_cost=options.spike_cost)
+        problem_of(function, edges, weights, k, spike_cost=options.spike_cost, gates=options.gates)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -66,6 +67,7 @@ def run(options: argparse.Namespace) -> None:
         method=options.method,
         effort=options.effort,
         spike_cost=options.spike_cost,
+        gates=options.gates,
         seed=options.seed,
         progress=not options.quiet,
     )

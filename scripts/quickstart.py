@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from arguments import Parser, add_common, place, steps, whole
+from arguments import Parser, add_common, add_gates, place, steps, whole
 from command import leave, run_command
 
 import convert
@@ -23,6 +23,7 @@ def parser() -> argparse.ArgumentParser:
     """The command's options."""
     result = Parser(description=__doc__)
     result.add_argument("--steps", type=steps, nargs="+", default=[8, 4, 6], metavar="K")
+    add_gates(result)
     result.add_argument("--method", choices=sorted(convert.METHODS), default=convert.DEFAULT_METHOD)
     result.add_argument("--epochs", type=whole, default=20)
     result.add_argument("--output", type=place, default=Path("quickstart"), metavar="DIR")
@@ -49,6 +50,7 @@ def run(options: argparse.Namespace) -> None:
         Loader(digits, preprocessing),
         steps=options.steps,
         method=options.method,
+        gates=options.gates,
         seed=options.seed,
         progress=bars,
     )

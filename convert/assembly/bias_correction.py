@@ -94,8 +94,9 @@ def neurons_of(snn: SpikingModel, k: int) -> Neurons:
 
 def stretched(neuron: FewSpikesNeuron, factor: float) -> FewSpikesNeuron:
     """Changes a neuron in place so that it takes x as it took ``factor * x``; returns it."""
-    for tensor in (neuron.thresholds, neuron.resets):
-        tensor.data = (tensor.data.double() / factor).to(tensor.dtype)
+    for tensor in (neuron.thresholds, neuron.resets, neuron.gates):
+        if tensor is not None:
+            tensor.data = (tensor.data.double() / factor).to(tensor.dtype)
     return neuron
 
 

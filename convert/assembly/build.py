@@ -17,7 +17,7 @@ from ..network.report import Report, SiteRow
 from ..network.settings import ConversionSettings
 from ..sites.find import Site
 from .bias_correction import correct
-from .calibrated import Calibrated, SiteK
+from .calibrated import Calibrated, Size, Sizes
 from .fit_targets import error
 from .insert_neurons import swap
 from .output_error import output_errors
@@ -46,7 +46,7 @@ def build(
         fits.warm_up()
     wanted = _wanted(fits, settings, seconds, progress)
     with timed(seconds, "fit"):
-        fits.fit((site, steps[site.name]) for steps in wanted.values() for site in source.sites)
+        fits.fit((site, sizes[site.name]) for sizes in wanted.values() for site in source.sites)
     report = _report(fits, next(iter(wanted.values())), settings, seconds)
     model = _assemble(fits, wanted, report)
     if source.batches is not None:
@@ -76,25 +76,28 @@ def _sample(model: SpikingModel, batches: Iterable[Any]) -> Sample:
 
 def _wanted(
     fits: SiteFits, settings: ConversionSettings, seconds: dict[str, float], progress: bool
-) -> dict[int, SiteK]:
-    """K of every site, for every K that the network is fitted as; its own comes first."""
+) -> dict[int, Sizes]:
+    """The size of every site, for every K that the network is fitted as; its own comes first."""
     source = fits.source
     if settings.automatic is None:
         return {
-            k: {site.name: source.fixed.get(site.name, k) for site in source.sites}
+            k: {
+                site.name: Size(source.fixed_steps.get(site.name, k), source.gates[site.name])
+                for site in source.sites
+            }
             for k in settings.wanted
         }
     with timed(seconds, "choose"):
         choice = choose(fits, settings.automatic, progress=progress)
     source.captured.notes.append(choice.note)
     # Nobody asked for a K: the network is called after the most steps of a site.
-    return {max(choice.steps.values()): choice.steps}
+    return {max(size.steps for size in choice.sizes.values()): choice.sizes}
 
 
-def _assemble(fits: SiteFits, wanted: Mapping[int, SiteK], report: Report) -> SpikingModel:
+def _assemble(fits: SiteFits, wanted: Mapping[int, Sizes], report: Report) -> SpikingModel:
     """The network with its neurons, and those of other K beside it."""
     source = fits.source
-    (own, neurons), *others = [(k, fits.neurons(steps)) for k, steps in wanted.items()]
+    (own, neurons), *others = [(k, fits.neurons(sizes)) for k, sizes in wanted.items()]
     model = swap(source.captured, source.sites, neurons)
     model.fitted_as = own
     model.report = report
@@ -106,16 +109,16 @@ def _assemble(fits: SiteFits, wanted: Mapping[int, SiteK], report: Report) -> Sp
 
 
 def _report(
-    fits: SiteFits, steps: SiteK, settings: ConversionSettings, seconds: dict[str, float]
+    fits: SiteFits, sizes: Sizes, settings: ConversionSettings, seconds: dict[str, float]
 ) -> Report:
-    """What was done; K of the sites are those of the network's own neurons."""
+    """What was done; the sizes are those of the network's own neurons."""
     source = fits.source
     graph_module, observed = source.captured.graph_module, source.observed
-    by_module = {site.module: steps[site.name] for site in source.sites}
+    latencies = {site.module: sizes[site.name].latency for site in source.sites}
     return Report(
-        sites=[_row(fits, site, steps[site.name]) for site in source.sites],
-        operations=operations(graph_module, set(by_module)),
-        latency_steps=latency_steps(graph_module, by_module),
+        sites=[_row(fits, site, sizes[site.name]) for site in source.sites],
+        operations=operations(graph_module, set(latencies)),
+        latency_steps=latency_steps(graph_module, latencies),
         method=settings.method,
         seed=settings.seed,
         calibration_images=observed.images,
@@ -128,13 +131,14 @@ def _report(
     )
 
 
-def _row(fits: SiteFits, site: Site, k: int) -> SiteRow:
-    histogram, solution = fits.source.observed.histograms[site.name], fits.solution(site, k)
+def _row(fits: SiteFits, site: Site, size: Size) -> SiteRow:
+    histogram, solution = fits.source.observed.histograms[site.name], fits.solution(site, size)
     mse, variance = error(site, histogram, solution)
     return SiteRow(
         name=site.name,
         function=site.label,
-        steps=k,
+        steps=size.steps,
+        gates=len(solution.gates),
         low=histogram.low,
         high=histogram.high,
         mse=mse,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -12,8 +12,21 @@ from ..calibration.observe import Observed
 from ..capture.capture import Captured
 from ..sites.find import Site
 
-# K of every site, by its name.
-SiteK = Mapping[str, int]
+
+class Size(NamedTuple):
+    """What a neuron has: K time steps for each of the tables that its gates choose from."""
+
+    steps: int
+    gates: int = 0
+
+    @property
+    def latency(self) -> int:
+        """Time steps from input to output: K, and one for the gates."""
+        return self.steps + (self.gates > 0)
+
+
+# The size of every site's neuron, by the name of the site.
+Sizes = Mapping[str, Size]
 
 
 @dataclass(frozen=True)
@@ -24,14 +37,16 @@ class Calibrated:
         captured: the graph; it becomes the spiking network's own. Notes are added to it.
         sites: what gets a neuron, called as modules.
         observed: histograms of their inputs.
-        fixed: K of the sites that have one whatever is wanted, by name.
+        fixed_steps: K of the sites that have one whatever is wanted, by name.
+        gates: of every site, by name; where K is chosen, the most.
         batches: calibration batches, if there are any.
     """
 
     captured: Captured
     sites: list[Site]
     observed: Observed
-    fixed: SiteK
+    fixed_steps: Mapping[str, int]
+    gates: Mapping[str, int]
     batches: Iterable[Any] | None
 
     @property

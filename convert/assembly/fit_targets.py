@@ -47,6 +47,7 @@ def problem(
     offset: bool = True,
     masked: bool = False,
     jumps: Jumps | None = None,
+    gates: int = 0,
 ) -> Problem:
     """What the neuron of a site is fitted to.
 
@@ -61,6 +62,7 @@ def problem(
         offset: whether y0 may differ from 0.
         masked: whether -inf is an input: the problem is f less its value there, with y0 = 0.
         jumps: of f; none if None.
+        gates: how many.
     """
     jumps = jumps or Jumps(np.empty(0))
     base = site.floor if masked else 0.0
@@ -70,12 +72,13 @@ def problem(
         base, offset = level or 0.0, level is None
     found = _posed(site, histogram, steps, offset and not masked, jumps.at)
     if not base:
-        return replace(found, masked=masked, stairs=jumps.stairs)
+        return replace(found, masked=masked, stairs=jumps.stairs, gates=gates)
     return replace(
         found,
         values=found.values - base,
         masked=masked,
         base=base,
+        gates=gates,
         stairs=tuple(stairs.lowered(base) for stairs in jumps.stairs),
     )
 

@@ -26,9 +26,13 @@ def neuron_of(
     These are of the values as often as they occur: whatever a value does to the outputs, the bias
     of the next layer could take a mean error out.
     """
-    thresholds = _always(solution, seen)
     neuron = FewSpikesNeuron(
-        thresholds, solution.resets, solution.weights, solution.offset, dtype=dtype
+        _always(solution, seen),
+        solution.resets,
+        solution.weights,
+        solution.offset,
+        solution.gates,
+        dtype=dtype,
     )
     centres = torch.from_numpy(seen.centres).to(dtype)
     neuron.set_missing_means(centres, torch.from_numpy(seen.counts / seen.total))
@@ -40,16 +44,20 @@ def _always(solution: Solution, seen: Histogram) -> npt.NDArray[np.float64]:
 
     Else an input just below the calibrated range, where errors of the sites before may bring it,
     would give 0 and not f of the range's end: an inverse root of nearly constant values would.
+    With gates that holds for the lowest interval, which alone goes on below.
     """
     thresholds = np.array(solution.thresholds, np.float64)
-    if solution.start is Start.STAIRS:
+    if Start.STAIRS in solution.start:
         return thresholds  # a jump that no value lies below is still where it is
     v = np.concatenate([seen.centres, [seen.low, seen.high]])
-    for t, threshold in enumerate(thresholds):
+    table, resets = thresholds, solution.resets
+    if len(solution.gates):
+        v, table, resets = v[v <= solution.gates[0]], thresholds[0], resets[0]
+    for t, threshold in enumerate(table):
         fires = v > threshold
         if fires.all():
-            thresholds[t] = LOWEST
-        v = v - solution.resets[t] * fires
+            table[t] = LOWEST
+        v = v - resets[t] * fires
     return thresholds
 
 

@@ -14,13 +14,13 @@ from ..graph.chains import constants_barred, hidden_inputs
 from ..network.settings import ConversionSettings
 from ..neuron.few_spikes import FewSpikesNeuron
 from ..sites.find import Site
-from .calibrated import Calibrated, SiteK
+from .calibrated import Calibrated, Size, Sizes
 from .fit_targets import jumps_of, problem
 from .insert_neurons import neuron_of
 
 
 class SiteFits:
-    """Solutions by site and K.
+    """Solutions by site and size.
 
     Args:
         source: the network.
@@ -33,22 +33,25 @@ class SiteFits:
     ) -> None:
         self.source, self._settings, self._progress = source, settings, progress
         graph_module = source.captured.graph_module
-        self._solutions: dict[tuple[str, int], Solution] = {}
+        self._solutions: dict[tuple[str, Size], Solution] = {}
         self._barred = constants_barred(graph_module, {site.module for site in source.sites})
         self._masked = self._with_masks()
         self._jumps: dict[str, Jumps] = {}
 
     def warm_up(self) -> None:
         """Compiles what the fits will run, so that their time is theirs alone."""
-        least = [self._problem(site, 1) for site in self.source.sites]
+        gates = self.source.gates
+        least = [self._problem(site, Size(1, gates[site.name])) for site in self.source.sites]
         warm_up(self._settings.method, least, self._progress)
 
-    def fit(self, wanted: Iterable[tuple[Site, int]]) -> None:
-        """Fits these sites with these K, all at once; what is there already isn't fitted again."""
+    def fit(self, wanted: Iterable[tuple[Site, Size]]) -> None:
+        """Fits sites in these sizes, all at once; what is there already isn't fitted again."""
         missing = {
-            (site.name, k): (site, k) for site, k in wanted if (site.name, k) not in self._solutions
+            (site.name, size): (site, size)
+            for site, size in wanted
+            if (site.name, size) not in self._solutions
         }
-        problems = [self._problem(site, k) for site, k in missing.values()]
+        problems = [self._problem(site, size) for site, size in missing.values()]
         found = fit_problems(
             problems,
             self._settings.method,
@@ -71,35 +74,36 @@ class SiteFits:
             and site.masks
         }
 
-    def _problem(self, site: Site, k: int) -> Problem:
+    def _problem(self, site: Site, size: Size) -> Problem:
         histogram = self.source.observed.histograms[site.name]
         if site.name not in self._jumps:
             self._jumps[site.name] = jumps_of(site, histogram)
         return problem(
             site,
             histogram,
-            k,
+            size.steps,
             offset=site.module not in self._barred,
             masked=site.name in self._masked,
             jumps=self._jumps[site.name],
+            gates=size.gates,
         )
 
-    def solution(self, site: Site, k: int) -> Solution:
-        """The fit of a site for one K."""
-        return self._solutions[site.name, k]
+    def solution(self, site: Site, size: Size) -> Solution:
+        """The fit of a site in one size."""
+        return self._solutions[site.name, size]
 
-    def neuron(self, site: Site, k: int, dtype: torch.dtype | None = None) -> FewSpikesNeuron:
+    def neuron(self, site: Site, size: Size, dtype: torch.dtype | None = None) -> FewSpikesNeuron:
         """A new neuron of a site; its data type is what the site's tensor needs, or `dtype`."""
         if dtype is None:
             wide = site.node.meta["val"].dtype == torch.float64
             dtype = torch.float64 if wide else torch.float32
         histogram = self.source.observed.histograms[site.name]
-        return neuron_of(self.solution(site, k), histogram, dtype=dtype)
+        return neuron_of(self.solution(site, size), histogram, dtype=dtype)
 
-    def neurons(self, steps: SiteK) -> dict[str, FewSpikesNeuron]:
+    def neurons(self, sizes: Sizes) -> dict[str, FewSpikesNeuron]:
         """New neurons of all sites, by the name of the site.
 
         Args:
-            steps: K of every site.
+            sizes: of every site.
         """
-        return {site.name: self.neuron(site, steps[site.name]) for site in self.source.sites}
+        return {site.name: self.neuron(site, sizes[site.name]) for site in self.source.sites}

@@ -1,9 +1,9 @@
-"""Chooses K for every site: the fewest time steps in total for an error of the outputs.
+"""Chooses K and gates for every site: the fewest time steps in total for an error of the outputs.
 
-The fits of every K tell what a site adds to the outputs' error to first order: the error of the
-fit, weighted with the squared gradients that calibration saw. Steps go one after the other to where
-they take most of that away; how many are needed is measured on calibration images with all sites
-spiking.
+Gates take one time step. The fits of every size tell what a site adds to the outputs' error to
+first order: the error of the fit, weighted with the squared gradients that calibration saw. Steps
+go one after the other to where they take most of that away; how many are needed is measured on
+calibration images with all sites spiking.
 """
 
 from __future__ import annotations
@@ -19,32 +19,34 @@ from ..common.progress import Progress
 from ..errors import CalibrationError, InputError
 from ..network.settings import Automatic
 from ..sites.find import Site
-from .calibrated import Calibrated, SiteK
+from .calibrated import Calibrated, Size, Sizes
 from .side_by_side import Sample
 from .site_fits import SiteFits
 
 # No site gets more steps.
 _MOST = 16
+# Gates that are compared, as far as they are allowed.
+_GATES = (0, 1, 3, 7)
 
 
 @dataclass(frozen=True)
 class Choice:
-    """K of every site.
+    """The size of every site.
 
     Args:
-        steps: by the name of the site.
+        sizes: by the name of the site.
         note: what was chosen and why, for the report.
     """
 
-    steps: SiteK
+    sizes: Sizes
     note: str
 
 
 def choose(fits: SiteFits, wanted: Automatic, *, progress: bool = False) -> Choice:
-    """The steps of every site.
+    """The size of every site.
 
     Args:
-        fits: of the network; every K that is compared is fitted there.
+        fits: of the network; every size that is compared is fitted there.
         wanted: the largest error, which takes calibration images, or the number of steps.
         progress: shows a bar on stderr.
 
@@ -56,12 +58,12 @@ def choose(fits: SiteFits, wanted: Automatic, *, progress: bool = False) -> Choi
     _check_budget(source, wanted)
     compared = list(_compared(source))
     fits.fit(compared)
-    effects: dict[str, dict[int, float]] = {site.name: {} for site in source.sites}
-    for site, k in compared:
-        effects[site.name][k] = _effect(fits, site, k)
+    effects: dict[str, dict[Size, float]] = {site.name: {} for site in source.sites}
+    for site, size in compared:
+        effects[site.name][size] = _effect(fits, site, size)
     path = _path(effects)
     if wanted.budget is not None:
-        last_within = [k for k in path if sum(k.values()) <= wanted.budget][-1]
+        last_within = [sizes for sizes in path if _total(sizes) <= wanted.budget][-1]
         return Choice(last_within, _note(last_within, f"budget {wanted.budget}"))
     loss, images = _loss(fits)
     found, last = _first_within(path, loss, wanted.max_loss, progress)
@@ -72,7 +74,7 @@ def choose(fits: SiteFits, wanted: Automatic, *, progress: bool = False) -> Choi
 
 
 def _check_budget(source: Calibrated, wanted: Automatic) -> None:
-    least = sum(source.fixed.get(site.name, 1) for site in source.sites)
+    least = sum(source.fixed_steps.get(site.name, 1) for site in source.sites)
     if wanted.budget is not None and wanted.budget < least:
         raise InputError(
             f"budget={wanted.budget} is less than the {least} steps that {len(source.sites)} sites "
@@ -80,16 +82,23 @@ def _check_budget(source: Calibrated, wanted: Automatic) -> None:
         )
 
 
-def _compared(source: Calibrated) -> Iterator[tuple[Site, int]]:
-    """Every site with every K that it may have, site by site."""
+def _compared(source: Calibrated) -> Iterator[tuple[Site, Size]]:
+    """Every site with every size that it may have, site by site."""
     for site in source.sites:
-        fixed = source.fixed.get(site.name)
-        for k in range(1, _MOST + 1) if fixed is None else (fixed,):
-            yield site, k
+        fixed = source.fixed_steps.get(site.name)
+        most = source.gates[site.name]
+        for gates in sorted({g for g in _GATES if g < most} | {most}):
+            for k in range(1, _MOST + 1) if fixed is None else (fixed,):
+                yield site, Size(k, gates)
 
 
-def _loss(fits: SiteFits) -> tuple[Callable[[SiteK], float], int]:
-    """The relative squared error of the outputs as a function of K, and on how many images."""
+def _total(sizes: Sizes) -> int:
+    """Time steps of all sites together."""
+    return sum(size.latency for size in sizes.values())
+
+
+def _loss(fits: SiteFits) -> tuple[Callable[[Sizes], float], int]:
+    """The relative squared error of the outputs for some sizes, and on how many images."""
     source = fits.source
     if source.batches is None:
         raise CalibrationError(
@@ -99,9 +108,9 @@ def _loss(fits: SiteFits) -> tuple[Callable[[SiteK], float], int]:
     captured, device = source.captured, source.device
     sample = Sample(captured.graph_module, exact, captured.signature, source.batches, device)
 
-    def loss(steps: SiteK) -> float:
+    def loss(sizes: Sizes) -> float:
         neurons = {
-            site.module: fits.neuron(site, steps[site.name]).to(device) for site in source.sites
+            site.module: fits.neuron(site, sizes[site.name]).to(device) for site in source.sites
         }
         return sample.error(neurons) ** 2
 
@@ -109,8 +118,8 @@ def _loss(fits: SiteFits) -> tuple[Callable[[SiteK], float], int]:
 
 
 def _first_within(
-    path: Sequence[SiteK], loss: Callable[[SiteK], float], most: float, progress: bool
-) -> tuple[SiteK, float]:
+    path: Sequence[Sizes], loss: Callable[[Sizes], float], most: float, progress: bool
+) -> tuple[Sizes, float]:
     """The first allocation of a path whose loss is small enough, or the last, and its loss."""
     low, high, measured = 0, len(path) - 1, {}
     with Progress[None](title="choose steps", shown=progress) as bar:
@@ -122,51 +131,58 @@ def _first_within(
     return path[high], measured[high] if high in measured else loss(path[high])
 
 
-def _note(steps: SiteK, reason: str) -> str:
-    low, high = min(steps.values()), max(steps.values())
-    return f"steps per site: {sum(steps.values())} in total, K = {low} to {high} ({reason})"
+def _note(sizes: Sizes, reason: str) -> str:
+    steps = [size.steps for size in sizes.values()]
+    gated = sum(size.gates > 0 for size in sizes.values())
+    gates = f", {gated} of {len(sizes)} sites gated" if gated else ""
+    return (
+        f"steps per site: {_total(sizes)} in total, K = {min(steps)} to {max(steps)}{gates} "
+        f"({reason})"
+    )
 
 
-def _effect(fits: SiteFits, site: Site, k: int) -> float:
+def _effect(fits: SiteFits, site: Site, size: Size) -> float:
     """What the site's error adds to the squared error of the outputs, up to a common factor."""
     histogram = fits.source.observed.histograms[site.name]
     mass = histogram.mass if histogram.mass.sum() > 0 else histogram.counts.astype(np.float64)
     x = histogram.centres
-    y = fits.neuron(site, k, torch.float64).decode(torch.from_numpy(x)).numpy()
+    y = fits.neuron(site, size, torch.float64).decode(torch.from_numpy(x)).numpy()
     return float(mass @ (y - site.values(x)) ** 2)
 
 
-def _path(effects: Mapping[str, Mapping[int, float]]) -> list[dict[str, int]]:
+def _path(effects: Mapping[str, Mapping[Size, float]]) -> list[dict[str, Size]]:
     """Allocations from the fewest steps to the most, each better than the one before.
 
-    A site goes along the lower convex hull of its effect over K: the steepest descent of all
-    comes next.
+    A site goes along the lower convex hull of its effect over its time steps: the steepest descent
+    of all comes next.
     """
-    moves: list[tuple[float, int, str, int]] = []
-    steps = {}
-    for name, by_k in effects.items():
-        hull = _hull(by_k)
-        steps[name] = hull[0]
+    moves: list[tuple[float, int, str, Size]] = []
+    sizes = {}
+    for name, by_size in effects.items():
+        hull = _hull(by_size)
+        sizes[name] = hull[0]
         for a, b in pairwise(hull):
-            moves.append(((by_k[b] - by_k[a]) / (b - a), len(moves), name, b))
-    path = [dict(steps)]
-    for _, _, name, k in sorted(moves):
-        steps[name] = k
-        path.append(dict(steps))
+            moves.append((_slope(by_size, a, b), len(moves), name, b))
+    path = [dict(sizes)]
+    for _, _, name, size in sorted(moves):
+        sizes[name] = size
+        path.append(dict(sizes))
     return path
 
 
-def _hull(by_k: Mapping[int, float]) -> list[int]:
-    """K on the lower convex hull, from the fewest steps on, as long as the effect falls."""
-    hull: list[int] = []
-    for k in sorted(by_k):
-        if hull and by_k[k] >= min(by_k[j] for j in hull):
+def _hull(by_size: Mapping[Size, float]) -> list[Size]:
+    """Sizes on the lower convex hull, from the fewest steps on, as long as the effect falls."""
+    hull: list[Size] = []
+    for size in sorted(by_size, key=lambda size: (size.latency, by_size[size], size.gates)):
+        if hull and by_size[size] >= min(by_size[other] for other in hull):
             continue
-        while len(hull) > 1 and _slope(by_k, hull[-2], hull[-1]) >= _slope(by_k, hull[-1], k):
+        while len(hull) > 1 and _slope(by_size, hull[-2], hull[-1]) >= _slope(
+            by_size, hull[-1], size
+        ):
             hull.pop()
-        hull.append(k)
+        hull.append(size)
     return hull
 
 
-def _slope(by_k: Mapping[int, float], a: int, b: int) -> float:
-    return (by_k[b] - by_k[a]) / (b - a)
+def _slope(by_size: Mapping[Size, float], a: Size, b: Size) -> float:
+    return (by_size[b] - by_size[a]) / (b.latency - a.latency)

@@ -96,7 +96,7 @@ def draw_fits(
         function: what was fitted.
         fits: from `convert.fitting.measure.measure`.
         path: a picture file; the ending chooses its format.
-        name: of the function, for the legend.
+        name: of the function, for the legend. Dotted lines are gates.
     """
     from matplotlib.figure import Figure
 
@@ -107,7 +107,12 @@ def draw_fits(
     top.plot(x, exact, color="black", lw=1.2, label=name)
     for index, fit in enumerate(fits):
         y = fit.solution(x)
-        label = f"K = {fit.steps}, MSE {fit.mse:.2e}"
+        gates = fit.solution.gates
+        tables = f", {len(gates) + 1} tables" if len(gates) else ""
+        label = f"K = {fit.steps}{tables}, MSE {fit.mse:.2e}"
+        for axes in (top, bottom):
+            for gate in gates:
+                axes.axvline(gate, color=f"C{index}", lw=0.8, ls=":")
         top.plot(x, y, lw=1, color=f"C{index}", label=label)
         bottom.plot(x, y - exact, lw=0.8, color=f"C{index}")
     top.set(ylabel="output")

@@ -34,7 +34,8 @@ def training(problems: Sequence[Problem]) -> None:
 def exact(problems: Sequence[Problem]) -> None:
     """What the refinement runs: less for ramps than for curves."""
     ramps = [ramp_of(problem) is not None for problem in problems]
-    if any(ramps):
+    # The tables of a curve's intervals descend again as gates move.
+    if any(ramps) or any(problem.gates for problem in problems):
         _descent()
     if not all(ramps):
         _training()

@@ -38,6 +38,7 @@ def problem_of(
     steps: int,
     name: str = "",
     spike_cost: float = 0.0,
+    gates: int = 0,
 ) -> Problem:
     """What a neuron is fitted to, for a function of tensors.
 
@@ -61,5 +62,12 @@ def problem_of(
             "elementwise function"
         )
     return Problem(
-        edges, weights, values.double().numpy(), steps, label, label, spike_cost=spike_cost
+        edges,
+        weights,
+        values.double().numpy(),
+        steps,
+        label,
+        label,
+        spike_cost=spike_cost,
+        gates=gates,
     )

@@ -3,6 +3,9 @@
 A step that never fires changes nothing, so the best table of K steps is never worse than that of
 K - 1. New steps are put where the error is; their resets are copies of others, fractions of a
 piece, or moves of one part of the input out of the way of the later steps.
+
+Machine code stays on disk as long as this file is the same, with all that it holds of `newton` and
+`exact_error`: a change there is a change of this line, too (last: perfect tables in `descend`).
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from .activation import fit_solutions
 from .distributions import Density, distribution, fresh_points
 from .functions import Function
 from .methods import DEFAULT, METHODS, check
-from .problem import Array, Problem, Solution, Start
+from .problem import Array, Problem, Solution
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +30,7 @@ class Fit:
         edges: bin edges of the input distribution.
         mse, relative_mse: on fresh points; relative to the variance of f there.
         worst: largest error there.
-        spikes: mean number of spikes of one input.
+        spikes: mean number of events of one input: spikes, and with gates the constants.
         seconds: time of the fit; in a sweep over K, what this K took beyond the smaller ones.
         start: which start won.
     """
@@ -43,7 +43,7 @@ class Fit:
     worst: float
     spikes: float
     seconds: float
-    start: Start
+    start: str
 
     def to_dict(self) -> dict[str, Any]:
         """The keys that fit_activation.py writes."""
@@ -54,10 +54,11 @@ class Fit:
             "spikes": self.spikes,
             "seconds": self.seconds,
             "start": self.start,
+            "gates": s.gates.tolist(),
             "T": s.thresholds.tolist(),
             "h": s.resets.tolist(),
             "d": s.weights.tolist(),
-            "y0": s.offset,
+            "y0": s.offset if isinstance(s.offset, float) else s.offset.tolist(),
         }
 
 
@@ -72,6 +73,7 @@ def measure(
     method: str = DEFAULT,
     effort: str = "normal",
     spike_cost: float = 0.0,
+    gates: int = 0,
     seed: int = 0,
     progress: bool = False,
 ) -> list[Fit]:
@@ -81,7 +83,7 @@ def measure(
         function: elementwise function of a float64 tensor.
         steps: every K.
         low, high, normal, density: the input distribution, see `convert.fit`.
-        method, effort, spike_cost, seed, progress: see `convert.fit`.
+        method, effort, spike_cost, gates, seed, progress: see `convert.fit`.
 
     Raises:
         FitError: for a distribution or function that can't be fitted.
@@ -106,6 +108,7 @@ def measure(
             effort=effort,
             seed=seed,
             spike_cost=spike_cost,
+            gates=gates,
             progress=progress,
         )
         solved |= _timed(found, time.perf_counter() - begin)

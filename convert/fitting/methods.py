@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from ..errors import FitError
-from . import binary, compilation, tbpi, tbpi_exact
+from . import binary, compilation, gated, tbpi, tbpi_exact
 from .problem import Problem, Solution, Start
 from .stairs import LOWEST, exact, nearest
 
@@ -42,6 +42,7 @@ class Method:
     sweeps: bool = False
     spike_cost: bool = False
     compiles: Compile = compilation.nothing
+    refine: gated.Refine | None = None
 
 
 _methods: dict[str, Method] = {}
@@ -58,6 +59,7 @@ def register_method(
     sweeps: bool = False,
     spike_cost: bool = False,
     compiles: Compile = compilation.nothing,
+    refine: gated.Refine | None = None,
 ) -> None:
     """Adds a fit method: every ``method=`` then takes its name.
 
@@ -85,6 +87,8 @@ def register_method(
         sweeps: it is quicker with every K of a function in one call than with one after the other.
         spike_cost: it heeds `Problem.spike_cost`.
         compiles: called with the problems before the fit is timed; it may compile what they need.
+        refine: improves a table, given a problem that differs a little from its own; a neuron's
+            tables then follow its gates as these move.
 
     Raises:
         FitError: if there is a method of that name, or it is no text.
@@ -95,7 +99,7 @@ def register_method(
         raise FitError(f"there is a method called {name!r} already; choose another name")
     if not callable(solve):
         raise FitError(f"method {name!r}: solve must be a function, found {solve!r}")
-    _methods[name] = Method(solve, sweeps, spike_cost, compiles)
+    _methods[name] = Method(solve, sweeps, spike_cost, compiles, refine)
 
 
 def unregister_method(name: str) -> None:
@@ -152,10 +156,40 @@ def fit_problems(
         FitError: for an unknown method, or one that can't fit a problem.
     """
     check(method, effort, seed)
+    chosen = METHODS[method]
+
+    def plain(problems: Sequence[Problem], shared: bool = shared) -> list[Solution]:
+        return _plain(problems, chosen.solve, method, seed, effort, shared, progress)
+
+    divided = [i for i, p in enumerate(problems) if p.gates and not (exact(p) or _constant(p))]
+    whole = [i for i in range(len(problems)) if i not in set(divided)]
+    found = dict(zip(whole, plain([problems[i] for i in whole]), strict=True))
+    if divided:
+        # The tables of one neuron get the work of a network's sites.
+        solutions = gated.solve(
+            [problems[i] for i in divided],
+            plain,
+            partial(plain, shared=True),
+            chosen.refine or (lambda _, solution: solution),
+            thorough=not shared,
+        )
+        found |= dict(zip(divided, solutions, strict=True))
+    return [found[i] for i in range(len(problems))]
+
+
+def _plain(
+    problems: Sequence[Problem],
+    solve: Solve,
+    method: str,
+    seed: int,
+    effort: str,
+    shared: bool,
+    progress: bool,
+) -> list[Solution]:
+    """Fits problems without gates; staircases and constants need no method."""
     result: list[Solution | None] = [exact(p) or _constant(p) for p in problems]
     open_problems = [p for p, solution in zip(problems, result, strict=True) if solution is None]
     if open_problems:
-        solve = METHODS[method].solve
         found = solve(open_problems, seed=seed, effort=effort, shared=shared, progress=progress)
         if len(found) != len(open_problems):
             raise FitError(
@@ -198,7 +232,14 @@ def _constant(problem: Problem) -> Solution | None:
     return Solution(above, silent, silent, float(values[0]), 0.0, Start.BINARY)
 
 
-register_method(DEFAULT, tbpi_exact.solve, sweeps=True, spike_cost=True, compiles=compilation.exact)
+register_method(
+    DEFAULT,
+    tbpi_exact.solve,
+    sweeps=True,
+    spike_cost=True,
+    compiles=compilation.exact,
+    refine=tbpi_exact.refine,
+)
 register_method("tbpi", tbpi.solve, compiles=compilation.training)
 register_method("random", tbpi.solve_random, compiles=compilation.training)
 register_method("random-best", partial(tbpi.solve_random, best=True), compiles=compilation.training)

@@ -166,7 +166,8 @@ def descend(T, h, d, target, iterations, scratch):  # type: ignore[no-untyped-de
             then, m = loss(trial_T, trial_h, target, scratch, G, trial_d)
             if then < now:
                 accepted = True
-                gain = (now - then) / now
+                # A perfect table has rounding alone to lose.
+                gain = (now - then) / now if now != 0.0 else 0.0
                 T[:], h[:], d[:] = trial_T, trial_h, trial_d
                 now, n, fresh = then, m, False
                 damping = max(damping * 0.3, 1e-9)

@@ -17,6 +17,8 @@ Array = npt.NDArray[np.float64]
 
 # The most steps: which of them fired is one int64, a bit for each, and the sign stays free.
 MOST_STEPS = 63
+# The most gates: the tables of a step fit into one vector register.
+MOST_GATES = 15
 # From here on a fit takes many minutes, and the steps are finer than the inputs.
 _MANY_STEPS = 32
 
@@ -58,6 +60,21 @@ def check_steps(steps: object, name: str = "steps") -> None:
         raise FitError(f"{name} must be one whole number K from 1 to {MOST_STEPS}, found {steps!r}")
 
 
+def check_gates(gates: object, name: str = "gates") -> None:
+    """Refuses what is no number of gates.
+
+    Args:
+        gates: how many gates one neuron has.
+        name: what it is called in the message.
+
+    Raises:
+        FitError: unless it is a whole number from 0 to `MOST_GATES`.
+    """
+    whole = isinstance(gates, Integral) and not isinstance(gates, bool)
+    if not whole or not 0 <= gates <= MOST_GATES:  # type: ignore[operator]
+        raise FitError(f"{name} must be a whole number from 0 to {MOST_GATES}, found {gates!r}")
+
+
 def warn_of_many_steps(steps: Iterable[int], stacklevel: int = 3) -> None:
     """Says what many time steps cost, once for all of them.
 
@@ -91,6 +108,12 @@ class Stairs:
         """The same staircase, lower by a number."""
         return Stairs(self.jumps, self.levels - by)
 
+    def between(self, low: float, high: float) -> Stairs:
+        """The part above `low` and up to `high`."""
+        first = int(np.searchsorted(self.jumps, low, side="right"))
+        last = int(np.searchsorted(self.jumps, high, side="left"))
+        return Stairs(self.jumps[first:last], self.levels[first : last + 1])
+
 
 @dataclass(frozen=True, eq=False)
 class Problem:
@@ -108,14 +131,15 @@ class Problem:
         name: the site, for messages.
         offset: whether y0 may differ from 0.
         spike_cost: squared error that one spike fewer is worth; `tbpi-exact` heeds it.
+        gates: G - 1, the gates that divide the inputs among G tables; 0 for one table.
         masked: whether -inf, at which no step fires, is an input and f is 0 there; y0 is 0 then.
         base: what was taken from f, and is added to y0 afterwards.
         jumps: the last input before every jump of f in the range; an edge each.
         stairs: f as a staircase, on wider ranges first; empty where it is none.
 
     Raises:
-        FitError: for a shape that doesn't fit, a weight or value that isn't finite, or K
-            that is no whole number from 1 to `MOST_STEPS`.
+        FitError: for a shape that doesn't fit, a weight or value that isn't finite, K that is no
+            whole number from 1 to `MOST_STEPS`, or gates from 0 to `MOST_GATES`.
     """
 
     edges: Array
@@ -126,6 +150,7 @@ class Problem:
     name: str = "f"
     offset: bool = True
     spike_cost: float = 0.0
+    gates: int = 0
     masked: bool = False
     base: float = 0.0
     jumps: Array = field(default_factory=lambda: np.empty(0))
@@ -156,6 +181,7 @@ class Problem:
                 f"{self.name}: spike_cost must be finite and >= 0, found {self.spike_cost!r}"
             )
         check_steps(self.steps, f"{self.name}: steps")
+        check_gates(self.gates, f"{self.name}: gates")
 
     @property
     def centres(self) -> Array:
@@ -186,32 +212,62 @@ class Solution:
     """Parameters of a fitted few-spikes neuron and how good they are.
 
     Args:
-        thresholds: T, float64 ``[K]``.
-        resets: h, float64 ``[K]``.
-        weights: d, float64 ``[K]``.
-        offset: y0.
+        thresholds: T, float64 ``[K]``, or ``[G, K]`` with gates.
+        resets: h, of that shape.
+        weights: d, of that shape.
+        offset: y0, or ``[G]`` with gates.
         mse: mean squared error under the problem's distribution.
-        start: which start won.
+        start: which start won; with gates, those of all tables (``grown, binary``).
         stages: mean squared error after each stage of the method, for those who ask.
         seconds: from the start of a sweep over K until this table was found, or 0.
+        gates: float64 ``[G - 1]``, increasing; x in ``(gates[r - 1], gates[r]]`` runs table r.
     """
 
     thresholds: Array
     resets: Array
     weights: Array
-    offset: float
+    offset: float | Array
     mse: float
-    start: Start
+    start: str
     stages: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
+    gates: Array = field(default_factory=lambda: np.empty(0))
+
+    @property
+    def tables(self) -> list[Solution]:
+        """The neuron's tables, each as one of its own; itself where there are no gates."""
+        if not len(self.gates):
+            return [self]
+        offsets = np.asarray(self.offset)
+        return [
+            Solution(T, h, d, float(offset), self.mse, self.start)
+            for T, h, d, offset in zip(
+                self.thresholds, self.resets, self.weights, offsets, strict=True
+            )
+        ]
 
     def __call__(self, x: Array) -> Array:
         """Output of the neuron, float64, for inputs of any shape."""
         return self.run(x)[0]
 
     def run(self, x: Array) -> tuple[Array, npt.NDArray[np.int64]]:
-        """Output and number of spikes for inputs of any shape."""
-        v = np.asarray(x, dtype=np.float64).copy()
+        """Output and number of events for inputs of any shape.
+
+        An event is a spike; with gates, so is the constant of an interval that has one.
+        """
+        x = np.asarray(x, dtype=np.float64)
+        if not len(self.gates):
+            return self._steps(x)
+        y, count = np.empty_like(x), np.zeros(x.shape, np.int64)
+        interval = np.searchsorted(self.gates, x, side="left")
+        for r, table in enumerate(self.tables):
+            inside = interval == r
+            y[inside], spikes = table._steps(x[inside])
+            count[inside] = spikes + (table.offset != 0)
+        return y, count
+
+    def _steps(self, x: Array) -> tuple[Array, npt.NDArray[np.int64]]:
+        v = x.copy()
         y, count = np.full_like(v, self.offset), np.zeros(v.shape, np.int64)
         for T, h, d in zip(self.thresholds, self.resets, self.weights, strict=True):
             spike = v > T

@@ -10,12 +10,18 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
 
 from . import library, tbpi
+from .exact_error import scratch
 from .growth import Effort, Growth
+from .newton import descend
 from .parallel import run_all
 from .problem import Array, Problem, Solution
 from .ramp import ramp_of
+from .scaled import Scaled
 
 _ALONE = {
     "normal": Effort(4, 100, 300, 3, 60, 16, None),
@@ -25,6 +31,9 @@ _SHARED = {
     "normal": Effort(1, 60, 150, 2, 40, 8, 2),
     "high": Effort(2, 300, 300, 3, 60, 16, 2),
 }
+
+# Iterations of a table's descent after its interval moved.
+_REFINED = 20
 
 _Key = tuple[str, str, bool, float, bytes, bytes, bytes]
 
@@ -75,6 +84,23 @@ def solve(
     for growth, members in zip(growths, groups.values(), strict=True):
         result |= dict(zip(members, growth.solutions(), strict=True))
     return [result[i] for i in range(len(problems))]
+
+
+def refine(problem: Problem, solution: Solution) -> Solution:
+    """A table, descended on a problem that differs a little from its own.
+
+    Args:
+        problem: what the table is for now.
+        solution: one table.
+    """
+    scaled = Scaled.of(problem)
+    T, h = scaled.into(solution.thresholds, solution.resets)
+    weights = np.empty(problem.steps + 1)
+    # A table without a constant stays so: at the foot of a ramp it would be an event for nothing.
+    free = problem.offset and solution.offset != 0
+    descend(T, h, weights, scaled.target(free, problem.spike_cost), _REFINED, scratch())
+    T, h, d, offset = scaled.back(T, h, weights)
+    return replace(solution, thresholds=T, resets=h, weights=d, offset=offset)
 
 
 def _key(problem: Problem) -> _Key:

@@ -25,6 +25,7 @@ class SiteRow:
     Args:
         name, function: the site and what it computes.
         steps: K of its neuron.
+        gates: of its neuron; they take one time step more.
         low, high: smallest and largest input on the calibration data.
         mse: mean squared error of the fit under the calibration histogram.
         relative_mse: the same over the variance of f there.
@@ -42,6 +43,7 @@ class SiteRow:
     relative_mse: float
     start: str
     neurons: int
+    gates: int = 0
 
     @property
     def poor(self) -> bool:
@@ -125,7 +127,8 @@ class Report:
     Args:
         sites: one row a site, in graph order.
         operations: every operation on a varying tensor, in graph order.
-        latency_steps: K times the longest chain of sites.
+        latency_steps: time steps of the longest chain of sites: K of each, and one where it has
+            gates.
         method, seed: how the neurons were fitted.
         calibration_images: images that the histograms hold.
         seconds: time of each stage.
@@ -193,6 +196,7 @@ class Report:
         """
         return {
             "steps": self.steps,
+            "gates": 0 if self.settings is None else self.settings.gates,
             "method": self.method,
             "seed": self.seed,
             "settings": None if self.settings is None else self.settings.to_dict(),
@@ -259,16 +263,19 @@ class Report:
         return "\n\n".join(part for part in parts if part)
 
     def _site_table(self) -> str:
-        columns = ("site", "function", "K", "low", "high", "relative MSE", "start", "neurons")
+        columns = ["site", "function", "K", "low", "high", "relative MSE", "start", "neurons"]
         rows: list[tuple[Any, ...]] = [
             (s.name, s.function, s.steps, s.low, s.high, s.relative_mse, s.start, s.neurons)
             for s in self.sites
         ]
+        if any(s.gates for s in self.sites):
+            columns.insert(3, "gates")
+            rows = [(*row[:3], s.gates, *row[3:]) for row, s in zip(rows, self.sites, strict=True)]
         poor = [s.poor for s in self.sites]
         if not any(poor):
             return table(columns, rows)
         rows = [(*row, "POOR" if p else "") for row, p in zip(rows, poor, strict=True)]
-        return f"""{table((*columns, "fit"), rows)}
+        return f"""{table([*columns, "fit"], rows)}
 
 POOR: the neuron's error is more than {_POOR_SITE:.0%} of the variance of its function."""
 

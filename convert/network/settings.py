@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any, TypeVar
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..fitting.methods import DEFAULT, METHODS, check
-from ..fitting.problem import MOST_STEPS
+from ..fitting.problem import MOST_GATES, MOST_STEPS
 
 _T = TypeVar("_T")
 
@@ -52,7 +52,7 @@ class Pairs(Mapping[str, _T]):
         return repr(dict(self._pairs))
 
 
-class SiteSteps(Pairs[int]):
+class SiteNumbers(Pairs[int]):
     """K by the name or glob of sites."""
 
 
@@ -83,6 +83,8 @@ class ConversionSettings:
         seed: of everything random.
         method: how neurons are fitted.
         per_site_steps: another K for sites by name or glob.
+        gates: G - 1, gates of every neuron; with ``"auto"``, the most.
+        per_site_gates: other gates for sites by name or glob.
         effort: ``"normal"`` or ``"high"``.
         sequential: whether mean errors are taken out of the biases.
         encode: False, True or ``"all"``.
@@ -100,7 +102,9 @@ class ConversionSettings:
     budget: int | None = None
     seed: int = 0
     method: str = DEFAULT
-    per_site_steps: Mapping[str, int] = SiteSteps({})
+    per_site_steps: Mapping[str, int] = SiteNumbers({})
+    gates: int = 0
+    per_site_gates: Mapping[str, int] = SiteNumbers({})
     effort: str = "normal"
     sequential: bool = True
     encode: bool | str = False
@@ -110,7 +114,11 @@ class ConversionSettings:
 
     def __post_init__(self) -> None:
         self._keep("steps", _steps(self.steps))
-        self._keep("per_site_steps", _site_steps(self.per_site_steps))
+        self._keep("per_site_steps", _by_site("per_site_steps", "K", self.per_site_steps, _step))
+        self._keep("gates", _gates("gates", self.gates, self.gates))
+        self._keep(
+            "per_site_gates", _by_site("per_site_gates", "gates", self.per_site_gates, _gates)
+        )
         self._check_choice()
         seed = whole(self.seed)
         check(
@@ -198,6 +206,8 @@ class ConversionSettings:
             "seed": self.seed,
             "method": self.method,
             "per_site_steps": dict(self.per_site_steps),
+            "gates": self.gates,
+            "per_site_gates": dict(self.per_site_gates),
             "effort": self.effort,
             "sequential": self.sequential,
             "encode": self.encode,
@@ -253,21 +263,44 @@ def _steps(steps: object) -> int | tuple[int, ...] | str:
     return numbers[0] if len(numbers) == 1 else tuple(numbers)
 
 
-def _site_steps(given: object) -> SiteSteps:
-    """K by pattern."""
+def _by_site(
+    setting: str, what: str, given: object, number: Callable[[str, object, object], int]
+) -> SiteNumbers:
+    """K or gates by pattern.
+
+    Args:
+        setting: its name.
+        what: what it gives.
+        given: by name or glob.
+        number: checks one of the numbers.
+    """
     if not isinstance(given, Mapping):
         raise InputError(
-            f"per_site_steps must give K by the name or glob of sites, as {{'layer4.*': 12}}, "
+            f"{setting} must give {what} by the name or glob of sites, as {{'layer4.*': 12}}, "
             f"found {given!r}"
         )
     for name in given:
         if not isinstance(name, str):
             raise InputError(
-                f"per_site_steps must name sites by strings, as {{'layer4.*': 12}}, found {name!r}"
+                f"{setting} must name sites by strings, as {{'layer4.*': 12}}, found {name!r}"
             )
-    return SiteSteps(
-        {name: _step(f"per_site_steps: K of {name!r}", k, k) for name, k in given.items()}
+    return SiteNumbers(
+        {name: number(f"{setting}: {what} of {name!r}", n, n) for name, n in given.items()}
     )
+
+
+def _gates(what: str, gates: object, found: object) -> int:
+    """A number of gates.
+
+    Raises:
+        InputError: naming what must be one, and what was found.
+    """
+    number = whole(gates)
+    if number is None or not 0 <= number <= MOST_GATES:
+        raise InputError(
+            f"{what} must be a whole number from 0, for one table, to {MOST_GATES}, found {found!r}"
+        )
+    return number
 
 
 def _batch_axis(given: object) -> int | Pairs[int | None] | None:

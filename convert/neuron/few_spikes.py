@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from ..errors import InputError
-from . import fused, surrogate
+from . import fused
+from .steps import Tables, interval, run
 
 
 @dataclass(frozen=True)
@@ -50,15 +51,21 @@ class FewSpikesNeuron(base.StepModule, torch.nn.Module):
     and weights stay float32 (or float64) when the module is cast to half precision, and so does
     the membrane potential. Source: Stöckl & Maass 2021, arXiv 2002.00860, eq. 1-3.
 
+    A gated neuron first compares x with G - 1 gates: x in (g(r-1), g(r)] runs table r for its K
+    steps. That takes one time step more (`latency`), and an interval whose y0 isn't 0 costs an
+    event beside the spikes. Source of the gates: LAS, arXiv 2505.09659, and SpikingJelly's
+    `HGNode`.
+
     Args:
-        thresholds: T, ``[K]``, in units of the input.
-        resets: h, ``[K]``, in units of the input.
-        weights: d, ``[K]``, in units of the output.
-        offset: y0, what is read out without any spike.
+        thresholds: T, ``[K]``, or ``[G, K]`` with gates, in units of the input.
+        resets: h, of that shape, in units of the input.
+        weights: d, of that shape, in units of the output.
+        offset: y0, what is read out without any spike; ``[G]`` with gates.
+        gates: ``[G - 1]``, never falling, in units of the input; none for one table.
         dtype: float32 or float64.
 
     Raises:
-        InputError: for empty, non-finite, or differently long parameters.
+        InputError: for empty, non-finite, or differently long parameters, or gates that fall.
     """
 
     thresholds: Tensor
@@ -66,34 +73,71 @@ class FewSpikesNeuron(base.StepModule, torch.nn.Module):
     weights: Tensor
     offset: Tensor
     missing_mean: Tensor
+    gates: Tensor | None
 
     def __init__(
         self,
         thresholds: Any,
         resets: Any,
         weights: Any,
-        offset: float = 0.0,
+        offset: Any = 0.0,
+        gates: Any = None,
         *,
         dtype: torch.dtype = torch.float32,
         step_mode: str = "s",
     ) -> None:
         super().__init__()
         self.step_mode = step_mode
+        self._rows = fused.Rows()
         named = {"thresholds": thresholds, "resets": resets, "weights": weights, "offset": offset}
+        if gates is not None and torch.as_tensor(gates).numel():
+            named["gates"] = gates
         for name, value in named.items():
             tensor = torch.as_tensor(value).detach().to("cpu", dtype).clone()
             if not bool(tensor.isfinite().all()):
                 raise InputError(f"{name} of a few-spikes neuron must be finite, found {tensor}")
             self.register_buffer(name, tensor)
-        lengths = {name: tuple(getattr(self, name).shape) for name in list(named)[:3]}
-        if len(set(lengths.values())) > 1 or self.thresholds.dim() != 1 or not len(self.thresholds):
-            raise InputError(f"T, h and d need one length K >= 1 each, found shapes {lengths}")
-        self.register_buffer("missing_mean", torch.zeros(len(self.thresholds), dtype=dtype))
+        if "gates" not in named:
+            self.register_buffer("gates", None)
+        self._check_shapes()
+        self.register_buffer("missing_mean", torch.zeros_like(self.thresholds))
+
+    def _check_shapes(self) -> None:
+        shapes = {n: tuple(getattr(self, n).shape) for n in ("thresholds", "resets", "weights")}
+        T, gates = self.thresholds, self.gates
+        if gates is None:
+            if len(set(shapes.values())) > 1 or T.dim() != 1 or not len(T):
+                raise InputError(f"T, h and d need one length K >= 1 each, found shapes {shapes}")
+            return
+        intervals = gates.numel() + 1
+        if len(set(shapes.values())) > 1 or T.dim() != 2 or len(T) != intervals or not T.numel():
+            raise InputError(
+                f"{gates.numel()} gates need T, h and d of shape [{intervals}, K] each, found "
+                f"shapes {shapes}"
+            )
+        if self.offset.shape != (intervals,):
+            raise InputError(
+                f"{gates.numel()} gates need {intervals} constants y0, found shape "
+                f"{tuple(self.offset.shape)}"
+            )
+        # Gates that a data type can't tell apart have an empty interval between them.
+        if gates.dim() != 1 or not bool((gates[1:] >= gates[:-1]).all()):
+            raise InputError(f"gates must be one row that never falls, found {gates.tolist()}")
 
     @property
     def steps(self) -> int:
-        """K, the number of time steps."""
-        return len(self.thresholds)
+        """K, the number of time steps of a table."""
+        return self.thresholds.shape[-1]
+
+    @property
+    def intervals(self) -> int:
+        """G, the number of tables; 1 without gates."""
+        return 1 if self.gates is None else len(self.thresholds)
+
+    @property
+    def latency(self) -> int:
+        """Time steps from input to output: K, and one for the gates."""
+        return self.steps + (self.gates is not None)
 
     def supported_step_mode(self) -> tuple[str, ...]:
         """SpikingJelly's name for the modes: ``s`` and ``m``."""
@@ -114,8 +158,12 @@ class FewSpikesNeuron(base.StepModule, torch.nn.Module):
             )
         x = x.sum(0)
         spikes = self.spikes(x)
-        shape = (-1,) + (1,) * x.dim()
-        return spikes.to(self.weights.dtype) * self.weights.view(shape)
+        weights = self.weights
+        if self.gates is None:
+            weights = weights.view((-1,) + (1,) * x.dim())
+        else:
+            weights = weights.t()[:, self.interval(x)]
+        return spikes.to(weights.dtype) * weights
 
     def decode(
         self, x: Tensor, addend: Tensor | None = None, *, plan: NeuronPlan | None = None
@@ -137,19 +185,24 @@ class FewSpikesNeuron(base.StepModule, torch.nn.Module):
             InputError: for a tensor that isn't dense or of floating point, or parameters that
                 were replaced by tensors of another length.
         """
-        T, h, d = self.thresholds, self.resets, self.weights
-        if not T.shape == h.shape == d.shape or T.dim() != 1 or self.offset.numel() != 1:
+        T, h, d, gates = self.thresholds, self.resets, self.weights, self.gates
+        shape = T.shape
+        offsets = 1 if gates is None else gates.shape[0] + 1
+        if not shape == h.shape == d.shape or self.offset.numel() != offsets:
             self._refuse_lengths()
-        K = T.shape[0]
+        if shape[:-1] != (() if gates is None else (offsets,)):
+            self._refuse_lengths()
+        K = shape[-1]
         if plan is None:
             plan = WHOLE if torch.compiler.is_compiling() else _plan_around(self)
         steps = K if plan.steps is None else min(plan.steps, K)
         offset = self.offset
         if plan.corrected and steps < K:
-            if self.missing_mean.shape != T.shape:
+            if self.missing_mean.shape != shape:
                 self._refuse_lengths()
-            offset = offset + self.missing_mean[steps]
-        learns = _learns(x, addend, T, h, d)
+            offset = offset + self.missing_mean[..., steps]
+        tables = Tables(T, h, d, offset, gates)
+        learns = _learns(x, addend, T, h, d, gates)
         if addend is not None and (
             learns
             or not (x.dtype == addend.dtype == T.dtype and x.shape == addend.shape)
@@ -158,53 +211,30 @@ class FewSpikesNeuron(base.StepModule, torch.nn.Module):
             x, addend = x + addend, None
         x = _dense(x)
         v = x.to(torch.promote_types(x.dtype, T.dtype))
-        if not learns and fused.usable(v) and _plain(v.dtype, T, h, d, offset):
+        if not learns and fused.usable(v) and _plain(v.dtype, *tables):
             y, count = fused.run(
                 v,
-                T,
-                h,
-                d,
-                offset,
+                tables,
                 plan.count is not None,
                 steps=steps,
                 in_place=plan.in_place or v is not x,
                 addend=addend,
+                kept=self._rows,
             )
             if plan.count is not None:
                 plan.count(count)
             return y.to(x.dtype)
+        counting = plan.count is not None
         try:
-            return self._step_by_step(v, offset, steps, learns, plan.count).to(x.dtype)
+            y, fired = run(v, tables, steps, learns=learns, counting=counting)
         except (TypeError, NotImplementedError) as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             raise InputError(
                 f"a neuron can't run on a {type(x).__name__}: {lines[0][:200]}; give a plain tensor"
             ) from error
-
-    def _step_by_step(
-        self,
-        x: Tensor,
-        offset: Tensor,
-        steps: int,
-        learns: bool,
-        count: Callable[[int], None] | None,
-    ) -> Tensor:
-        """The definition in torch's operations: for gradients, and whatever has no memory."""
-        T, h, d = self.thresholds, self.resets, self.weights
-        v, y = x, torch.zeros_like(x) + offset
-        fired: Tensor | None = None
-        widths = surrogate.widths(h) if learns else None
-        for t in range(steps):
-            fires = v > T[t] if widths is None else surrogate.fire(v, T[t], widths[t])
-            s = fires.to(v.dtype)
-            y = y + d[t] * s
-            v = v - h[t] * s.detach()
-            if count is not None:
-                spikes = s.sum(dtype=torch.float64)
-                fired = spikes if fired is None else fired + spikes
-        if count is not None:
-            count(_whole(fired))
-        return torch.where(x != x, x, y)
+        if plan.count is not None:
+            plan.count(_whole(fired))
+        return y.to(x.dtype)
 
     def _refuse_lengths(self) -> None:
         found = {
@@ -212,20 +242,30 @@ class FewSpikesNeuron(base.StepModule, torch.nn.Module):
             for name in ("thresholds", "resets", "weights", "missing_mean", "offset")
         }
         raise InputError(
-            f"T, h, d and the means of missing steps need one length K, and y0 one value, found "
-            f"shapes {found}; replace all of them together"
+            f"T, h, d and the means of missing steps need one length K, and y0 one value, for "
+            f"each of {self.intervals} tables, found shapes {found}; replace all of them together"
         )
 
     def spikes(self, x: Tensor) -> Tensor:
-        """Binary spike trains, bool ``[K, *x.shape]``."""
+        """Binary spike trains, bool ``[K, *x.shape]``; those of each value's own table."""
         x = _dense(x)
         v = x.to(torch.promote_types(x.dtype, self.thresholds.dtype))
+        T, h = self.thresholds, self.resets
+        if self.gates is not None:
+            index = interval(v, self.gates)
+            T, h = T.t()[:, index], h.t()[:, index]
         trains = []
         for t in range(self.steps):
-            s = v > self.thresholds[t]
+            s = v > T[t]
             trains.append(s)
-            v = v - self.resets[t] * s.to(v.dtype)
+            v = v - h[t] * s.to(v.dtype)
         return torch.stack(trains)
+
+    def interval(self, x: Tensor) -> Tensor:
+        """The table that each value runs, int64 like ``x [...]``; 0 without gates."""
+        if self.gates is None:
+            return torch.zeros(x.shape, dtype=torch.int64, device=x.device)
+        return interval(x.to(torch.promote_types(x.dtype, self.gates.dtype)), self.gates)
 
     def set_missing_means(self, x: Tensor, probability: Tensor) -> None:
         """Stores for every step what the steps after it add on average.
@@ -234,40 +274,63 @@ class FewSpikesNeuron(base.StepModule, torch.nn.Module):
             x: input values ``[B]``.
             probability: their shares ``[B]``, summing to 1.
         """
-        rates = (self.spikes(x).double() * probability.double()).sum(1)
-        added = (rates * self.weights.double()).flip(0).cumsum(0).flip(0)
-        # Entry t is the mean of the steps with (zero-based) index t and later.
-        self.missing_mean.copy_(added.to(self.missing_mean))
+        spikes, probability = self.spikes(x).double(), probability.double()
+        index = self.interval(x)
+        means = []
+        for r in range(self.intervals):
+            inside = torch.where(index == r, probability, 0.0)
+            rates = (spikes * inside).sum(1) / inside.sum().clamp_min(1e-300)
+            weights = self.weights if self.gates is None else self.weights[r]
+            # Entry t is the mean of the steps with (zero-based) index t and later.
+            means.append((rates * weights.double()).flip(0).cumsum(0).flip(0))
+        self.missing_mean.copy_(torch.stack(means).view_as(self.missing_mean))
 
     def unfreeze(self) -> FewSpikesNeuron:
-        """Makes T, h and d parameters that can be trained; their names stay."""
-        for name in ("thresholds", "resets", "weights"):
-            tensor = self._buffers.pop(name, None)
+        """Makes T, h, d and the gates parameters that can be trained; their names stay."""
+        for name in ("thresholds", "resets", "weights", "gates"):
+            tensor = self._buffers.get(name)
             if tensor is not None:
+                del self._buffers[name]
                 self.register_parameter(name, torch.nn.Parameter(tensor.clone()))
         return self.requires_grad_()
 
-    def to_table(self) -> sj_neuron.FewSpikeTable:
-        """SpikingJelly's table of this neuron; y0 (`offset`) is not part of it.
+    def to_table(self) -> sj_neuron.FewSpikeTable | GatedTable:
+        """SpikingJelly's table of this neuron, or with gates its `HGNode`; y0 is no part of them.
 
-        SpikingJelly fires at v >= theta, so theta is the next float above T.
+        SpikingJelly fires at v >= theta, so theta is the next float above T. An `HGNode` compares
+        its gates as this neuron does; they differ there, so empty intervals are left out.
         """
-        above = torch.full_like(self.thresholds, float("inf"))
-        theta = torch.nextafter(self.thresholds, above)
-        return sj_neuron.FewSpikeTable(theta, self.resets.clone(), self.weights.clone())
+        if self.gates is None:
+            return _sj_table(self.thresholds, self.resets, self.weights)
+        gates = self.gates.detach().sort().values
+        rows = zip(self.thresholds, self.resets, self.weights, strict=True)
+        filled = [True, *(gates[1:] > gates[:-1]).tolist()]
+        tables = [_sj_table(*row) for row, kept in zip(rows, [*filled, True], strict=True) if kept]
+        return GatedTable(tables, gates[torch.tensor(filled, device=gates.device)])
 
     @classmethod
     def from_table(
-        cls, table: sj_neuron.FewSpikeTable, offset: float = 0.0, *, step_mode: str = "s"
+        cls,
+        table: sj_neuron.FewSpikeTable | sj_neuron.HGNode,
+        offset: Any = 0.0,
+        *,
+        step_mode: str = "s",
     ) -> FewSpikesNeuron:
         """The neuron that equals SpikingJelly's node with this table, plus `offset`."""
-        theta = torch.as_tensor(table.theta)
+        gates = None
+        if isinstance(table, sj_neuron.HGNode):
+            theta, h, d = table.region_theta, table.region_h, table.region_d
+            gates = table.gate_thresholds
+            offset = torch.as_tensor(offset).expand(len(theta))
+        else:
+            theta, h, d = torch.as_tensor(table.theta), table.h, table.d
         below = torch.full_like(theta, -float("inf"))
         return cls(
             torch.nextafter(theta, below),
-            table.h,
-            table.d,
+            h,
+            d,
             offset,
+            gates,
             dtype=theta.dtype,
             step_mode=step_mode,
         )
@@ -285,7 +348,33 @@ class FewSpikesNeuron(base.StepModule, torch.nn.Module):
 
     def extra_repr(self) -> str:
         """Steps and readout for `print`."""
-        return f"steps={self.steps}, offset={float(self.offset):.4g}, step_mode={self.step_mode}"
+        y0 = ", ".join(f"{float(value):.4g}" for value in self.offset.view(-1))
+        gates = "" if self.gates is None else f"gates={len(self.gates)}, "
+        return f"steps={self.steps}, {gates}offset={y0}, step_mode={self.step_mode}"
+
+
+class GatedTable(sj_neuron.HGNode):
+    """SpikingJelly's `HGNode` of a gated neuron; it unpacks into its tables and gates.
+
+    Args:
+        tables: one for each interval.
+        gates: ``[G - 1]``.
+    """
+
+    def __init__(self, tables: Sequence[sj_neuron.FewSpikeTable], gates: Tensor) -> None:
+        super().__init__(tables, gates)
+        self.tables = list(tables)
+
+    def __iter__(self) -> Iterator[Any]:
+        yield self.tables
+        yield self.gate_thresholds
+
+
+def _sj_table(thresholds: Tensor, resets: Tensor, weights: Tensor) -> sj_neuron.FewSpikeTable:
+    """SpikingJelly's table: it fires at v >= theta."""
+    above = torch.full_like(thresholds, float("inf"))
+    theta = torch.nextafter(thresholds.detach(), above)
+    return sj_neuron.FewSpikeTable(theta, resets.detach().clone(), weights.detach().clone())
 
 
 def _plan_around(neuron: FewSpikesNeuron) -> NeuronPlan:
@@ -293,21 +382,22 @@ def _plan_around(neuron: FewSpikesNeuron) -> NeuronPlan:
     return WHOLE if found is None else found(neuron)
 
 
-def _learns(x: Tensor, addend: Tensor | None, *parameters: Tensor) -> bool:
+def _learns(x: Tensor, addend: Tensor | None, *parameters: Tensor | None) -> bool:
     """Whether somebody follows derivatives: autograd backwards, or forwards in a dual level."""
     if forward_ad._current_level >= 0:
         return True
     if not torch.is_grad_enabled():
         return False
     given = addend is not None and addend.requires_grad
-    return given or x.requires_grad or any(t.requires_grad for t in parameters)
+    return given or x.requires_grad or any(t is not None and t.requires_grad for t in parameters)
 
 
-def _plain(dtype: torch.dtype, *parameters: Tensor) -> bool:
+def _plain(dtype: torch.dtype, *parameters: Tensor | None) -> bool:
     """Whether compiled code may read the parameters where they lie."""
     return all(
         t.dtype == dtype and type(t) in (Tensor, torch.nn.Parameter) and not t.is_neg()
         for t in parameters
+        if t is not None
     )
 
 

@@ -25,6 +25,7 @@ from ..common.tracing import traced
 from ..errors import InputError
 from .llvm_code import Compiled, compiled
 from .llvm_program import Job
+from .steps import Tables, interval
 
 _LOG = logging.getLogger(__name__)
 # Elements for each thread in a block of the loop in torch: its buffers stay in the cache.
@@ -62,32 +63,30 @@ def usable(x: Tensor) -> bool:
 
 def run(
     x: Tensor,
-    thresholds: Tensor,
-    resets: Tensor,
-    weights: Tensor,
-    offset: Tensor,
+    tables: Tables,
     counting: bool,
     *,
     steps: int | None = None,
     in_place: bool = False,
     addend: Tensor | None = None,
+    kept: Rows | None = None,
 ) -> tuple[Tensor, int]:
-    """Output of a neuron and, if asked for, its spikes; bit for bit what the steps give in torch.
+    """Output of a neuron and, if asked for, its events; bit for bit what the steps give in torch.
 
     Args:
         x: input, float32 or float64 ``[...]``, see `usable`.
-        thresholds, resets, weights: T, h, d ``[K]``.
-        offset: y0.
-        counting: counts spikes.
+        tables: T, h, d, y0 and gates.
+        counting: counts spikes, and with gates the constants that aren't 0.
         steps: runs only the first so many steps; the compiled function is that of K all the same.
         in_place: the output may take the memory of x.
         addend: added to x first, of the same shape and dtype; both must be `usable`.
+        kept: the neuron's rows from earlier calls.
     """
-    steps = thresholds.shape[0] if steps is None else steps
+    steps = tables.thresholds.shape[-1] if steps is None else steps
     x, function = x.detach(), None
     if addend is not None:
         if _dense(x) and addend.stride() == x.stride():
-            function = _compiled(x, counting, True, steps)
+            function = _compiled(x, tables, counting, True, steps)
         if function is None:
             x, addend = x.add_(addend) if in_place else x + addend, None
             in_place = True
@@ -96,14 +95,16 @@ def run(
     y = x if in_place else torch.empty_like(x)
     if not x.numel():
         return y, 0
-    function = function or _compiled(x, counting, False, steps)
+    function = function or _compiled(x, tables, counting, False, steps)
     # In the order of memory, whatever the layout.
     flat_x, flat_y = _flat(x), _flat(y)
     if function is not None:
         flat_z = None if addend is None else _flat(addend.detach())
-        rows = [_row(t, x) for t in (thresholds, resets, weights, offset)]
+        rows = (Rows() if kept is None else kept).of(tables, x, function.lanes)
         return y, _on_cpu(flat_x, flat_z, flat_y, rows, steps, function)
-    parameters = torch.cat((thresholds, resets, weights, offset.view(1))).detach().to(x.dtype)
+    if tables.gates is not None:
+        return y, gated_in_blocks(flat_x, flat_y, tables, steps, counting)
+    parameters = torch.cat((*tables[:3], tables.offset.view(1))).detach().to(x.dtype)
     if x.device.type == "cuda":
         return y, _on_cuda(flat_x, flat_y, parameters, steps, counting)
     return y, in_blocks(flat_x, flat_y, parameters, steps, counting)
@@ -120,16 +121,67 @@ def _flat(x: Tensor) -> Tensor:
     return x.as_strided((x.numel(),), (1,))
 
 
-def _row(parameter: Tensor, x: Tensor) -> Tensor:
-    """A parameter as machine code reads it."""
-    if parameter.device != x.device:
-        raise InputError(
-            f"a neuron's parameters are on {parameter.device}, its input on {x.device}; move one "
-            "of them with .to(device)"
-        )
-    if parameter.dtype != x.dtype:
-        parameter = parameter.to(x.dtype)
-    return parameter if parameter.is_contiguous() else parameter.contiguous()
+class Rows:
+    """A neuron's numbers as machine code reads them, made anew when one of them has changed.
+
+    With gates, T, h and d have a row for each step, and a row has a value for each interval, and
+    more where a register has more lanes. So have y0 and the gates. They are compared byte for
+    byte: through `.data` and numpy, memory is written to without a trace.
+    """
+
+    def __init__(self) -> None:
+        self._kept: tuple[tuple[Any, ...], list[Tensor]] | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Rows:
+        return Rows()
+
+    def __reduce__(self) -> Any:
+        return Rows, ()
+
+    def of(self, tables: Tables, x: Tensor, lanes: int) -> list[Tensor]:
+        """Rows T, h, d, y0 and the gates for values like x.
+
+        Args:
+            tables: of the neuron.
+            x: the input.
+            lanes: values in a row, with gates.
+        """
+        given = [t for t in tables if t is not None]
+        for tensor in given:
+            if tensor.device != x.device:
+                raise InputError(
+                    f"a neuron's parameters are on {tensor.device}, its input on {x.device}; move "
+                    "one of them with .to(device)"
+                )
+        if tables.gates is None:
+            rows = [t if t.dtype == x.dtype else t.to(x.dtype) for t in given]
+            return [t if t.is_contiguous() else t.contiguous() for t in (*rows, rows[-1])]
+        key = lanes, x.dtype, tables.thresholds.shape, *map(_bytes, given)
+        kept = self._kept
+        # One attribute, read and written once: threads may share the neuron.
+        if kept is None or kept[0] != key:
+            kept = self._kept = key, _gated_rows(tables, tables.gates, x, lanes)
+        return kept[1]
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    """What a tensor on the CPU holds."""
+    tensor = tensor if tensor.is_contiguous() else tensor.contiguous()
+    return ctypes.string_at(tensor.data_ptr(), tensor.nbytes)
+
+
+def _gated_rows(tables: Tables, gates: Tensor, x: Tensor, lanes: int) -> list[Tensor]:
+    """T, h, d ``[K, lanes]``, y0 and gates ``[lanes]``; gates behind the last are infinite."""
+    T, h, d, offset = (t.detach() for t in tables[:4])
+    intervals, steps = T.shape
+    result = []
+    for table in (T, h, d):
+        row = x.new_zeros(steps, lanes)
+        row[:, :intervals] = table.t()
+        result.append(row)
+    y0, bounds = x.new_zeros(lanes), x.new_full((lanes,), torch.inf)
+    y0[:intervals], bounds[: intervals - 1] = offset, gates.detach()
+    return [*result, y0, bounds]
 
 
 def _worth(key: tuple[Any, ...], work: int, enough: int) -> bool:
@@ -143,14 +195,18 @@ def _worth(key: tuple[Any, ...], work: int, enough: int) -> bool:
     return key in _ready
 
 
-def _compiled(x: Tensor, counting: bool, adding: bool, steps: int) -> Compiled | None:
+def _compiled(
+    x: Tensor, tables: Tables, counting: bool, adding: bool, steps: int
+) -> Compiled | None:
     """The machine code for such values; None where there is none, or it isn't worth it yet."""
+    intervals = 1 if tables.gates is None else len(tables.thresholds)
     if x.device.type != "cpu" or not x.numel() or getattr(numba.config, "DISABLE_JIT", False):
         return None
-    if not _worth((x.dtype, counting, adding), x.numel() * steps, WORTH_COMPILING):
+    key = (x.dtype, counting, adding, intervals)
+    if not _worth(key, x.numel() * steps, WORTH_COMPILING):
         return None
     try:
-        return compiled(x.dtype == torch.float64, counting, adding)
+        return compiled(x.dtype == torch.float64, counting, adding, intervals)
     except (RuntimeError, OSError) as error:
         _warn_once(str(error).partition("\n")[0])
         return None
@@ -229,6 +285,36 @@ def in_blocks(x: Tensor, y: Tensor, parameters: Tensor, steps: int, counting: bo
             if t + 1 < len(T):
                 torch.sub(potential, s, alpha=h[t], out=v)
             torch.add(out if t else start, s, alpha=d[t], out=out)
+        if kept is not None:
+            torch.where(kept != kept, kept, out, out=out)
+    return int(count)
+
+
+def gated_in_blocks(x: Tensor, y: Tensor, tables: Tables, steps: int, counting: bool) -> int:
+    """As `in_blocks`, for a neuron with gates."""
+    assert tables.gates is not None
+    T, h, d, offset = (t.detach().to(x.dtype) for t in tables[:4])
+    size = x.numel()
+    if x.device.type == "cpu":
+        size = min(size, _TORCH_BLOCK * torch.get_num_threads())
+    count = torch.zeros((), dtype=torch.float64, device=x.device)
+    for first in range(0, x.numel(), size):
+        given, out = (a[first : first + size] for a in (x, y))
+        kept = given.clone() if given.sum().isnan() else None
+        index = interval(given, tables.gates)
+        v = given.clone()
+        start = 0.0 + offset[index]
+        if counting:
+            count += ((start != 0) & (given == given)).sum(dtype=torch.float64)
+        out.copy_(start)
+        s = torch.empty_like(v)
+        for t in range(steps):
+            torch.gt(v, T[:, t][index], out=s)
+            if counting:
+                count += s.sum(dtype=torch.float64)
+            # Products with 0 and 1 are exact: one rounding, as in the sum alone.
+            out.addcmul_(s, d[:, t][index])
+            v.addcmul_(s, h[:, t][index], value=-1)
         if kept is not None:
             torch.where(kept != kept, kept, out, out=out)
     return int(count)

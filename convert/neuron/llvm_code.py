@@ -9,6 +9,7 @@ from threading import Lock
 
 import llvmlite.binding as llvm
 
+from .llvm_gated import GatedProgram
 from .llvm_program import Form, Program, Registers
 
 _lock = Lock()
@@ -16,22 +17,27 @@ _lock = Lock()
 
 @dataclass(frozen=True)
 class Compiled:
-    """A C function ``void (*)(int64_t *)`` and how many values it takes at a time."""
+    """A C function ``void (*)(int64_t *)``, how many values it takes at a time, and its registers.
+
+    `lanes` is how many values a row of a gated neuron's tables has.
+    """
 
     address: int
     group: int
+    lanes: int
     # The machine code lives as long as its engine.
     engine: llvm.ExecutionEngine
 
 
 @cache
-def compiled(double: bool, counting: bool, adding: bool) -> Compiled:
+def compiled(double: bool, counting: bool, adding: bool, intervals: int = 1) -> Compiled:
     """The function that takes one thread's share of a job through its steps.
 
     Args:
         double: values are float64, not float32.
         counting: it counts spikes.
         adding: the neuron's input is a sum of two.
+        intervals: G, tables of the neuron.
 
     Raises:
         RuntimeError, OSError: where LLVM can't make code for this machine.
@@ -43,19 +49,22 @@ def compiled(double: bool, counting: bool, adding: bool) -> Compiled:
         machine = llvm.Target.from_default_triple().create_target_machine(
             cpu=llvm.get_host_cpu_name(), features=features.flatten(), opt=3, jit=True
         )
-        form, registers = Form(double, counting, adding), _registers(features)
-        program = Program(form, registers)
+        form, registers = Form(double, counting, adding, intervals), _registers(features)
+        program = (Program if intervals == 1 else GatedProgram)(form, registers)
         module = program.module
         module.triple = llvm.get_default_triple()
         parsed = llvm.parse_assembly(str(module))
         parsed.verify()
         engine = llvm.create_mcjit_compiler(parsed, machine)
         engine.finalize_object()
-        return Compiled(engine.get_function_address("steps"), program.group_size, engine)
+        address = engine.get_function_address("steps")
+        return Compiled(address, program.group_size, program.lanes, engine)
 
 
 def _registers(features: Mapping[str, bool]) -> Registers:
     """What a processor with these features offers."""
     if features.get("avx512f"):
-        return Registers(512, 8, True)
-    return Registers(256 if features.get("avx2") else 128, 4, False)
+        return Registers(512, 8, True, "avx512")
+    if features.get("avx2"):
+        return Registers(256, 4, False, "avx2")
+    return Registers(128, 4, False)

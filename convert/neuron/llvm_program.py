@@ -24,18 +24,20 @@ class Job(IntEnum):
     H = 4
     D = 5
     OFFSET = 6
+    # Of a neuron with gates, whose T, H and D have a row of one value a lane for each step.
+    GATES = 7
     # The values behind the last whole group, filled up with NaN; overwritten by their outputs.
     # What is added to them follows, as a group of its own.
-    REST = 7
-    SIZE = 8
+    REST = 8
+    SIZE = 9
     # How many of the K steps are done.
-    STEPS = 9
-    THREADS = 10
+    STEPS = 10
+    THREADS = 11
     # Number of the thread, or -1: then ASK is a C function that tells it.
-    NUMBER = 11
-    ASK = 12
+    NUMBER = 12
+    ASK = 13
     # From here on the spikes of each thread.
-    COUNTS = 13
+    COUNTS = 14
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,13 @@ class Form:
         double: values are float64, not float32.
         counting: it counts spikes.
         adding: it adds two inputs first.
+        intervals: G, the tables; 1 without gates.
     """
 
     double: bool
     counting: bool
     adding: bool
+    intervals: int = 1
 
 
 @dataclass(frozen=True)
@@ -62,11 +66,14 @@ class Registers:
         vectors: how many vectors pass through the steps together; twice so many registers hold
             the state, and the parameters and the count need some as well.
         masks: masks have registers of their own: one instruction adds where a mask is set.
+        permutes: one instruction picks for each lane any lane of a register: ``avx512``, ``avx2``
+            (float32 alone), or empty.
     """
 
     bits: int
     vectors: int
     masks: bool
+    permutes: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,7 @@ class _Pointers:
     h: ir.Value
     d: ir.Value
     offset: ir.Value
+    gates: ir.Value
     rest: ir.Value
 
 
@@ -95,14 +103,6 @@ class _Share:
 
 
 @dataclass(frozen=True)
-class _Group:
-    """Where a group's outputs go, and its inputs, a vector each."""
-
-    target: ir.Value
-    given: list[ir.Value]
-
-
-@dataclass(frozen=True)
 class _State:
     """A group's potentials and outputs, a vector each, and its spikes, after a step."""
 
@@ -111,11 +111,25 @@ class _State:
     count: ir.Value
 
 
+@dataclass(frozen=True)
+class _Group:
+    """Where a group's outputs go, its inputs, a vector each, and its state before the first step.
+
+    With gates, `index` has the table of each value.
+    """
+
+    target: ir.Value
+    given: list[ir.Value]
+    first: _State
+    index: list[ir.Value]
+
+
 class Program:
     """The module with the function ``steps``: one thread's share of a job, see `Job`.
 
     Groups of vectors pass through all steps one after the other. Each method writes one block of
-    the function, but for `_step`, which is a loop of one block.
+    the function, but for `_step`, which is a loop of one block. `GatedProgram` says what a neuron
+    with gates does otherwise.
     """
 
     def __init__(self, form: Form, registers: Registers) -> None:
@@ -137,19 +151,24 @@ class Program:
         self.at = ir.IRBuilder(self.blocks["entry"])
         self._write()
 
+    @property
+    def lanes(self) -> int:
+        """Values in a row of the tables; plain tables have rows of one."""
+        return 1
+
     def _write(self) -> None:
         pointers, (size, steps, threads, known) = self._entry()
         told = self._ask()
         share = self._share(pointers, size, threads, known, told)
         index, fired = self._groups(share)
         group = self._group(pointers, share, index)
-        state = self._step(pointers, share, group, steps)
+        state = self._step(pointers, group, steps)
         self._written(group, state, index, fired)
         self._done(share, fired)
 
     def _entry(self) -> tuple[_Pointers, list[ir.Value]]:
         """Reads the job: its addresses, and SIZE, STEPS, THREADS, NUMBER."""
-        names = (Job.X, Job.ADDEND, Job.Y, Job.T, Job.H, Job.D, Job.OFFSET, Job.REST)
+        names = [Job.X, Job.ADDEND, Job.Y, Job.T, Job.H, Job.D, Job.OFFSET, Job.GATES, Job.REST]
         pointers = [self.at.inttoptr(self._field(n), self.value.as_pointer()) for n in names]
         numbers = [self._field(n) for n in (Job.SIZE, Job.STEPS, Job.THREADS, Job.NUMBER)]
         unknown = self.at.icmp_signed("<", numbers[-1], self._const(0))
@@ -211,10 +230,18 @@ class Program:
             apart = at.gep(pointers.rest, [self._const(self.group_size)])
             more = at.select(last, apart, at.gep(pointers.addend, [place]))
             given = [at.fadd(x, self._vector(more, i)) for i, x in enumerate(given)]
+        first, index = self._first(pointers, share, given)
         at.branch(self.blocks["step"])
-        return _Group(target, given)
+        return _Group(target, given, first, index)
 
-    def _step(self, pointers: _Pointers, share: _Share, group: _Group, steps: ir.Value) -> _State:
+    def _first(
+        self, pointers: _Pointers, share: _Share, given: list[ir.Value]
+    ) -> tuple[_State, list[ir.Value]]:
+        """A group's state before the first step, and the table of each value, if there are any."""
+        none = ir.Constant(self.counts, [0] * self.width)
+        return _State(given, [share.offset] * len(given), none), []
+
+    def _step(self, pointers: _Pointers, group: _Group, steps: ir.Value) -> _State:
         """The loop over steps, through which all vectors of a group pass together."""
         at = self._begin("step")
         step = at.phi(self.whole)
@@ -223,17 +250,11 @@ class Program:
             [at.phi(self.many) for _ in group.given],
             at.phi(self.counts),
         )
-        T, h, d = (
-            self._spread(at.load(at.gep(row, [step])))
-            for row in (pointers.T, pointers.h, pointers.d)
-        )
-        after = self._fire(before, T, h, d)
+        after = self._fire(before, self._tables(pointers, group, step))
         step_after = at.add(step, self._const(1))
-        none = ir.Constant(self.counts, [0] * self.width)
-        first = _State(group.given, [share.offset] * len(group.given), none)
         step.add_incoming(self._const(0), self.blocks["group"])
         step.add_incoming(step_after, self.blocks["step"])
-        for state, block in ((first, "group"), (after, "step")):
+        for state, block in ((group.first, "group"), (after, "step")):
             before.count.add_incoming(state.count, self.blocks[block])
             for phis, values in ((before.v, state.v), (before.out, state.out)):
                 for phi, value in zip(phis, values, strict=True):
@@ -242,12 +263,21 @@ class Program:
         at.cbranch(again, self.blocks["step"], self.blocks["written"])
         return after
 
-    def _fire(self, before: _State, T: ir.Value, h: ir.Value, d: ir.Value) -> _State:
+    def _tables(self, pointers: _Pointers, group: _Group, step: ir.Value) -> list[list[ir.Value]]:
+        """T, h and d of a step for each vector of a group."""
+        at = self.at
+        table = [
+            self._spread(at.load(at.gep(row, [step])))
+            for row in (pointers.T, pointers.h, pointers.d)
+        ]
+        return [table] * len(group.given)
+
+    def _fire(self, before: _State, tables: list[list[ir.Value]]) -> _State:
         """One step of every vector of a group."""
         at = self.at
         v, out, count = [], [], before.count
         nothing = ir.Constant(self.many, [0.0] * self.width)
-        for potential, read in zip(before.v, before.out, strict=True):
+        for potential, read, (T, h, d) in zip(before.v, before.out, tables, strict=True):
             fires = at.fcmp_ordered(">", potential, T)
             if self.registers.masks:
                 out.append(at.select(fires, at.fadd(read, d), read))

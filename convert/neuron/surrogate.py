@@ -62,3 +62,23 @@ def widths(resets: Tensor) -> Tensor:
         size = torch.cat([size[:-1], size[-2:-1] / 2])
     largest = size.max()
     return torch.where(largest > 0, size.clamp_min(_NARROWEST * largest), 1.0)
+
+
+def gate_widths(gates: Tensor, resets: Tensor) -> Tensor:
+    """Half the base of each gate's triangle ``[G - 1]``, in units of the input.
+
+    That is the larger of the last resets of the two tables beside it, the scale on which both
+    outputs move, and no more than the distance to the next gate, as long as there is one.
+
+    Args:
+        gates: ``[G - 1]``, in order.
+        resets: ``[G, K]``.
+    """
+    scale = torch.stack([widths(row)[-1] for row in resets]).detach()
+    size = torch.maximum(scale[:-1], scale[1:])
+    least = _NARROWEST * size
+    if len(gates) > 1:
+        apart = gates.detach().diff()
+        size[:-1] = torch.minimum(size[:-1], apart)
+        size[1:] = torch.minimum(size[1:], apart)
+    return torch.maximum(size, least)

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 from ..common.files import shown
 from ..errors import StorageError
 
-VERSION = 2
+VERSION = 3
 _MARK = b"FSPIKES\n"
 # Mark, version, bytes of JSON, bytes of tensors, SHA-256 of all of it but itself.
 _HEADER = struct.Struct("<8sIQQ32s")

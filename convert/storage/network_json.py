@@ -342,15 +342,25 @@ def _neuron(path: str, state: dict[str, tuple[Tensor, bool]], mode: Any) -> FewS
         if f"{path}.{name}" not in state:
             raise StorageError(f"the neuron {path} has no {name}")
         found[name], _ = state.pop(f"{path}.{name}")
+    gates, _ = state.pop(f"{path}.gates", (None, False))
     dtype = found["thresholds"].dtype
     same = {tensor.dtype for tensor in found.values()} == {dtype}
     if dtype not in (torch.float32, torch.float64) or not same or mode not in ("s", "m"):
         raise StorageError(f"the neuron {path} has a data type or step mode that isn't a neuron's")
     *table, offset, missing = found.values()
-    if offset.dim() or missing.shape != table[0].shape or not bool(missing.isfinite().all()):
+    if gates is not None and (gates.dtype != dtype or not gates.numel()):
+        raise StorageError(f"the neuron {path} has gates that aren't a neuron's")
+    if (
+        (offset.dim() and gates is None)
+        or missing.shape != table[0].shape
+        or not bool(missing.isfinite().all())
+    ):
         raise StorageError(f"the neuron {path} has readouts of the wrong shape")
     T, h, d = table
-    neuron = FewSpikesNeuron(T, h, d, offset, dtype=dtype, step_mode=mode)  # type: ignore[arg-type]
+    if gates is not None:
+        # Training may have moved one past another; how many lie below a value is all that counts.
+        gates = gates.sort().values
+    neuron = FewSpikesNeuron(T, h, d, offset, gates, dtype=dtype, step_mode=mode)
     neuron.missing_mean.copy_(missing)
     return neuron
 

@@ -11,7 +11,7 @@ from convert import ConversionSettings, SpikingModel, to_spiking
 from convert.assembly import site_fits
 from convert.assembly.build import build
 from convert.assembly.calibrated import Calibrated
-from convert.assembly.fixed_steps import fixed_steps
+from convert.assembly.site_numbers import by_site, gates_of
 from convert.calibration.observe import calibrate
 from convert.capture.capture import capture
 from convert.fitting.problem import Problem
@@ -64,7 +64,8 @@ def test_every_fit_is_made_once(
         captured,
         sites,
         calibrate(captured, sites, [images]),
-        fixed_steps(sites, settings.per_site_steps),
+        by_site(sites, settings.per_site_steps, "per_site_steps"),
+        gates_of(sites, settings),
         None,
     )
     seconds: dict[str, float] = {}

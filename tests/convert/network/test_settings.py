@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from convert import ConversionError, ConversionSettings, InputError, to_spiking
-from convert.network.settings import MOST_STEPS, Automatic, SiteSteps
+from convert.network.settings import MOST_STEPS, Automatic, SiteNumbers
 
 _FULL = ConversionSettings(
     steps=[3, 5],
@@ -146,7 +146,7 @@ def test_they_differ_where_one_setting_does() -> None:
             other = getattr(ConversionSettings(), field.name)
             assert dataclasses.replace(_FULL, **{field.name: other}) != _FULL
     # The last pattern that matches a site decides.
-    assert SiteSteps({"a": 1, "*": 2}) != SiteSteps({"*": 2, "a": 1})
+    assert SiteNumbers({"a": 1, "*": 2}) != SiteNumbers({"*": 2, "a": 1})
 
 
 def test_can_not_be_changed() -> None:

@@ -4,7 +4,7 @@ import pytest
 from torch import Tensor, nn
 
 from convert import SiteError
-from convert.assembly.fixed_steps import fixed_steps
+from convert.assembly.site_numbers import by_site
 from convert.capture.capture import capture
 from convert.sites.find import Site, find_sites
 
@@ -15,13 +15,13 @@ def sites(small_model: nn.Module, noise: Tensor) -> list[Site]:
 
 
 def test_names_and_globs(sites: list[Site]) -> None:
-    assert fixed_steps(sites, {}) == {}
-    assert fixed_steps(sites, {"si*": 7}) == {"silu": 7}
+    assert by_site(sites, {}, "per_site_steps") == {}
+    assert by_site(sites, {"si*": 7}, "per_site_steps") == {"silu": 7}
     # The last that matches decides.
-    assert fixed_steps(sites, {"*": 7, "act": 3}) == {"silu": 7, "act": 3}
-    assert fixed_steps(sites, {"act": 3, "*": 7}) == {"silu": 7, "act": 7}
+    assert by_site(sites, {"*": 7, "act": 3}, "per_site_steps") == {"silu": 7, "act": 3}
+    assert by_site(sites, {"act": 3, "*": 7}, "per_site_steps") == {"silu": 7, "act": 7}
 
 
 def test_a_pattern_that_matches_nothing(sites: list[Site]) -> None:
     with pytest.raises(SiteError, match=r"no site matches 'head\*'; there are e\.g\. silu, act"):
-        fixed_steps(sites, {"act": 4, "head*": 3})
+        by_site(sites, {"act": 4, "head*": 3}, "per_site_steps")

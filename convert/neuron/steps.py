@@ -1,0 +1,136 @@
+"""The time steps in torch's operations, one after the other: the definition of what a neuron does.
+
+It serves gradients, tracers and whatever has no memory; `fused` gives the same bits faster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import surrogate
+
+
+class Tables(NamedTuple):
+    """The numbers of a neuron.
+
+    Args:
+        thresholds, resets, weights: T, h, d, ``[K]``, or ``[G, K]`` with gates.
+        offset: y0, one value, or ``[G]`` with gates.
+        gates: ``[G - 1]``; None for one table.
+    """
+
+    thresholds: Tensor
+    resets: Tensor
+    weights: Tensor
+    offset: Tensor
+    gates: Tensor | None = None
+
+    def rows(self) -> Iterator[Tables]:
+        """Each interval's own table."""
+        if self.gates is None:
+            yield self
+            return
+        for T, h, d, y0 in zip(*self[:4], strict=True):
+            yield Tables(T, h, d, y0)
+
+
+def interval(x: Tensor, gates: Tensor) -> Tensor:
+    """The table that each value runs, int64 like ``x [...]``: as many as gates lie below it."""
+    index = torch.zeros(x.shape, dtype=torch.int64, device=x.device)
+    for gate in gates.detach().unbind():
+        index = index + (x > gate)
+    return index
+
+
+def run(
+    x: Tensor, tables: Tables, steps: int, *, learns: bool, counting: bool
+) -> tuple[Tensor, Tensor | None]:
+    """A neuron's output for ``x [...]`` and, if asked for, the number of its events, float64.
+
+    Args:
+        x: membrane potentials at the first step.
+        tables: of the neuron.
+        steps: how many of its K are done.
+        learns: gradients are wanted: of spikes and gates they are those of `surrogate`.
+        counting: counts spikes, and with gates the constants that aren't 0.
+    """
+    if tables.gates is None:
+        y, fired = _table(x, tables, steps, None, learns, counting)
+    elif learns:
+        y, fired = _every_table(x, tables, tables.gates, steps, counting)
+    else:
+        index = interval(x, tables.gates)
+        chosen = Tables(*(_chosen(values, index) for values in tables[:4]))
+        y, fired = _table(x, chosen, steps, None, False, counting)
+        if counting:
+            fired = _added(fired, (chosen.offset != 0) & (x == x))
+    return torch.where(x != x, x, y), fired
+
+
+def _chosen(values: Tensor, index: Tensor) -> Tensor:
+    """Each value's own number, ``[..., ]`` of ``[G]`` or ``[K, ...]`` of ``[G, K]``."""
+    return values.detach()[index] if values.dim() == 1 else values.detach().t()[:, index]
+
+
+def _table(
+    x: Tensor,
+    table: Tables,
+    steps: int,
+    inside: Tensor | None,
+    learns: bool,
+    counting: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """The steps of one table, or of every value's own one."""
+    v, y = x, torch.zeros_like(x) + table.offset
+    fired: Tensor | None = None
+    widths = surrogate.widths(table.resets) if learns else None
+    for t in range(steps):
+        T, h, d = table.thresholds[t], table.resets[t], table.weights[t]
+        fires = v > T if widths is None else surrogate.fire(v, T, widths[t])
+        s = fires.to(v.dtype)
+        y = y + d * s
+        v = v - h * s.detach()
+        if counting:
+            fired = _added(fired, s if inside is None else s * inside)
+    return y, fired
+
+
+def _every_table(
+    x: Tensor, tables: Tables, gates: Tensor, steps: int, counting: bool
+) -> tuple[Tensor, Tensor | None]:
+    """All tables on all values, of which each keeps its own: so gates have gradients, too."""
+    # Training may have moved one past another, which only changes which of them is which.
+    gates = gates.sort().values
+    index = interval(x, gates)
+    fired: Tensor | None = None
+    outputs = []
+    for r, table in enumerate(tables.rows()):
+        inside = (index == r).to(x.dtype)
+        y, spikes = _table(x, table, steps, inside, True, counting)
+        outputs.append(y)
+        if counting and spikes is not None:
+            fired = _added(spikes if fired is None else fired + spikes, _event(table, inside, x))
+    y = outputs[0]
+    for r in range(1, len(outputs)):
+        y = torch.where(index == r, outputs[r], y)
+    widths = surrogate.gate_widths(gates, tables.resets)
+    for r, gate in enumerate(gates.unbind()):
+        crossed = surrogate.fire(x, gate, widths[r])
+        # Nothing but its derivative: the output steps from one table's to the next one's.
+        y = y + (crossed - crossed.detach()) * (outputs[r + 1] - outputs[r]).detach()
+    return y, fired
+
+
+def _event(table: Tables, inside: Tensor, x: Tensor) -> Tensor:
+    """Whether each value's interval reads out a constant."""
+    return inside * (x == x) * (table.offset != 0)
+
+
+def _added(total: Tensor | None, more: Tensor) -> Tensor:
+    """A count and the sum of what is added to it, float64."""
+    found = more.sum(dtype=torch.float64)
+    return found if total is None else total + found

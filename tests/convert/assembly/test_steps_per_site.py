@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convert import CalibrationError, InputError, SpikingModel, load, refit, to_spiking
+from convert.assembly.calibrated import Size
 from convert.assembly.steps_per_site import _hull, _path
 
 
@@ -97,11 +98,17 @@ def test_a_budget_for_less_than_a_step_a_site(uneven: nn.Module, inputs: Tensor)
 
 def test_the_hull_leaves_out_what_does_not_pay() -> None:
     # From 2 on, 3 is no better and 4 is steeper.
-    assert _hull({1: 10.0, 2: 9.0, 3: 9.0, 4: 1.0, 5: 0.5, 6: 0.6}) == [1, 4, 5]
-    path = _path({"a": {1: 10.0, 2: 1.0}, "b": {1: 8.0, 2: 4.0, 3: 3.5}})
+    one, two, three, four, five, six = map(Size, range(1, 7))
+    effects = {one: 10.0, two: 9.0, three: 9.0, four: 1.0, five: 0.5, six: 0.6}
+    assert _hull(effects) == [one, four, five]
+    path = _path({"a": {one: 10.0, two: 1.0}, "b": {one: 8.0, two: 4.0, three: 3.5}})
     assert path == [
-        {"a": 1, "b": 1},
-        {"a": 2, "b": 1},
-        {"a": 2, "b": 2},
-        {"a": 2, "b": 3},
+        {"a": one, "b": one},
+        {"a": two, "b": one},
+        {"a": two, "b": two},
+        {"a": two, "b": three},
     ]
+    # Gates take a time step: two of them and K = 2 compete with K = 3.
+    gated = Size(2, 1)
+    assert gated.latency == 3 and Size(3).latency == 3
+    assert _hull({one: 10.0, two: 6.0, three: 4.0, gated: 1.0}) == [one, gated]

@@ -17,10 +17,9 @@ from convert.calls.batch_layout import (
     fresh_sizes,
     parts,
     resized,
-    told_by_labels,
 )
 from convert.calls.call_signature import named
-from convert.capture.batch_axis import find_batch
+from convert.capture.batch_axis import find_batch, told_by_labels
 
 _NO_STEP_AHEAD = nn.Transformer.generate_square_subsequent_mask
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convert import CalibrationError, InputError, SpikingModel, load, refit, to_spiking
+from convert.assembly.calibrated import Size
 from convert.assembly.steps_per_site import _hull, _path
 
 
@@ -95,13 +96,25 @@ def test_a_budget_for_less_than_a_step_a_site(uneven: nn.Module, inputs: Tensor)
         convert(uneven, inputs, budget=4, per_site_steps={"relu": 5})
 
 
+def _sizes(effects: dict[int, float], gates: int = 0) -> dict[Size, float]:
+    return {Size(steps, gates): effect for steps, effect in effects.items()}
+
+
 def test_the_hull_leaves_out_what_does_not_pay() -> None:
     # From 2 on, 3 is no better and 4 is steeper.
-    assert _hull({1: 10.0, 2: 9.0, 3: 9.0, 4: 1.0, 5: 0.5, 6: 0.6}) == [1, 4, 5]
-    path = _path({"a": {1: 10.0, 2: 1.0}, "b": {1: 8.0, 2: 4.0, 3: 3.5}})
+    hull = _hull(_sizes({1: 10.0, 2: 9.0, 3: 9.0, 4: 1.0, 5: 0.5, 6: 0.6}))
+    assert hull == [Size(1), Size(4), Size(5)]
+    path = _path({"a": _sizes({1: 10.0, 2: 1.0}), "b": _sizes({1: 8.0, 2: 4.0, 3: 3.5})})
     assert path == [
-        {"a": 1, "b": 1},
-        {"a": 2, "b": 1},
-        {"a": 2, "b": 2},
-        {"a": 2, "b": 3},
+        {"a": Size(1), "b": Size(1)},
+        {"a": Size(2), "b": Size(1)},
+        {"a": Size(2), "b": Size(2)},
+        {"a": Size(2), "b": Size(3)},
     ]
+
+
+def test_gates_take_one_step() -> None:
+    # At equal latency the better one is on the hull, and of equals the one of fewer gates.
+    effects = _sizes({1: 10.0, 2: 6.0, 3: 4.0, 4: 3.0}) | _sizes({1: 7.0, 2: 2.0, 3: 0.5}, 1)
+    effects |= _sizes({1: 6.0, 2: 2.0, 3: 0.2}, 3)
+    assert _hull(effects) == [Size(1), Size(2, 1), Size(3, 3)]

@@ -96,6 +96,10 @@ def test_a_budget_for_less_than_a_step_a_site(uneven: nn.Module, inputs: Tensor)
         convert(uneven, inputs, budget=4, per_site_steps={"relu": 5})
 
 
+def _sizes(effects: dict[int, float], gates: int = 0) -> dict[Size, float]:
+    return {Size(steps, gates): effect for steps, effect in effects.items()}
+
+
 def test_the_hull_leaves_out_what_does_not_pay() -> None:
     # From 2 on, 3 is no better and 4 is steeper.
     one, two, three, four, five, six = map(Size, range(1, 7))

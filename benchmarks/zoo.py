@@ -2,7 +2,8 @@
 
 Run ``python benchmarks/zoo.py [NAME ...]`` from the project's folder. Every network's line is kept
 in ``docs/zoo.jsonl``, so that a run that was stopped goes on where it was, and two may share the
-work; ``docs/zoo.md`` is written from all lines there are.
+work; ``docs/zoo.md`` is written from all lines there are. With ``--gates 3`` every neuron has four
+tables, and the line stands beside the network's line with one table.
 
 Weights are random, and heads that start at zero get some. Batch norms take their statistics from
 one pass over the calibration images. The images are noise.
@@ -32,6 +33,7 @@ from convert.common.files import atomic_path
 
 IMAGES = 64
 STEPS = (12, 8)
+GATES = (0, 3)
 OUTLIER = 0.3
 SIDE = 64
 # Where the smallest sensible image is another one; four patches a side for transformers.
@@ -52,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(description=__doc__)
     result.add_argument("names", nargs="*", metavar="NAME", help="networks; all if none")
     result.add_argument("--seed", type=int, default=0)
+    result.add_argument("--gates", type=int, default=0, choices=GATES, metavar="N")
     result.add_argument("--lines", type=Path, default=DOCS / "zoo.jsonl", metavar="FILE")
     result.add_argument("--table", type=Path, default=DOCS / "zoo.md", metavar="FILE")
     result.add_argument("--quiet", action="store_true")
@@ -94,17 +97,18 @@ def set_statistics(model: nn.Module, images: Tensor) -> None:
         norm.eval()
 
 
-def measured(name: str, seed: int) -> dict[str, Any]:
+def measured(name: str, seed: int, gates: int = 0) -> dict[str, Any]:
     """One network's line."""
     side = SIDES.get(name, SIDE)
     model = model_of(name, seed)
     random = torch.Generator().manual_seed(seed + 1)
     known, new = torch.randn(2 * IMAGES, 3, side, side, generator=random).split(IMAGES)
     set_statistics(model, known)
-    line: dict[str, Any] = {"name": name, "seed": seed, "side": side}
+    line: dict[str, Any] = {"name": name, "seed": seed, "gates": gates, "side": side}
     begin = time.process_time()
     try:
-        snn = to_spiking(model, list(known.split(16)), steps=STEPS, seed=seed, progress=False)
+        calibration = list(known.split(16))
+        snn = to_spiking(model, calibration, steps=STEPS, gates=gates, seed=seed, progress=False)
     except ConversionError as error:
         return line | {"failed": str(error)}
     line["seconds"] = time.process_time() - begin
@@ -154,38 +158,68 @@ def add(path: Path, line: dict[str, Any]) -> None:
         file.write("\n" * half + json.dumps(line) + "\n")
 
 
+def key(line: dict[str, Any]) -> tuple[str, int, int]:
+    """What was measured. Lines of before there were gates have none."""
+    return line["name"], line["seed"], line.get("gates", 0)
+
+
+def error_at(line: dict[str, Any] | None, steps: int) -> float | None:
+    """A line's error at K; None where there is no line, or no value."""
+    return None if line is None or "failed" in line else line["errors"][str(steps)]
+
+
+def medians(lines: list[dict[str, Any]], gates: int) -> str:
+    """Median errors at each K, in words."""
+    errors = [line["errors"] for line in lines if "failed" not in line]
+    tables = "one table" if gates == 0 else f"{gates + 1} tables"
+    return f"{tables} a neuron ({len(errors)} networks): " + ", ".join(
+        f"{statistics.median(size(e[str(k)]) for e in errors):.3f} at K = {k}"
+        for k in sorted(STEPS)
+    )
+
+
 def written(lines: list[dict[str, Any]], seed: int) -> str:
-    """The page."""
-    converted = [line for line in lines if "failed" not in line]
-    few, many = (str(k) for k in sorted(STEPS))
-    rows = [
-        (
-            line["name"],
-            line["side"],
-            line["sites"],
-            line["products"],
-            ", ".join(f"{n} {op}" for op, n in sorted(line["remaining"].items())) or "none",
-            f"{line['spike_driven']:.0%}",
-            "agrees" if line["agrees"] else "DIFFERS",
-            figure(line["errors"][few], 4),
-            figure(line["errors"][many], 4),
-            f"{line['seconds']:.0f}",
+    """The page, from lines of one seed."""
+    found = {key(line)[::2]: line for line in lines}
+    names = [name for name in every_name() if any((name, g) in found for g in GATES)]
+    by_gates = {g: [found[name, g] for name in names if (name, g) in found] for g in GATES}
+    rows = []
+    for name in names:
+        pair = [found.get((name, g)) for g in GATES]
+        whole = [line for line in pair if line is not None and "failed" not in line]
+        if not whole:
+            continue
+        line = whole[0]
+        rows.append(
+            (
+                name,
+                line["side"],
+                line["sites"],
+                line["products"],
+                ", ".join(f"{n} {op}" for op, n in sorted(line["remaining"].items())) or "none",
+                f"{line['spike_driven']:.0%}",
+                "agrees" if all(line["agrees"] for line in whole) else "DIFFERS",
+                *(figure(error_at(line, k), 4) for line in pair for k in sorted(STEPS)),
+                *("-" if line not in whole else f"{line['seconds']:.0f}" for line in pair),
+            )
         )
-        for line in converted
-    ]
     header = ("network", "side", "sites", "products", "remaining", "spike-driven", "audit")
-    header = (*header, f"K = {few}", f"K = {many}", "seconds")
+    tables = ["", *(f" G = {g + 1}" for g in GATES[1:])]
+    header = (*header, *(f"K = {k}{g}" for g in tables for k in sorted(STEPS)))
+    header = (*header, *(f"seconds{g}" for g in tables))
     parts = [
         "# torchvision's classification networks",
-        f"{len(converted)} of {len(every_name())} networks convert, and the audit agrees with "
-        f"the report on {sum(line['agrees'] for line in converted)}. Median relative error of the "
+        f"{len(rows)} of {len(every_name())} networks convert, and the audit agrees with "
+        f"the report on {sum(row[6] == 'agrees' for row in rows)}. Median relative error of the "
         "logits: "
-        + ", ".join(
-            f"{statistics.median(size(line['errors'][k]) for line in converted):.3f} at K = {k}"
-            for k in (few, many)
+        + "; ".join(
+            medians(by_gates[g], g)
+            for g in GATES
+            if any("failed" not in line for line in by_gates[g])
         )
         + ".",
-        f"Default settings (`benchmarks/zoo.py`, seed {seed}, torch {torch.__version__}, "
+        f"Default settings, and `--gates` for G tables a neuron, which take one time step more "
+        f"than K (`benchmarks/zoo.py`, seed {seed}, torch {torch.__version__}, "
         f"torchvision {torchvision.__version__}). Weights are random, heads that start at zero "
         f"are given weights, batch norms take their statistics from one pass over {IMAGES} noise "
         f"images, which serve as calibration images too; errors are those on {IMAGES} other ones, "
@@ -195,25 +229,35 @@ def written(lines: list[dict[str, Any]], seed: int) -> str:
         "*Seconds* are processor time of the conversion for both K, on one thread. "
         "ConvNeXt's blocks begin with a scale of 1e-6 and add nothing to speak of.",
         "\n".join(
-            "| " + " | ".join(map(str, row)) + " |" for row in [header, ("---",) * 10, *rows]
+            "| " + " | ".join(map(str, row)) + " |"
+            for row in [header, ("---",) * len(header), *rows]
         ),
     ]
-    outliers = [line for line in converted if "culprit" in line]
-    if outliers:
+    for gates in GATES:
+        outliers = [line for line in by_gates[gates] if "culprit" in line]
+        if not outliers:
+            continue
+        of = "" if gates == 0 else f", {gates + 1} tables a neuron"
         parts.append(
-            f"## Errors above {OUTLIER} at K = {many}\n\n"
+            f"## Errors above {OUTLIER} at K = {STEPS[0]}{of}\n\n"
             "The site that does most alone, and the error of the logits if only it spikes (on 4 "
             "images):\n\n| network | error | site | alone |\n|---|---|---|---|\n"
             + "\n".join(
-                f"| {line['name']} | {figure(line['errors'][many], 3)} "
+                f"| {line['name']} | {figure(error_at(line, STEPS[0]), 3)} "
                 f"| `{line['culprit']['site']}` | {figure(line['culprit']['error'], 3)} |"
                 for line in outliers
             )
         )
-    missing = sorted(set(every_name()) - {line["name"] for line in lines})
-    if missing:
-        parts.append(f"Not measured: {', '.join(missing)}.")
-    parts += [f"Failed: {line['name']}: {line['failed']}" for line in lines if "failed" in line]
+    for gates in GATES:
+        missing = sorted(set(every_name()) - {line["name"] for line in by_gates[gates]})
+        if missing and (by_gates[gates] or gates == 0):
+            of = "" if gates == 0 else f" with {gates + 1} tables"
+            parts.append(f"Not measured{of}: {', '.join(missing)}.")
+        parts += [
+            f"Failed: {line['name']}: {line['failed']}"
+            for line in by_gates[gates]
+            if "failed" in line
+        ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -228,13 +272,12 @@ def main() -> None:
     bar = tqdm(options.names or every_name(), "zoo", disable=True if options.quiet else None)
     for name in bar:
         bar.set_postfix_str(name)
-        done = {line["name"] for line in lines_of(options.lines) if line["seed"] == options.seed}
-        if name not in done:
-            line = measured(name, options.seed)
+        if (name, options.seed, options.gates) not in map(key, lines_of(options.lines)):
+            line = measured(name, options.seed, options.gates)
             add(options.lines, line)
             print(json.dumps(line), flush=True)
-    lines = {line["name"]: line for line in lines_of(options.lines) if line["seed"] == options.seed}
-    text = written([lines[name] for name in every_name() if name in lines], options.seed)
+    lines = [line for line in lines_of(options.lines) if line["seed"] == options.seed]
+    text = written(lines, options.seed)
     with atomic_path(options.table) as temporary:
         temporary.write_text(text, encoding="utf-8")
 

@@ -138,8 +138,8 @@ class OperationCounts:
         text = table(head, rows)
         spread = self.spread.get(Quantity.ACCUMULATES, 0.0)
         text += (
-            f"\n\nFor one image, mean of {self.images}; accumulates vary by {spread:.0f} (one standard "
-            f"deviation). {self.spikes_per_neuron:.2f} events per neuron."
+            f"\n\nFor one image, mean of {self.images}; accumulates vary by {spread:.0f} "
+            f"(one standard deviation). {self.spikes_per_neuron:.2f} events per neuron."
         )
         if self.not_counted:
             left = ", ".join(f"{count} {op}" for op, count in self.not_counted.items())

@@ -88,6 +88,7 @@ class OperationCounts:
         gates: the most gates of any neuron.
         not_counted: operations that cost something and aren't in the quantities (norms, maxima),
             with how often the graph calls them.
+        weights: how many numbers the layers' weights have; None where nobody counted them.
     """
 
     layers: Sequence[LayerCounts]
@@ -98,6 +99,7 @@ class OperationCounts:
     steps: int
     gates: int = 0
     not_counted: Mapping[str, int] = field(default_factory=dict)
+    weights: int | None = None
 
     def __getitem__(self, quantity: str) -> float:
         return self.mean.get(Quantity(quantity), 0.0)
@@ -114,6 +116,7 @@ class OperationCounts:
             "steps": self.steps,
             "gates": self.gates,
             "neurons": self.neurons,
+            "weights": self.weights,
             "spikes_per_neuron": self.spikes_per_neuron,
             "per_image": {str(q): self[q] for q in QUANTITIES},
             "spread": {str(q): v for q, v in self.spread.items() if v},
@@ -138,8 +141,8 @@ class OperationCounts:
         text = table(head, rows)
         spread = self.spread.get(Quantity.ACCUMULATES, 0.0)
         text += (
-            f"\n\nFor one image, mean of {self.images}; accumulates vary by {spread:.0f} "
-            f"(one standard deviation). {self.spikes_per_neuron:.2f} events per neuron."
+            f"\n\nFor one image, mean of {self.images}; accumulates vary by {spread:.0f} (one "
+            f"standard deviation). {self.spikes_per_neuron:.2f} events per neuron."
         )
         if self.not_counted:
             left = ", ".join(f"{count} {op}" for op, count in self.not_counted.items())

@@ -20,6 +20,7 @@ import sys
 import time
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("names", nargs="*", metavar="NAME", help="networks; all if none")
     result.add_argument("--seed", type=int, default=0)
     result.add_argument("--gates", type=int, default=0, choices=GATES, metavar="N")
+    result.add_argument("--steps", type=int, nargs="+", default=STEPS, choices=STEPS, metavar="K")
     result.add_argument("--lines", type=Path, default=DOCS / "zoo.jsonl", metavar="FILE")
     result.add_argument("--table", type=Path, default=DOCS / "zoo.md", metavar="FILE")
     result.add_argument("--quiet", action="store_true")
@@ -97,8 +99,9 @@ def set_statistics(model: nn.Module, images: Tensor) -> None:
         norm.eval()
 
 
-def measured(name: str, seed: int, gates: int = 0) -> dict[str, Any]:
+def measured(name: str, seed: int, gates: int = 0, steps: Sequence[int] = STEPS) -> dict[str, Any]:
     """One network's line."""
+    steps = sorted(steps, reverse=True)
     side = SIDES.get(name, SIDE)
     model = model_of(name, seed)
     random = torch.Generator().manual_seed(seed + 1)
@@ -108,7 +111,7 @@ def measured(name: str, seed: int, gates: int = 0) -> dict[str, Any]:
     begin = time.process_time()
     try:
         calibration = list(known.split(16))
-        snn = to_spiking(model, calibration, steps=STEPS, gates=gates, seed=seed, progress=False)
+        snn = to_spiking(model, calibration, steps=steps, gates=gates, seed=seed, progress=False)
     except ConversionError as error:
         return line | {"failed": str(error)}
     line["seconds"] = time.process_time() - begin
@@ -119,13 +122,13 @@ def measured(name: str, seed: int, gates: int = 0) -> dict[str, Any]:
     line["spike_driven"] = report.spike_driven
     line["agrees"] = all(audit(snn, new[:size]).agrees for size in (1, 3))
     images = list(new.split(16))
-    found = evaluate(snn, model, images, by_site=0, at=STEPS[:1], progress=False)
+    found = evaluate(snn, model, images, by_site=0, at=steps[:1], progress=False)
     line["errors"] = {
-        str(STEPS[0]): found.spiking.logit_rmse,
+        str(steps[0]): found.spiking.logit_rmse,
         **{str(row.steps): row.logit_rmse for row in found.by_K},
     }
-    if size(line["errors"][str(STEPS[0])]) > OUTLIER:
-        single = evaluate(snn, model, new[:4], by_site=4, at=STEPS[:1], progress=False)
+    if size(line["errors"][str(steps[0])]) > OUTLIER:
+        single = evaluate(snn, model, new[:4], by_site=4, at=steps[:1], progress=False)
         worst = max(single.by_site, key=lambda row: size(row.logit_rmse))
         line["culprit"] = {"site": worst.name, "error": worst.logit_rmse}
     return line
@@ -165,17 +168,19 @@ def key(line: dict[str, Any]) -> tuple[str, int, int]:
 
 def error_at(line: dict[str, Any] | None, steps: int) -> float | None:
     """A line's error at K; None where there is no line, or no value."""
-    return None if line is None or "failed" in line else line["errors"][str(steps)]
+    return None if line is None or "failed" in line else line["errors"].get(str(steps))
 
 
 def medians(lines: list[dict[str, Any]], gates: int) -> str:
     """Median errors at each K, in words."""
-    errors = [line["errors"] for line in lines if "failed" not in line]
     tables = "one table" if gates == 0 else f"{gates + 1} tables"
-    return f"{tables} a neuron ({len(errors)} networks): " + ", ".join(
-        f"{statistics.median(size(e[str(k)]) for e in errors):.3f} at K = {k}"
-        for k in sorted(STEPS)
-    )
+    parts = []
+    for k in sorted(STEPS):
+        errors = [line["errors"][str(k)] for line in lines if str(k) in line.get("errors", ())]
+        if errors:
+            median = statistics.median(map(size, errors))
+            parts.append(f"{median:.3f} at K = {k} ({len(errors)} networks)")
+    return f"{tables} a neuron, " + ", ".join(parts)
 
 
 def written(lines: list[dict[str, Any]], seed: int) -> str:
@@ -239,11 +244,11 @@ def written(lines: list[dict[str, Any]], seed: int) -> str:
             continue
         of = "" if gates == 0 else f", {gates + 1} tables a neuron"
         parts.append(
-            f"## Errors above {OUTLIER} at K = {STEPS[0]}{of}\n\n"
+            f"## Errors above {OUTLIER} at the largest K{of}\n\n"
             "The site that does most alone, and the error of the logits if only it spikes (on 4 "
             "images):\n\n| network | error | site | alone |\n|---|---|---|---|\n"
             + "\n".join(
-                f"| {line['name']} | {figure(error_at(line, STEPS[0]), 3)} "
+                f"| {line['name']} | {figure(error_at(line, int(max(line['errors'], key=int))), 3)} "
                 f"| `{line['culprit']['site']}` | {figure(line['culprit']['error'], 3)} |"
                 for line in outliers
             )
@@ -273,7 +278,7 @@ def main() -> None:
     for name in bar:
         bar.set_postfix_str(name)
         if (name, options.seed, options.gates) not in map(key, lines_of(options.lines)):
-            line = measured(name, options.seed, options.gates)
+            line = measured(name, options.seed, options.gates, options.steps)
             add(options.lines, line)
             print(json.dumps(line), flush=True)
     lines = [line for line in lines_of(options.lines) if line["seed"] == options.seed]

@@ -47,7 +47,7 @@ def test_goes_on_where_it_was(
 ) -> None:
     asked: list[str] = []
 
-    def measured(name: str, seed: int, gates: int) -> dict:
+    def measured(name: str, seed: int, gates: int, steps: list[int]) -> dict:
         asked.append(name)
         if name == "vgg11":
             return {"name": name, "seed": seed, "side": 64, "failed": "no neuron for it"}
@@ -80,7 +80,7 @@ def test_goes_on_where_it_was(
     # Lines without gates are lines of one table; those with gates stand beside them.
     page = _run(zoo, monkeypatch, tmp_path, "--gates", "3", "vgg16")
     assert asked.count("vgg16") == 2 and "3 of 80 networks convert" in page
-    assert "4 tables a neuron (1 networks): 0.150 at K = 8" in page
+    assert "4 tables a neuron, 0.150 at K = 8 (1 networks)" in page
     row = next(row for row in page.splitlines() if row.startswith("| vgg16 |"))
     assert "| 0.1400 | 0.0100 | 0.1500 | 0.0100 | 1 | 1 |" in row
     with pytest.raises(SystemExit, match="no classification network nonsense"):

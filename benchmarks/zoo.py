@@ -171,6 +171,11 @@ def error_at(line: dict[str, Any] | None, steps: int) -> float | None:
     return None if line is None or "failed" in line else line["errors"].get(str(steps))
 
 
+def at_largest(line: dict[str, Any]) -> float | None:
+    """A line's error at the largest K that was measured."""
+    return error_at(line, max(map(int, line["errors"])))
+
+
 def medians(lines: list[dict[str, Any]], gates: int) -> str:
     """Median errors at each K, in words."""
     tables = "one table" if gates == 0 else f"{gates + 1} tables"
@@ -248,7 +253,7 @@ def written(lines: list[dict[str, Any]], seed: int) -> str:
             "The site that does most alone, and the error of the logits if only it spikes (on 4 "
             "images):\n\n| network | error | site | alone |\n|---|---|---|---|\n"
             + "\n".join(
-                f"| {line['name']} | {figure(error_at(line, int(max(line['errors'], key=int))), 3)} "
+                f"| {line['name']} | {figure(at_largest(line), 3)} "
                 f"| `{line['culprit']['site']}` | {figure(line['culprit']['error'], 3)} |"
                 for line in outliers
             )

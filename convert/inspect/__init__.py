@@ -2,5 +2,6 @@
 
 from .auditing import Audit, audit
 from .energy import energy
+from .simulation import simulate
 
-__all__ = ["Audit", "audit", "energy"]
+__all__ = ["Audit", "audit", "energy", "simulate"]

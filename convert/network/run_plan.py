@@ -7,15 +7,17 @@ onto neurons, so plans compose, and threads don't see each other's.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from ..neuron.few_spikes import FewSpikesNeuron, NeuronPlan
 
+Told = TypeVar("Told", int, Tensor)
 Counter = Callable[[str, int], None]
+Tally = Callable[[str, Tensor], None]
 Watcher = Callable[[str, Tensor], None]
 
 
@@ -67,6 +69,8 @@ class RunPlan:
         watchers: told the name of a site and its input ``[...]`` before its neuron runs.
         kept: what calls with the same inputs share; None outside of `SpikingModel.repeated`.
         check_inputs: whether inputs are compared with the calibrated range.
+        tallies: told the name of a site and the number of events of each of its values ``[...]``,
+            once a call of its neuron; see `NeuronPlan`.
     """
 
     fit: int | None = None
@@ -77,6 +81,7 @@ class RunPlan:
     watchers: tuple[Watcher, ...] = ()
     kept: Kept | None = field(default=None, compare=False)
     check_inputs: bool = True
+    tallies: tuple[Tally, ...] = ()
 
     @property
     def plain(self) -> bool:
@@ -86,6 +91,7 @@ class RunPlan:
             and self.readout is None
             and self.spiking is None
             and not self.counters
+            and not self.tallies
             and not self.watchers
         )
 
@@ -96,20 +102,29 @@ class RunPlan:
     def of_neurons(self) -> Callable[[str], tuple[NeuronPlan, NeuronPlan]]:
         """What the neuron of a site does, by its name; the second may work in place."""
         cut = self.readout, self.corrected
-        if not self.counters:
-            alike = NeuronPlan(*cut), NeuronPlan(*cut, in_place=True)
-            return lambda site: alike
-        return lambda site: _pair(cut, self.counters, site)
+
+        def pair(site: str) -> tuple[NeuronPlan, NeuronPlan]:
+            plan = NeuronPlan(*cut, _at(site, self.counters), tally=_at(site, self.tallies))
+            return plan, replace(plan, in_place=True)
+
+        if self.counters or self.tallies:
+            return pair
+        alike = pair("")
+        return lambda site: alike
 
 
-def _pair(
-    cut: tuple[int | None, bool], counters: tuple[Counter, ...], site: str
-) -> tuple[NeuronPlan, NeuronPlan]:
-    def count(spikes: int) -> None:
-        for counter in counters:
-            counter(site, spikes)
+def _at(
+    site: str, listeners: tuple[Callable[[str, Told], None], ...]
+) -> Callable[[Told], None] | None:
+    """What tells listeners something of a site; None if nobody listens."""
+    if not listeners:
+        return None
 
-    return NeuronPlan(*cut, count), NeuronPlan(*cut, count, in_place=True)
+    def tell(what: Told) -> None:
+        for listener in listeners:
+            listener(site, what)
+
+    return tell
 
 
 class SiteCall:

@@ -194,7 +194,8 @@ class Blocks(torch.nn.Module):
                 Two of uint8 add up modulo 256: cast them first.
 
         Raises:
-            InputError: if `told` can't be called.
+            InputError: if `told` can't be called, or in a call, if a neuron of another class tells
+                nothing.
         """
         if not callable(told):
             raise InputError(

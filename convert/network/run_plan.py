@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from ..errors import InputError
 from ..neuron.few_spikes import FewSpikesNeuron, NeuronPlan
 
 Told = TypeVar("Told", int, Tensor)
@@ -160,7 +161,24 @@ class SiteCall:
         if self.neuron is None:
             return self.module(x)
         self._show(x)
-        return self.neuron(x, plan=self._plan)
+        if self._plan.tally is None or type(self.neuron).decode is FewSpikesNeuron.decode:
+            return self.neuron(x, plan=self._plan)
+        return self._tallied(self.neuron, x, self._plan.tally)
+
+    def _tallied(
+        self, neuron: FewSpikesNeuron, x: Tensor, tally: Callable[[Tensor], None]
+    ) -> Tensor:
+        """The output of a neuron of another class, which must tell its tally."""
+        told: list[Tensor] = []
+        y: Tensor = neuron(x, plan=replace(self._plan, tally=told.append))
+        if not told:
+            raise InputError(
+                f"site {self.site} runs a {type(neuron).__name__}, which doesn't tell how often "
+                "each value fired; let its decode call plan.tally"
+            )
+        for each in told:
+            tally(each)
+        return y
 
     def fast(self, x: Tensor, in_place: bool) -> Tensor:
         """The same where no hook listens; the output may take the memory of x."""

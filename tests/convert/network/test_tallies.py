@@ -1,8 +1,10 @@
 """Blocks that tell how often each value of a site sent an event."""
 
+import copy
 import threading
 from collections import defaultdict
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ from convert import InputError, SpikingModel, features, load, to_spiking
 from convert.network import buffer_reuse
 from convert.network.run_plan import RunPlan
 from convert.neuron import fused
-from convert.neuron.few_spikes import FewSpikesNeuron
+from convert.neuron.few_spikes import FewSpikesNeuron, NeuronPlan
 
 _Tallies = dict[str, list[Tensor]]
 
@@ -283,3 +285,33 @@ def test_what_cannot_be_told(snn: SpikingModel, wrong: Any) -> None:
     with pytest.raises(InputError, match="tally_spikes takes a function") as raised:
         snn.tally_spikes(wrong).__enter__()
     assert "\n" not in str(raised.value) and snn.plan == RunPlan()
+
+
+class Halved(FewSpikesNeuron):
+    """A neuron of another class, which may forget to tell."""
+
+    tells = True
+
+    def decode(
+        self, x: Tensor, addend: Tensor | None = None, *, plan: NeuronPlan | None = None
+    ) -> Tensor:
+        if plan is not None and plan.tally is not None and not self.tells:
+            plan = replace(plan, tally=None)
+        return 0.5 * super().decode(x, addend, plan=plan)
+
+
+def test_neurons_of_another_class(snn: SpikingModel, images: Tensor) -> None:
+    changed, name = copy.deepcopy(snn), next(iter(snn.sites))
+    old = changed.sites[name]
+    halved = Halved(old.thresholds, old.resets, old.weights, old.offset, old.gates)
+    changed.network.set_submodule(changed.names[name], halved)
+    found, tell = _by_site()
+    with torch.no_grad(), changed.tally_spikes(tell):
+        changed(images)
+    assert _same(found, _expected(changed, images))
+    halved.tells = False
+    changed(images)
+    refused = pytest.raises(InputError, match=f"site {name} runs a Halved")
+    with refused as raised, changed.tally_spikes(tell):
+        changed(images)
+    assert "\n" not in str(raised.value)

@@ -20,14 +20,15 @@ from convert.neuron.llvm_program import Registers
 
 
 def _neuron(intervals: int, steps: int = 6, dtype: torch.dtype = torch.float32) -> FewSpikesNeuron:
-    """Random numbers; with gates, the first and the last constant are zeros of either sign."""
+    """Random numbers; with gates, some constants are zeros of either sign."""
     g = torch.Generator().manual_seed(100 * intervals + steps)
     T, h, d = (torch.randn(intervals, steps, generator=g) for _ in range(3))
     offset = torch.randn(intervals, generator=g)
     if intervals == 1:
         neuron = FewSpikesNeuron(T[0], h[0].abs(), d[0], offset[0], dtype=dtype)
     else:
-        offset[0], offset[-1] = 0.0, -0.0
+        # The outer ones, which NaN and infinities fall to, are events.
+        offset[1:-1:2], offset[2:-1:2] = 0.0, -0.0
         gates = torch.randn(intervals - 1, generator=g).sort()[0]
         neuron = FewSpikesNeuron(T, h.abs(), d, offset, gates, dtype=dtype)
     neuron.missing_mean.normal_(generator=g)

@@ -19,7 +19,7 @@ import torch
 from ..errors import InputError
 from ..neuron.few_spikes import WHOLE, FewSpikesNeuron, NeuronPlan, around
 from .range_check import Outside, OutsideCounter
-from .run_plan import Kept, RunPlan
+from .run_plan import Kept, RunPlan, Tally
 from .site_map import SiteMap
 
 _DEFAULT = RunPlan()
@@ -178,6 +178,31 @@ class Blocks(torch.nn.Module):
                 yield counts
         finally:
             counts.update(tally)
+
+    @contextmanager
+    def tally_spikes(self, told: Tally) -> Iterator[None]:
+        """Tells, inside the block, how often each value of each site sent an event.
+
+        An event is a spike, or a constant y0 that isn't 0 of a gated neuron's interval; NaN sends
+        none. Sites that compute their exact function tell nothing, and a cut readout tells the
+        steps that it does. The sums are those of `count_spikes`.
+
+        Args:
+            told: called with the name of a site and the number of events of each of its values,
+                uint8 (int32 from K = 255 on) ``[...]`` like the site's input, once a call of its
+                neuron. The tensor may be kept, but not written to: other blocks get the same one.
+                Two of uint8 add up modulo 256: cast them first.
+
+        Raises:
+            InputError: if `told` can't be called, or in a call, if a neuron of another class tells
+                nothing.
+        """
+        if not callable(told):
+            raise InputError(
+                f"tally_spikes takes a function of a site's name and a tensor, found {told!r:.80}"
+            )
+        with self.running(tallies=(*self.plan.tallies, told)):
+            yield
 
     @contextmanager
     def count_outside(self) -> Iterator[dict[str, Outside]]:

@@ -38,8 +38,8 @@ class SpikingModel(Blocks):
     """A network whose nonlinear functions are few-spikes neurons.
 
     What its calls do is changed by blocks (`readout`, `with_steps`, `spiking_only`,
-    `count_spikes`, ...). They nest in any order, hold for the thread that entered them, and leave
-    the network as it is.
+    `count_spikes`, `tally_spikes`, ...). They nest in any order, hold for the thread that entered
+    them, and leave the network as it is.
 
     Args:
         network: graph that calls the neurons as modules; flat inputs and outputs.
@@ -213,13 +213,13 @@ class SpikingModel(Blocks):
         """A copy of the network that by itself does what a plan says; it shares the weights.
 
         Args:
-            plan: what is done; nobody counts or watches.
+            plan: what is done; nobody counts, tallies or watches.
         """
         modules = dict(self.network.named_modules())
         memo = {id(tensor): tensor for tensor in self.network.state_dict(keep_vars=True).values()}
         memo |= {id(modules[path]): torch.nn.Identity() for path in self.names.values()}
         network = copy.deepcopy(self.network, memo)
-        plan = dataclasses.replace(plan, counters=(), watchers=(), kept=None)
+        plan = dataclasses.replace(plan, counters=(), tallies=(), watchers=(), kept=None)
         for site, path in self.names.items():
             module = self._called(site, plan)
             if isinstance(module, FewSpikesNeuron) and plan.readout is not None:

@@ -7,15 +7,18 @@ onto neurons, so plans compose, and threads don't see each other's.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from ..errors import InputError
 from ..neuron.few_spikes import FewSpikesNeuron, NeuronPlan
 
+Told = TypeVar("Told", int, Tensor)
 Counter = Callable[[str, int], None]
+Tally = Callable[[str, Tensor], None]
 Watcher = Callable[[str, Tensor], None]
 
 
@@ -67,6 +70,8 @@ class RunPlan:
         watchers: told the name of a site and its input ``[...]`` before its neuron runs.
         kept: what calls with the same inputs share; None outside of `SpikingModel.repeated`.
         check_inputs: whether inputs are compared with the calibrated range.
+        tallies: told the name of a site and the number of events of each of its values ``[...]``,
+            once a call of its neuron; see `NeuronPlan`.
     """
 
     fit: int | None = None
@@ -77,6 +82,7 @@ class RunPlan:
     watchers: tuple[Watcher, ...] = ()
     kept: Kept | None = field(default=None, compare=False)
     check_inputs: bool = True
+    tallies: tuple[Tally, ...] = ()
 
     @property
     def plain(self) -> bool:
@@ -86,6 +92,7 @@ class RunPlan:
             and self.readout is None
             and self.spiking is None
             and not self.counters
+            and not self.tallies
             and not self.watchers
         )
 
@@ -96,20 +103,29 @@ class RunPlan:
     def of_neurons(self) -> Callable[[str], tuple[NeuronPlan, NeuronPlan]]:
         """What the neuron of a site does, by its name; the second may work in place."""
         cut = self.readout, self.corrected
-        if not self.counters:
-            alike = NeuronPlan(*cut), NeuronPlan(*cut, in_place=True)
-            return lambda site: alike
-        return lambda site: _pair(cut, self.counters, site)
+
+        def pair(site: str) -> tuple[NeuronPlan, NeuronPlan]:
+            plan = NeuronPlan(*cut, _at(site, self.counters), tally=_at(site, self.tallies))
+            return plan, replace(plan, in_place=True)
+
+        if self.counters or self.tallies:
+            return pair
+        alike = pair("")
+        return lambda site: alike
 
 
-def _pair(
-    cut: tuple[int | None, bool], counters: tuple[Counter, ...], site: str
-) -> tuple[NeuronPlan, NeuronPlan]:
-    def count(spikes: int) -> None:
-        for counter in counters:
-            counter(site, spikes)
+def _at(
+    site: str, listeners: tuple[Callable[[str, Told], None], ...]
+) -> Callable[[Told], None] | None:
+    """What tells listeners something of a site; None if nobody listens."""
+    if not listeners:
+        return None
 
-    return NeuronPlan(*cut, count), NeuronPlan(*cut, count, in_place=True)
+    def tell(what: Told) -> None:
+        for listener in listeners:
+            listener(site, what)
+
+    return tell
 
 
 class SiteCall:
@@ -145,7 +161,24 @@ class SiteCall:
         if self.neuron is None:
             return self.module(x)
         self._show(x)
-        return self.neuron(x, plan=self._plan)
+        if self._plan.tally is None or type(self.neuron).decode is FewSpikesNeuron.decode:
+            return self.neuron(x, plan=self._plan)
+        return self._tallied(self.neuron, x, self._plan.tally)
+
+    def _tallied(
+        self, neuron: FewSpikesNeuron, x: Tensor, tally: Callable[[Tensor], None]
+    ) -> Tensor:
+        """The output of a neuron of another class, which must tell its tally."""
+        told: list[Tensor] = []
+        y: Tensor = neuron(x, plan=replace(self._plan, tally=told.append))
+        if not told:
+            raise InputError(
+                f"site {self.site} runs a {type(neuron).__name__}, which doesn't tell how often "
+                "each value fired; let its decode call plan.tally"
+            )
+        for each in told:
+            tally(each)
+        return y
 
     def fast(self, x: Tensor, in_place: bool) -> Tensor:
         """The same where no hook listens; the output may take the memory of x."""

@@ -15,7 +15,7 @@ from torch.autograd import forward_ad
 
 from ..errors import InputError
 from . import fused
-from .steps import Tables, interval, run
+from .steps import Tables, as_count, as_tally, interval, run
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,26 @@ class NeuronPlan:
     Args:
         steps: time steps after which the neuron is read out; None, or K and more, for all of them.
         corrected: adds the calibrated mean of what the missing steps would have added.
-        count: told the number of spikes of the call; None if nobody asks.
+        count: told the number of events of the call: spikes, and with gates the constants y0 that
+            aren't 0; None if nobody asks.
         in_place: the output may take the memory of the input.
+        tally: told the number of events of each value, uint8 (int32 from K = 255 on), of the
+            input's shape, in memory as the output lies; they sum up to the count. None if nobody
+            asks.
     """
 
     steps: int | None = None
     corrected: bool = False
     count: Callable[[int], None] | None = None
     in_place: bool = False
+    tally: Callable[[Tensor], None] | None = None
+
+    def tell(self, count: int, tally: Tensor | None) -> None:
+        """Tells whoever asked the events of a call."""
+        if self.count is not None:
+            self.count(count)
+        if self.tally is not None and tally is not None:
+            self.tally(tally)
 
 
 WHOLE = NeuronPlan()
@@ -211,29 +223,30 @@ class FewSpikesNeuron(base.StepModule, torch.nn.Module):
             x, addend = x + addend, None
         x = _dense(x)
         v = x.to(torch.promote_types(x.dtype, T.dtype))
+        tallying = plan.tally is not None
+        counting = tallying or plan.count is not None
         if not learns and fused.usable(v) and _plain(v.dtype, *tables):
-            y, count = fused.run(
+            y, count, tally = fused.run(
                 v,
                 tables,
-                plan.count is not None,
+                counting,
                 steps=steps,
                 in_place=plan.in_place or v is not x,
                 addend=addend,
                 kept=self._rows,
+                tallying=tallying,
             )
-            if plan.count is not None:
-                plan.count(count)
+            plan.tell(count, tally)
             return y.to(x.dtype)
-        counting = plan.count is not None
         try:
-            y, fired = run(v, tables, steps, learns=learns, counting=counting)
+            y, events = run(v, tables, steps, learns=learns, counting=counting)
         except (TypeError, NotImplementedError) as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             raise InputError(
                 f"a neuron can't run on a {type(x).__name__}: {lines[0][:200]}; give a plain tensor"
             ) from error
-        if plan.count is not None:
-            plan.count(_whole(fired))
+        if events is not None:
+            plan.tell(as_count(events), as_tally(events, K) if tallying else None)
         return y.to(x.dtype)
 
     def _refuse_lengths(self) -> None:
@@ -422,16 +435,3 @@ def _dense(x: Tensor) -> Tensor:
     if x._is_zerotensor():
         return torch.zeros(x.shape, dtype=x.dtype, device=x.device)
     return x.resolve_neg() if x.is_neg() else x
-
-
-def _whole(fired: Tensor | None) -> int:
-    """Spikes as a number; nobody knows them where there are no values."""
-    if fired is None or fired.is_meta:
-        return 0
-    try:
-        return int(fired)
-    except RuntimeError as error:
-        raise InputError(
-            "spikes can't be counted while torch.func or a tracer follows the values; leave "
-            "count_spikes out there"
-        ) from error

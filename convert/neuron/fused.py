@@ -25,7 +25,7 @@ from ..common.tracing import traced
 from ..errors import InputError
 from .llvm_code import Compiled, compiled
 from .llvm_program import Job
-from .steps import Tables, interval
+from .steps import Tables, interval, tally_type
 
 _LOG = logging.getLogger(__name__)
 # Elements for each thread in a block of the loop in torch: its buffers stay in the cache.
@@ -70,8 +70,11 @@ def run(
     in_place: bool = False,
     addend: Tensor | None = None,
     kept: Rows | None = None,
-) -> tuple[Tensor, int]:
-    """Output of a neuron and, if asked for, its events; bit for bit what the steps give in torch.
+    tallying: bool = False,
+) -> tuple[Tensor, int, Tensor | None]:
+    """Output of a neuron and, if asked for, its events and those of each value.
+
+    All are bit for bit what the steps give in torch.
 
     Args:
         x: input, float32 or float64 ``[...]``, see `usable`.
@@ -81,33 +84,43 @@ def run(
         in_place: the output may take the memory of x.
         addend: added to x first, of the same shape and dtype; both must be `usable`.
         kept: the neuron's rows from earlier calls.
+        tallying: tells the events of each value, and so counts them, too.
     """
+    kind = tally_type(tables.thresholds.shape[-1]) if tallying else None
     steps = tables.thresholds.shape[-1] if steps is None else steps
     x, function = x.detach(), None
     if addend is not None:
         if _dense(x) and addend.stride() == x.stride():
-            function = _compiled(x, tables, counting, True, steps)
+            function = _compiled(x, tables, counting, True, steps, kind)
         if function is None:
             x, addend = x.add_(addend) if in_place else x + addend, None
             in_place = True
     in_place = in_place or not _dense(x)
     x = x if _dense(x) else x.contiguous()
     y = x if in_place else torch.empty_like(x)
+    function = function or _compiled(x, tables, counting, False, steps, kind)
+    tally = None if kind is None else _tally_like(y, kind, function)
     if not x.numel():
-        return y, 0
-    function = function or _compiled(x, tables, counting, False, steps)
+        return y, 0, tally
     # In the order of memory, whatever the layout.
     flat_x, flat_y = _flat(x), _flat(y)
+    told = None if tally is None else _flat(tally)
     if function is not None:
         flat_z = None if addend is None else _flat(addend.detach())
         rows = (Rows() if kept is None else kept).of(tables, x, function.lanes)
-        return y, _on_cpu(flat_x, flat_z, flat_y, rows, steps, function)
+        return y, _on_cpu(flat_x, flat_z, flat_y, rows, steps, function, told), tally
     if tables.gates is not None:
-        return y, gated_in_blocks(flat_x, flat_y, tables, steps, counting)
+        return y, gated_in_blocks(flat_x, flat_y, tables, steps, counting, told), tally
     parameters = torch.cat((*tables[:3], tables.offset.view(1))).detach().to(x.dtype)
-    if x.device.type == "cuda":
-        return y, _on_cuda(flat_x, flat_y, parameters, steps, counting)
-    return y, in_blocks(flat_x, flat_y, parameters, steps, counting)
+    on_device = _on_cuda if x.device.type == "cuda" else in_blocks
+    return y, on_device(flat_x, flat_y, parameters, steps, counting, told), tally
+
+
+def _tally_like(y: Tensor, kind: torch.dtype, function: Compiled | None) -> Tensor:
+    """Memory for a tally in the order of y; machine code writes whole groups into it."""
+    group = 1 if function is None else function.group
+    size = -(-y.numel() // group) * group
+    return torch.empty(size, dtype=kind, device=y.device).as_strided(y.shape, y.stride())
 
 
 def _dense(x: Tensor) -> bool:
@@ -196,17 +209,18 @@ def _worth(key: tuple[Any, ...], work: int, enough: int) -> bool:
 
 
 def _compiled(
-    x: Tensor, tables: Tables, counting: bool, adding: bool, steps: int
+    x: Tensor, tables: Tables, counting: bool, adding: bool, steps: int, tally: torch.dtype | None
 ) -> Compiled | None:
     """The machine code for such values; None where there is none, or it isn't worth it yet."""
     intervals = 1 if tables.gates is None else len(tables.thresholds)
     if x.device.type != "cpu" or not x.numel() or getattr(numba.config, "DISABLE_JIT", False):
         return None
-    key = (x.dtype, counting, adding, intervals)
+    key = (x.dtype, counting, adding, intervals, tally)
     if not _worth(key, x.numel() * steps, WORTH_COMPILING):
         return None
     try:
-        return compiled(x.dtype == torch.float64, counting, adding, intervals)
+        bits = 0 if tally is None else 8 * tally.itemsize
+        return compiled(x.dtype == torch.float64, counting, adding, intervals, bits)
     except (RuntimeError, OSError) as error:
         _warn_once(str(error).partition("\n")[0])
         return None
@@ -228,8 +242,9 @@ if hasattr(os, "register_at_fork"):
 
 
 def _on_cpu(
-    x: Tensor, addend: Tensor | None, y: Tensor, rows: list[Tensor], steps: int, function: Compiled
-) -> int:
+    x: Tensor, addend: Tensor | None, y: Tensor, rows: list[Tensor], steps: int,
+    function: Compiled, tally: Tensor | None,
+) -> int:  # fmt: skip
     """Machine code over parts of memory, on as many threads as torch may use."""
     size = x.numel()
     threads = max(1, min(torch.get_num_threads(), size // _WORTH_A_THREAD))
@@ -243,13 +258,14 @@ def _on_cpu(
     z = x if addend is None else addend
     addresses = [a.data_ptr() for a in (x, z, y, *rows, rest)]
     fields = [*addresses, size, steps, threads]
+    told = 0 if tally is None else tally.data_ptr()
     job = ctypes.c_int64 * (Job.COUNTS + threads)
     if openmp.loaded() is not None:
-        jobs = [job(*fields, -1, openmp.asked())]
+        jobs = [job(*fields, -1, openmp.asked(), told)]
         openmp.run(function.address, ctypes.addressof(jobs[0]), threads)
     else:
         call = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(function.address)
-        jobs = [job(*fields, number, 0) for number in range(threads)]
+        jobs = [job(*fields, number, 0, told) for number in range(threads)]
         others = [_pool().submit(call, ctypes.addressof(one)) for one in jobs[1:]]
         call(ctypes.addressof(jobs[0]))
         for other in others:
@@ -259,8 +275,13 @@ def _on_cpu(
     return sum(sum(one[Job.COUNTS :]) for one in jobs)
 
 
-def in_blocks(x: Tensor, y: Tensor, parameters: Tensor, steps: int, counting: bool) -> int:
-    """The steps in torch over blocks of ``x [n]`` into ``y [n]``; returns the spikes if counted."""
+def in_blocks(
+    x: Tensor, y: Tensor, parameters: Tensor, steps: int, counting: bool, tally: Tensor | None
+) -> int:
+    """The steps in torch over blocks of ``x [n]`` into ``y [n]``; returns the spikes if counted.
+
+    A `tally` ``[n]`` is filled with the spikes of each value, which are counted, too.
+    """
     table, y0 = _parts(parameters)
     T, h, d = table[:, :steps].tolist()
     size = x.numel()
@@ -274,25 +295,34 @@ def in_blocks(x: Tensor, y: Tensor, parameters: Tensor, steps: int, counting: bo
         v, s = (buffer[: given.numel()] for buffer in buffers)
         # A sum is cheaper than a search for NaN; infinities of both signs make one as well.
         kept = given.clone() if given.sum().isnan() else None
+        events = None if tally is None else torch.zeros_like(given)
         for t in range(len(T)):
             # The first step reads x alone, which y may overwrite from then on.
             potential = v if t else given
             torch.gt(potential, T[t], out=s)
-            if counting:
+            if events is not None:
+                events += s
+            elif counting:
                 # A sum of zeros and ones is exact in float32 up to 2^24 of them, and their product
                 # with themselves is the quickest sum.
                 count += s.sum(dtype=torch.float64) if size > 2**24 else s.dot(s)
             if t + 1 < len(T):
                 torch.sub(potential, s, alpha=h[t], out=v)
             torch.add(out if t else start, s, alpha=d[t], out=out)
+        if tally is not None and events is not None:
+            tally[first : first + size] = events
+            count += events.sum(dtype=torch.float64)
         if kept is not None:
             torch.where(kept != kept, kept, out, out=out)
     return int(count)
 
 
-def gated_in_blocks(x: Tensor, y: Tensor, tables: Tables, steps: int, counting: bool) -> int:
+def gated_in_blocks(
+    x: Tensor, y: Tensor, tables: Tables, steps: int, counting: bool, tally: Tensor | None
+) -> int:
     """As `in_blocks`, for a neuron with gates."""
     assert tables.gates is not None
+    wanted = counting or tally is not None
     T, h, d, offset = (t.detach().to(x.dtype) for t in tables[:4])
     size = x.numel()
     if x.device.type == "cpu":
@@ -304,17 +334,21 @@ def gated_in_blocks(x: Tensor, y: Tensor, tables: Tables, steps: int, counting: 
         index = interval(given, tables.gates)
         v = given.clone()
         start = 0.0 + offset[index]
-        if counting:
-            count += ((start != 0) & (given == given)).sum(dtype=torch.float64)
+        # A constant is an event, but for NaN.
+        events = ((start != 0) & (given == given)).to(x.dtype) if wanted else None
         out.copy_(start)
         s = torch.empty_like(v)
         for t in range(steps):
             torch.gt(v, T[:, t][index], out=s)
-            if counting:
-                count += s.sum(dtype=torch.float64)
+            if events is not None:
+                events += s
             # Products with 0 and 1 are exact: one rounding, as in the sum alone.
             out.addcmul_(s, d[:, t][index])
             v.addcmul_(s, h[:, t][index], value=-1)
+        if events is not None:
+            count += events.sum(dtype=torch.float64)
+        if events is not None and tally is not None:
+            tally[first : first + size] = events
         if kept is not None:
             torch.where(kept != kept, kept, out, out=out)
     return int(count)
@@ -322,18 +356,22 @@ def gated_in_blocks(x: Tensor, y: Tensor, tables: Tables, steps: int, counting: 
 
 def fused(
     x: Tensor, thresholds: Sequence[Tensor], resets: Sequence[Tensor], weights: Sequence[Tensor],
-    offset: Tensor, counting: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """The steps on ``x [n]`` for `torch.compile`, which makes one kernel of them."""
+    offset: Tensor, counting: bool, tally: torch.dtype | None = None,
+) -> tuple[Tensor, Tensor, Tensor | None]:  # fmt: skip
+    """The steps on ``x [n]`` for `torch.compile`, which makes one kernel of them.
+
+    Output, spikes, and if there is a type for it the spikes of each value.
+    """
     v, out = x, torch.zeros_like(x) + offset
     fired = torch.zeros_like(x, dtype=torch.int32)
     for T, h, d in zip(thresholds, resets, weights, strict=True):
         s = (v > T).to(x.dtype)
         out = out + d * s
         v = v - h * s
-        if counting:
+        if counting or tally is not None:
             fired = fired + s.to(torch.int32)
-    return torch.where(x != x, x, out), fired.sum(dtype=torch.int64)
+    told = None if tally is None else fired.to(tally)
+    return torch.where(x != x, x, out), fired.sum(dtype=torch.int64), told
 
 
 @cache
@@ -346,17 +384,22 @@ def _warn_once(error: str) -> None:
     _LOG.warning("no compiled neuron, time steps run one by one: %s", error)
 
 
-def _on_cuda(x: Tensor, y: Tensor, parameters: Tensor, steps: int, counting: bool) -> int:
+def _on_cuda(
+    x: Tensor, y: Tensor, parameters: Tensor, steps: int, counting: bool, tally: Tensor | None
+) -> int:
     table, offset = _parts(parameters)
     # A step that never fires is none: one function for all readouts.
     table[0, steps:] = torch.inf
     rows = [list(row.unbind()) for row in table]
-    key = (table.shape[1], x.dtype, counting, "cuda")
+    kind = None if tally is None else tally.dtype
+    key = (table.shape[1], x.dtype, counting, kind, "cuda")
     if _worth(key, x.numel() * table.shape[1], _WORTH_COMPILING_CUDA):
         try:
-            out, fired = _fused_compiled()(x, *rows, offset, counting)
+            out, fired, events = _fused_compiled()(x, *rows, offset, counting, kind)
             y.copy_(out)
-            return int(fired) if counting else 0
+            if tally is not None:
+                tally.copy_(events)
+            return int(fired) if counting or tally is not None else 0
         except Exception as error:  # whatever a missing or broken compiler raises
             _warn_once(str(error).splitlines()[0])
-    return in_blocks(x, y, parameters, steps, counting)
+    return in_blocks(x, y, parameters, steps, counting, tally)

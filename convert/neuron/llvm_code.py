@@ -30,7 +30,9 @@ class Compiled:
 
 
 @cache
-def compiled(double: bool, counting: bool, adding: bool, intervals: int = 1) -> Compiled:
+def compiled(
+    double: bool, counting: bool, adding: bool, intervals: int = 1, tally: int = 0
+) -> Compiled:
     """The function that takes one thread's share of a job through its steps.
 
     Args:
@@ -38,6 +40,7 @@ def compiled(double: bool, counting: bool, adding: bool, intervals: int = 1) -> 
         counting: it counts spikes.
         adding: the neuron's input is a sum of two.
         intervals: G, tables of the neuron.
+        tally: bits in which it writes each value's events; 0 for none.
 
     Raises:
         RuntimeError, OSError: where LLVM can't make code for this machine.
@@ -49,7 +52,7 @@ def compiled(double: bool, counting: bool, adding: bool, intervals: int = 1) -> 
         machine = llvm.Target.from_default_triple().create_target_machine(
             cpu=llvm.get_host_cpu_name(), features=features.flatten(), opt=3, jit=True
         )
-        form, registers = Form(double, counting, adding, intervals), _registers(features)
+        form, registers = Form(double, counting, adding, intervals, tally), _registers(features)
         program = (Program if intervals == 1 else GatedProgram)(form, registers)
         module = program.module
         module.triple = llvm.get_default_triple()

@@ -41,23 +41,25 @@ class GatedProgram(Program):
             self._spread(at.load(at.gep(pointers.gates, [self._const(r)])))
             for r in range(self.form.intervals - 1)
         ]
-        whole = ir.VectorType(self.whole if self.form.double else self.small, self.width)
         index = []
         for x in given:
-            own = ir.Constant(whole, [0] * self.width)
+            own = ir.Constant(self.lane, [0] * self.width)
             for bound in bounds:
-                own = at.add(own, at.zext(at.fcmp_ordered(">", x, bound), whole))
+                own = at.add(own, at.zext(at.fcmp_ordered(">", x, bound), self.lane))
             index.append(own)
         zero = ir.Constant(self.many, [0.0] * self.width)
         # -0.0 becomes 0.0, as in a sum that starts with 0.
         offsets = [at.fadd(y0, zero) for y0 in self._picked(pointers.offset, index)]
-        count = ir.Constant(self.counts, [0] * self.width)
-        if self.form.counting:
+        count, tally = ir.Constant(self.counts, [0] * self.width), []
+        if self.form.counting or self.form.tally:
             for x, y0 in zip(given, offsets, strict=True):
                 # A constant is an event; NaN, which also fills up the last group, has none.
                 event = at.and_(at.fcmp_ordered("!=", y0, zero), at.fcmp_ordered("ord", x, x))
-                count = at.add(count, at.zext(event, self.counts))
-        return _State(given, offsets, count), index
+                if self.form.tally:
+                    tally.append(at.zext(event, self.lane))
+                else:
+                    count = at.add(count, at.zext(event, self.counts))
+        return _State(given, offsets, count, tally), index
 
     def _tables(self, pointers: _Pointers, group: _Group, step: ir.Value) -> list[list[ir.Value]]:
         """T, h and d of a step for each vector of a group: those of each value's own table."""

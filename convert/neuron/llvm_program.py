@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import reduce
 
 from llvmlite import ir
 
 
 class Job(IntEnum):
-    """What a function is given, as int64: addresses but for SIZE to NUMBER."""
+    """What a function is given, as int64: addresses but for SIZE to NUMBER, and COUNTS."""
 
     X = 0
     # What is added to x before the first step; read by functions that add.
@@ -36,8 +37,10 @@ class Job(IntEnum):
     # Number of the thread, or -1: then ASK is a C function that tells it.
     NUMBER = 12
     ASK = 13
+    # Where functions that tally write: whole groups, so what lies behind the last value as well.
+    TALLY = 14
     # From here on the spikes of each thread.
-    COUNTS = 14
+    COUNTS = 15
 
 
 @dataclass(frozen=True)
@@ -49,12 +52,15 @@ class Form:
         counting: it counts spikes.
         adding: it adds two inputs first.
         intervals: G, the tables; 1 without gates.
+        tally: bits of a whole number in which it writes each value's events, 8 or 32, and counts
+            all of them; 0 for none.
     """
 
     double: bool
     counting: bool
     adding: bool
     intervals: int = 1
+    tally: int = 0
 
 
 @dataclass(frozen=True)
@@ -104,20 +110,25 @@ class _Share:
 
 @dataclass(frozen=True)
 class _State:
-    """A group's potentials and outputs, a vector each, and its spikes, after a step."""
+    """A group's potentials and outputs, a vector each, and its spikes, after a step.
+
+    The spikes are one vector, `count`, for all; or one each, `tally`, if they are written.
+    """
 
     v: list[ir.Value]
     out: list[ir.Value]
     count: ir.Value
+    tally: list[ir.Value]
 
 
 @dataclass(frozen=True)
 class _Group:
     """Where a group's outputs go, its inputs, a vector each, and its state before the first step.
 
-    With gates, `index` has the table of each value.
+    With gates, `index` has the table of each value. `place` is the number of its first value.
     """
 
+    place: ir.Value
     target: ir.Value
     given: list[ir.Value]
     first: _State
@@ -142,6 +153,8 @@ class Program:
         self.value = ir.DoubleType() if form.double else ir.FloatType()
         self.many = ir.VectorType(self.value, self.width)
         self.counts = ir.VectorType(self.small, self.width)
+        # A whole number for each value, of its size.
+        self.lane = ir.VectorType(self.whole if form.double else self.small, self.width)
         self.module = ir.Module("neuron")
         kind = ir.FunctionType(ir.VoidType(), [self.whole.as_pointer()])
         function = ir.Function(self.module, kind, "steps")
@@ -232,14 +245,15 @@ class Program:
             given = [at.fadd(x, self._vector(more, i)) for i, x in enumerate(given)]
         first, index = self._first(pointers, share, given)
         at.branch(self.blocks["step"])
-        return _Group(target, given, first, index)
+        return _Group(place, target, given, first, index)
 
     def _first(
         self, pointers: _Pointers, share: _Share, given: list[ir.Value]
     ) -> tuple[_State, list[ir.Value]]:
         """A group's state before the first step, and the table of each value, if there are any."""
         none = ir.Constant(self.counts, [0] * self.width)
-        return _State(given, [share.offset] * len(given), none), []
+        tally = [ir.Constant(self.lane, [0] * self.width)] * (len(given) if self.form.tally else 0)
+        return _State(given, [share.offset] * len(given), none, tally), []
 
     def _step(self, pointers: _Pointers, group: _Group, steps: ir.Value) -> _State:
         """The loop over steps, through which all vectors of a group pass together."""
@@ -249,6 +263,7 @@ class Program:
             [at.phi(self.many) for _ in group.given],
             [at.phi(self.many) for _ in group.given],
             at.phi(self.counts),
+            [at.phi(self.lane) for _ in group.first.tally],
         )
         after = self._fire(before, self._tables(pointers, group, step))
         step_after = at.add(step, self._const(1))
@@ -256,9 +271,9 @@ class Program:
         step.add_incoming(step_after, self.blocks["step"])
         for state, block in ((group.first, "group"), (after, "step")):
             before.count.add_incoming(state.count, self.blocks[block])
-            for phis, values in ((before.v, state.v), (before.out, state.out)):
-                for phi, value in zip(phis, values, strict=True):
-                    phi.add_incoming(value, self.blocks[block])
+            phis = (*before.v, *before.out, *before.tally)
+            for phi, value in zip(phis, (*state.v, *state.out, *state.tally), strict=True):
+                phi.add_incoming(value, self.blocks[block])
         again = at.icmp_unsigned("<", step_after, steps)
         at.cbranch(again, self.blocks["step"], self.blocks["written"])
         return after
@@ -275,9 +290,11 @@ class Program:
     def _fire(self, before: _State, tables: list[list[ir.Value]]) -> _State:
         """One step of every vector of a group."""
         at = self.at
-        v, out, count = [], [], before.count
+        v, out, count, tally = [], [], before.count, list(before.tally)
         nothing = ir.Constant(self.many, [0.0] * self.width)
-        for potential, read, (T, h, d) in zip(before.v, before.out, tables, strict=True):
+        for i, (potential, read, (T, h, d)) in enumerate(
+            zip(before.v, before.out, tables, strict=True)
+        ):
             fires = at.fcmp_ordered(">", potential, T)
             if self.registers.masks:
                 out.append(at.select(fires, at.fadd(read, d), read))
@@ -285,9 +302,11 @@ class Program:
             else:
                 out.append(at.fadd(read, at.select(fires, d, nothing)))
                 v.append(at.fsub(potential, at.select(fires, h, nothing)))
-            if self.form.counting:
+            if tally:
+                tally[i] = at.add(tally[i], at.zext(fires, self.lane))
+            elif self.form.counting:
                 count = at.add(count, at.zext(fires, self.counts))
-        return _State(v, out, count)
+        return _State(v, out, count, tally)
 
     def _written(
         self, group: _Group, state: _State, index: ir.PhiInstr, fired: ir.PhiInstr
@@ -299,13 +318,29 @@ class Program:
             nan = at.fcmp_unordered("uno", potential, potential)
             result = at.select(nan, potential, read)
             at.store(result, self._place(group.target, i), align=self.align)
+        count = self._tallied(group, state.tally) if state.tally else state.count
         index.add_incoming(at.add(index, self._const(1)), self.blocks["written"])
-        fired.add_incoming(self._more_fired(fired, state.count), self.blocks["written"])
+        fired.add_incoming(self._more_fired(fired, count), self.blocks["written"])
         at.branch(self.blocks["groups"])
+
+    def _tallied(self, group: _Group, tally: list[ir.Value]) -> ir.Value:
+        """Writes the events of each value of a group; their sum, a number for each lane."""
+        at, kind = self.at, ir.IntType(self.form.tally)
+        many = ir.VectorType(kind, self.width)
+        target = at.inttoptr(self._field(Job.TALLY), kind.as_pointer())
+        for i, events in enumerate(tally):
+            place = at.add(group.place, self._const(i * self.width))
+            there = at.bitcast(at.gep(target, [place]), many.as_pointer())
+            at.store(self._narrowed(events, many), there, align=self.form.tally // 8)
+        return self._narrowed(reduce(at.add, tally), self.counts)
+
+    def _narrowed(self, numbers: ir.Value, kind: ir.VectorType) -> ir.Value:
+        """Whole numbers in as many or fewer bits."""
+        return numbers if numbers.type == kind else self.at.trunc(numbers, kind)
 
     def _more_fired(self, fired: ir.Value, count: ir.Value) -> ir.Value:
         """The spikes so far and those of a group ``count``, a number for each lane."""
-        if not self.form.counting:
+        if not (self.form.counting or self.form.tally):
             return fired
         name = f"llvm.vector.reduce.add.v{self.width}i32"
         kind = ir.FunctionType(self.small, [self.counts])

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..errors import InputError
 from . import surrogate
 
 
@@ -46,10 +47,43 @@ def interval(x: Tensor, gates: Tensor) -> Tensor:
     return index
 
 
+def tally_type(steps: int) -> torch.dtype:
+    """Type of a tally: bytes where K spikes and the event of a constant fit."""
+    return torch.uint8 if steps < 255 else torch.int32
+
+
+def as_count(events: Tensor) -> int:
+    """Events of each value, from `run`, in all; 0 where there are no values.
+
+    Raises:
+        InputError: where nobody knows them.
+    """
+    if events.is_meta:
+        return 0
+    try:
+        return int(events.sum(dtype=torch.float64))
+    except RuntimeError as error:
+        raise InputError(
+            "spikes can't be counted while torch.func or a tracer follows the values; leave "
+            "count_spikes and tally_spikes out there"
+        ) from error
+
+
+def as_tally(events: Tensor, steps: int) -> Tensor:
+    """Events of each value, from `run`, as the tally of a neuron of K steps."""
+    tally = events.to(tally_type(steps))
+    if torch.compiler.is_compiling():
+        return tally
+    # Without what transforms of torch.func put around it.
+    while torch._C._functorch.is_functorch_wrapped_tensor(tally):
+        tally = torch._C._functorch.get_unwrapped(tally)
+    return tally
+
+
 def run(
     x: Tensor, tables: Tables, steps: int, *, learns: bool, counting: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """A neuron's output for ``x [...]`` and, if asked for, the number of its events, float64.
+    """A neuron's output for ``x [...]`` and, if asked for, each value's events, of x's type.
 
     Args:
         x: membrane potentials at the first step.
@@ -59,16 +93,16 @@ def run(
         counting: counts spikes, and with gates the constants that aren't 0.
     """
     if tables.gates is None:
-        y, fired = _table(x, tables, steps, None, learns, counting)
+        y, events = _table(x, tables, steps, learns, counting)
     elif learns:
-        y, fired = _every_table(x, tables, tables.gates, steps, counting)
+        y, events = _every_table(x, tables, tables.gates, steps, counting)
     else:
         index = interval(x, tables.gates)
         chosen = Tables(*(_chosen(values, index) for values in tables[:4]))
-        y, fired = _table(x, chosen, steps, None, False, counting)
-        if counting:
-            fired = _added(fired, (chosen.offset != 0) & (x == x))
-    return torch.where(x != x, x, y), fired
+        y, events = _table(x, chosen, steps, False, counting)
+        if events is not None:
+            events = events + _constant(chosen, x)
+    return torch.where(x != x, x, y), events
 
 
 def _chosen(values: Tensor, index: Tensor) -> Tensor:
@@ -80,13 +114,12 @@ def _table(
     x: Tensor,
     table: Tables,
     steps: int,
-    inside: Tensor | None,
     learns: bool,
     counting: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """The steps of one table, or of every value's own one."""
+    """The steps of one table, or of every value's own one; output and spikes."""
     v, y = x, torch.zeros_like(x) + table.offset
-    fired: Tensor | None = None
+    fired = torch.zeros_like(x).detach() if counting else None
     widths = surrogate.widths(table.resets) if learns else None
     for t in range(steps):
         T, h, d = table.thresholds[t], table.resets[t], table.weights[t]
@@ -94,8 +127,8 @@ def _table(
         s = fires.to(v.dtype)
         y = y + d * s
         v = v - h * s.detach()
-        if counting:
-            fired = _added(fired, s if inside is None else s * inside)
+        if fired is not None:
+            fired = fired + s.detach()
     return y, fired
 
 
@@ -106,14 +139,14 @@ def _every_table(
     # Training may have moved one past another, which only changes which of them is which.
     gates = gates.sort().values
     index = interval(x, gates)
-    fired: Tensor | None = None
+    events: Tensor | None = None
     outputs = []
     for r, table in enumerate(tables.rows()):
-        inside = (index == r).to(x.dtype)
-        y, spikes = _table(x, table, steps, inside, True, counting)
+        y, spikes = _table(x, table, steps, True, counting)
         outputs.append(y)
-        if counting and spikes is not None:
-            fired = _added(spikes if fired is None else fired + spikes, _event(table, inside, x))
+        if spikes is not None:
+            own = spikes + _constant(table, x)
+            events = own if events is None else torch.where(index == r, own, events)
     y = outputs[0]
     for r in range(1, len(outputs)):
         y = torch.where(index == r, outputs[r], y)
@@ -122,15 +155,9 @@ def _every_table(
         crossed = surrogate.fire(x, gate, widths[r])
         # Nothing but its derivative: the output steps from one table's to the next one's.
         y = y + (crossed - crossed.detach()) * (outputs[r + 1] - outputs[r]).detach()
-    return y, fired
+    return y, events
 
 
-def _event(table: Tables, inside: Tensor, x: Tensor) -> Tensor:
-    """Whether each value's interval reads out a constant."""
-    return inside * (x == x) * (table.offset != 0)
-
-
-def _added(total: Tensor | None, more: Tensor) -> Tensor:
-    """A count and the sum of what is added to it, float64."""
-    found = more.sum(dtype=torch.float64)
-    return found if total is None else total + found
+def _constant(table: Tables, x: Tensor) -> Tensor:
+    """Whether each value's interval reads out a constant; NaN has no interval."""
+    return ((table.offset != 0) & (x == x)).detach()

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Callable, Sized
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.fx import GraphModule
 
-from ..calls.batch_layout import Layout, resized
+from ..calls.batch_layout import Layout
 from ..calls.batch_reading import moved, read_by
 from ..common.batches import ahead, batches_once
 from ..common.progress import Progress
 from ..errors import InputError
 from ..network.model import SpikingModel
 from ..neuron.few_spikes import FewSpikesNeuron
+from .event_sums import Sums, Synapses, Totals
 from .fan_out import Target, targets
 from .image_places import image_layout
 from .layer_quantities import OperationSeen, counts_of
@@ -41,7 +41,9 @@ def count_operations(snn: SpikingModel, data: Any, *, progress: bool = True) -> 
         InputError: for data without images or that the network doesn't take, or a cut readout.
     """
     if not isinstance(snn, SpikingModel):
-        raise InputError(f"count_operations takes a converted network, found a {type(snn).__name__}")
+        raise InputError(
+            f"count_operations takes a converted network, found a {type(snn).__name__}"
+        )
     if snn.plan.readout is not None:
         raise InputError("whole neurons are counted; leave the block snn.readout(...)")
     counter = _Counter(snn)
@@ -69,41 +71,119 @@ class _Counter:
         self.device = next((t.device for t in snn.state_dict().values()), torch.device("cpu"))
         plan = snn.plan
         self.network = snn.network if plan.plain else snn.as_planned(plan)
-        modules = {p: self.network.get_submodule(p) for p in snn.names.values()}
-        self.neurons: dict[str, FewSpikesNeuron] = {
-            site: modules[path]  # type: ignore[misc]
-            for site, path in snn.names.items()
-            if isinstance(modules[path], FewSpikesNeuron)
-        }
-        sites = {snn.names[site]: site for site in self.neurons}
-        self.connections = connections(self.network, sites)
+        self.neurons: dict[str, FewSpikesNeuron] = {}
+        for site, path in snn.names.items():
+            module = self.network.get_submodule(path)
+            if isinstance(module, FewSpikesNeuron):
+                self.neurons[site] = module
+        self.connections = connections(self.network, {snn.names[s]: s for s in self.neurons})
         self.images = 0
         self.targets: list[Target] = []
-        # By site: for each target that it reaches, and for its own events, a row of numbers.
-        self.fan_out: dict[str, Tensor] = {}
+        self.synapses: dict[str, Synapses] = {}
         self.layouts: dict[str, Layout] = {}
-        # By target, or site, one number for each image.
-        self.arrived: dict[int, list[np.ndarray[Any, Any]]] = {}
-        self.active: dict[int, list[np.ndarray[Any, Any]]] = {}
-        self.events: dict[str, list[np.ndarray[Any, Any]]] = {}
+        self.totals: list[Totals] = []
+        # Of a network that mixes images, or takes no single one, a batch is counted as a whole.
+        bounds = snn.signature.bounds
+        self.together = snn.signature.whole or (bounds is not None and bounds.smallest > 1)
+        self.prepared = 0
 
-    def add(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def add(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Counts one batch."""
-        leaves = self.snn.signature.flatten(args, kwargs)
-        size = self.snn.signature.images(leaves)
+        signature = self.snn.signature
+        size = signature.images(signature.flatten(args, kwargs))
         if not size:
             return
-        if not self.targets:
-            self._prepare(leaves, size)
-        arrived: dict[int, Any] = {}
-        active: dict[int, Any] = {}
+        if not self.totals or (self.together and size != self.prepared):
+            self._prepare(args, kwargs, size)
+        totals = Totals.empty(len(self.targets), list(self.neurons), 1 if self.together else size)
 
         def told(site: str, tally: Tensor) -> None:
-            self._tally(site, tally, size, arrived, active)
+            totals.add(site, self.synapses[site], self._by_image(site, tally))
 
+        self._run(args, kwargs, told)
+        self.totals.append(totals)
+        self.images += size
+
+    def _run(self, args: Any, kwargs: Any, told: Callable[[str, Tensor], None]) -> None:
         with self.snn.tally_spikes(told), self.snn.running(check_inputs=False):
             self.snn(*args, **kwargs)
-        for kept, found in ((self.arrived, arrived), (self.active, active)):
-            for index, numbers in found.items():
-                kept.setdefault(index, []).append(numbers)
-        self.images += size
+
+    def _by_image(self, site: str, tally: Tensor) -> Tensor:
+        """Events as ``[N, neurons]`` in the order of the site's synapses."""
+        if self.together:
+            return tally.reshape(1, -1)
+        rows = self.layouts[site].by_image(tally)
+        if rows.dim() == 4 and rows.is_contiguous(memory_format=torch.channels_last):
+            rows = rows.permute(0, 2, 3, 1)
+        return rows.reshape(len(rows), -1)
+
+    def _prepare(self, args: Any, kwargs: Any, size: int) -> None:
+        """Finds the synapses of every neuron, and where the images lie at every site."""
+        signature = self.snn.signature
+        call = (args, kwargs)
+        # A few images show where images lie.
+        few, one = (call, call) if self.together else (signature.first(call, n) for n in (3, 1))
+        many: dict[str, Tensor] = {}
+        single: dict[str, Tensor] = {}
+        self._run(few[0], few[1], many.__setitem__)
+        self._run(one[0], one[1], single.__setitem__)
+        self.targets = targets(self.network, self.connections, signature.flatten(*one))
+        self.prepared = size
+        for site in self.neurons:
+            self.layouts[site] = image_layout([many[site]], [single[site]], 3)
+            rows = {
+                i: self._ordered(site, target.fan_out[site], many[site])
+                for i, target in enumerate(self.targets)
+                if site in target.fan_out
+            }
+            tally = single[site]
+            self.synapses[site] = Synapses(
+                list(rows), list(rows.values()), tally.numel(), tally.device
+            )
+
+    def _ordered(self, site: str, row: Tensor, tally: Tensor) -> Tensor:
+        """Numbers of one image's neurons, in the order in which tallies are read."""
+        if self.together:
+            return row.reshape(-1)
+        layout = self.layouts[site]
+        alone = Layout(layout.axis, 1, layout.rows)
+        row = alone.by_image(row)
+        rows = layout.by_image(tally)
+        if rows.dim() == 4 and rows.is_contiguous(memory_format=torch.channels_last):
+            row = row.permute(0, 2, 3, 1)
+        return row.reshape(-1)
+
+    def seen(self) -> list[OperationSeen]:
+        """Everything that was counted."""
+        trains = {site: _trains(neuron) for site, neuron in self.neurons.items()}
+        images = self.prepared if self.together else 1
+        found = []
+        for i, target in enumerate(self.targets):
+            connection = target.connection
+            one = OperationSeen(connection, target.inputs, outputs=target.outputs / images)
+            one.weights = weights_of(connection, self.network)
+            arrived = self._numbers([totals.arrived[i] for totals in self.totals])
+            if target.weights:
+                one.trains = sum(trains[site] for site in target.sites)
+                one.accumulates = arrived
+                one.active = self._numbers([totals.active[i] for totals in self.totals])
+            else:
+                one.additions = arrived
+            if connection.passage is Passage.SITE:
+                neuron = self.neurons[connection.name]
+                one.neurons = round(target.outputs / images)
+                one.steps, one.intervals = neuron.steps, neuron.intervals
+                one.events = self._numbers([t.events[connection.name] for t in self.totals])
+            found.append(one)
+        return found
+
+    def _numbers(self, batches: list[Sums]) -> Sums:
+        """One for each image; their mean where batches must not be cut."""
+        joined = np.concatenate(batches)
+        return joined.sum(keepdims=True) / self.images if self.together else joined
+
+
+def _trains(neuron: FewSpikesNeuron) -> int:
+    """Steps and intervals of a neuron in which it can send an event."""
+    constants = 0 if neuron.gates is None else int((neuron.offset != 0).sum())
+    return neuron.steps * neuron.intervals + constants

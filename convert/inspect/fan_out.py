@@ -18,7 +18,6 @@ from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
 from ..graph.run import compute, last_read
-from ..neuron.few_spikes import FewSpikesNeuron
 from .linear_parts import LinearParts
 from .synapses import Connection, Passage
 from .trains import plus, zeros_like
@@ -34,6 +33,7 @@ class Target:
         inputs: ``spikes``, ``analog`` or ``sums``; empty for a site.
         fan_out: by site, how often an event of each neuron comes here ``[...]``, float64.
         outputs: values that it makes.
+        sites: those whose trains come here.
     """
 
     connection: Connection
@@ -41,6 +41,7 @@ class Target:
     inputs: str
     fan_out: dict[str, Tensor]
     outputs: float
+    sites: tuple[str, ...] = ()
 
 
 @dataclass
@@ -87,7 +88,8 @@ def targets(
         if node.op == "placeholder":
             ways[node] = _Ways(sums=True, analog=True)
         elif connection is not None:
-            target, ways[node] = _step(network, connection, values, ways)
+            with torch.enable_grad():
+                target, ways[node] = _step(connection, values, ways)
             found += [] if target is None else [target]
         for dead in last.get(node, ()):
             values.pop(dead, None)
@@ -96,7 +98,6 @@ def targets(
 
 
 def _step(
-    network: GraphModule,
     connection: Connection,
     values: Mapping[Node, Any],
     ways: Mapping[Node, _Ways],
@@ -117,16 +118,14 @@ def _step(
     outputs = _size(values[node])
     if passage is Passage.SITE:
         target = Target(connection, False, "", _fan_out(_total(read), leaves), outputs)
-        neuron = network.get_submodule(str(node.target))
-        assert isinstance(neuron, FewSpikesNeuron)
-        leaf = torch.zeros(values[node].shape, dtype=torch.float64, requires_grad=True)
-        leaf = leaf.to(values[node].device).detach().requires_grad_()
+        leaf = torch.zeros_like(values[node], dtype=torch.float64).requires_grad_()
         return target, _Ways(leaf, {connection.name: leaf})
     if passage is Passage.WEIGHTS and leaves and not sums:
         (signal,) = connection.signals
         made = _parts(connection, values).arrivals(signal, read[signal].events)
         fan_out = _fan_out(_sum(made), leaves)
-        return Target(connection, True, "spikes", fan_out, outputs), _Ways(sums=True)
+        target = Target(connection, True, "spikes", fan_out, outputs, tuple(leaves))
+        return target, _Ways(sums=True)
     inputs = "analog" if analog else "sums"
     target = Target(connection, False, inputs, _fan_out(_total(read), leaves), outputs)
     return target, _Ways(sums=True, analog=analog or not connection.linear)
@@ -134,9 +133,7 @@ def _step(
 
 def _parts(connection: Connection, values: Mapping[Node, Any]) -> LinearParts:
     zeros = {n: zeros_like(values[n]) for n in connection.signals}
-    return LinearParts(
-        connection, {n: values[n] for n in connection.node.all_input_nodes}, zeros
-    )
+    return LinearParts(connection, {n: values[n] for n in connection.node.all_input_nodes}, zeros)
 
 
 def _total(read: Mapping[Node, _Ways]) -> Tensor | None:
@@ -153,7 +150,8 @@ def _sum(value: Any) -> Tensor:
 def _fan_out(total: Tensor | None, leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if total is None or not leaves:
         return {}
-    gradients = torch.autograd.grad(total, list(leaves.values()), retain_graph=True, allow_unused=True)
+    sources = list(leaves.values())
+    gradients = torch.autograd.grad(total, sources, retain_graph=True, allow_unused=True)
     return {
         site: gradient.round()
         for site, gradient in zip(leaves, gradients, strict=True)

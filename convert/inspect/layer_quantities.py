@@ -122,7 +122,9 @@ def counts_of(seen: Sequence[OperationSeen], images: int) -> OperationCounts:
         unpriced = one.connection.passage is Passage.DECODED and not one.connection.product
         if unpriced and not one.connection.multiply_accumulates:
             left[one.connection.op] = left.get(one.connection.op, 0) + 1
-    mean: dict[str, float] = {q: float(sum(layer[q] for layer in layers)) for q in total}
+    mean: dict[str, float] = {q: float(np.mean(count)) for q, count in total.items()}
+    active = str(Quantity.ACTIVE_MULTIPLY_ACCUMULATES)
+    mean[active] = sum(layer[active] for layer in layers)
     return OperationCounts(
         layers,
         images,

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
-from ..calls.batch_layout import Layout, blocks
 from ..graph.operators import operator_of
 from ..neuron.few_spikes import FewSpikesNeuron
 from .flips import Flips
+from .image_places import image_layout
 from .layer_quantities import OperationSeen, counts_of
 from .operation_counts import OperationCounts
 from .spike_walk import Fired
@@ -172,7 +172,7 @@ def joined(pieces: Sequence[Record], single: Record, sizes: Sequence[int]) -> Re
         single: that of the first image alone, which shows where images lie.
         sizes: images of each piece.
     """
-    layout = _layout(pieces[0], single, sizes[0])
+    layout = image_layout(list(pieces[0].spikes), list(single.spikes), sizes[0])
 
     def by_image(tensors: Sequence[Tensor]) -> Tensor:
         return torch.cat([layout.by_image(tensor) for tensor in tensors])
@@ -184,21 +184,3 @@ def joined(pieces: Sequence[Record], single: Record, sizes: Sequence[int]) -> Re
     tables = [p.interval for p in pieces if p.interval is not None]
     interval = by_image(tables) if tables else None
     return Record(single.start, spikes, interval, single.ticks, potentials)
-
-
-def _layout(record: Record, single: Record, images: int) -> Layout:
-    """Where the images of a piece lie, by where the first one's spikes are."""
-    many, one = record.spikes.shape[1:], single.spikes.shape[1:]
-    if many == one:
-        return Layout(0, 1, one[0]) if one and one[0] > 1 and images == 1 else Layout(0)
-    axis = next(i for i, (a, b) in enumerate(zip(many, one, strict=True)) if a != b)
-    ways = [Layout(axis, *way) for way in blocks(many[axis], images)]
-    alone = Layout(axis, 1, one[axis])
-    for layout in ways:
-        same = [
-            torch.equal(layout.by_image(a)[0], alone.by_image(b)[0])
-            for a, b in zip(record.spikes, single.spikes, strict=True)
-        ]
-        if all(same):
-            return layout
-    return ways[0]

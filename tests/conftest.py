@@ -1,6 +1,7 @@
 """What tests of several rooms share: data that may be missing, and a small trained network."""
 
 import copy
+import gc
 import os
 from pathlib import Path
 
@@ -19,6 +20,13 @@ settings.register_profile("project", deadline=None)
 settings.load_profile("project")
 
 _ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_collection_finish() -> None:
+    """Python looks for garbage more rarely, and not in what was imported, which stays."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,7 @@
 """The spiking network: called like the original, cut, refitted, partly exact, and back."""
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,9 +11,21 @@ from convert.errors import InputError, SiteError
 from convert.network.model import SpikingModel
 
 
+@pytest.fixture(scope="module")
+def converted(small_model: nn.Module, noise: Tensor) -> SpikingModel:
+    """The small network with six steps, fitted for three as well; not to be changed."""
+    return to_spiking(small_model, noise, steps=[6, 3], method="binary", sequential=False)
+
+
 @pytest.fixture
-def snn(small: nn.Module, images: Tensor) -> SpikingModel:
-    return to_spiking(small, images, steps=[6, 3], method="binary", sequential=False)
+def snn(converted: SpikingModel) -> SpikingModel:
+    return copy.deepcopy(converted)
+
+
+@pytest.fixture(scope="module")
+def halves(small_model: nn.Module, noise: Tensor) -> SpikingModel:
+    """Calibrated on the images in two batches; not to be changed."""
+    return to_spiking(small_model, [noise[:24], noise[24:]], steps=4, method="binary")
 
 
 def test_is_close_to_the_model_and_any_batch_size_works(snn, small, images) -> None:
@@ -126,7 +140,9 @@ def test_steps_are_checked(small: nn.Module, images: Tensor, steps) -> None:
 
 
 @pytest.mark.parametrize("form", ["tensor", "list", "pairs", "iterator", "loader"])
-def test_calibration_in_any_form(small: nn.Module, images: Tensor, form: str) -> None:
+def test_calibration_in_any_form(
+    small: nn.Module, images: Tensor, form: str, halves: SpikingModel
+) -> None:
     labels = torch.zeros(48, dtype=torch.long)
     data = {
         "tensor": images,
@@ -138,9 +154,8 @@ def test_calibration_in_any_form(small: nn.Module, images: Tensor, form: str) ->
         ),
     }[form]
     snn = to_spiking(small, data, steps=4, method="binary")
-    reference = to_spiking(small, [images[:24], images[24:]], steps=4, method="binary")
     for name, neuron in snn.sites.items():
-        torch.testing.assert_close(neuron.thresholds, reference.sites[name].thresholds)
+        torch.testing.assert_close(neuron.thresholds, halves.sites[name].thresholds)
 
 
 def test_dtype_and_state_dict_follow(snn, images) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch._export.utils
 from hypothesis import settings
 from torch import Tensor, nn
 
@@ -20,6 +21,26 @@ settings.register_profile("project", deadline=None)
 settings.load_profile("project")
 
 _ROOT = Path(__file__).resolve().parents[1]
+
+
+def _look_up_operators_once() -> None:
+    """An export walks all of torch's operators some 58 times: again only if there are new ones."""
+    name = "_materialize_cpp_cia_ops"
+    walk = getattr(torch._export.utils, name, None)
+    if walk is None:  # another torch
+        return
+    known: list[str] = []
+
+    def walk_if_new() -> None:
+        found = torch._C._dispatch_get_registrations_for_dispatch_key("CompositeImplicitAutograd")
+        if found != known:
+            walk()
+            known[:] = found
+
+    setattr(torch._export.utils, name, walk_if_new)
+
+
+_look_up_operators_once()
 
 
 def pytest_collection_finish() -> None:

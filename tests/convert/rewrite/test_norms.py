@@ -123,7 +123,7 @@ def test_mean_squares_that_span_decades() -> None:
     with torch.no_grad():
         model.embed.bias.zero_()
     x = x * torch.logspace(-0.7, 0.7, len(x))[:, None, None]
-    snn = convert(model, x, normalisation=True, steps=10)
+    snn = convert(model, x, normalisation=True, steps=8)
     with torch.no_grad():
         error = (snn(x) - model(x)).norm(dim=1) / model(x).norm(dim=1)
     assert error.median() < 0.2 and error.isfinite().all()

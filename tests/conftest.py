@@ -3,11 +3,11 @@
 import copy
 import gc
 import os
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-import torch._export.utils
 from hypothesis import settings
 from torch import Tensor, nn
 
@@ -26,8 +26,9 @@ _ROOT = Path(__file__).resolve().parents[1]
 def _look_up_operators_once() -> None:
     """An export walks all of torch's operators some 58 times: again only if there are new ones."""
     name = "_materialize_cpp_cia_ops"
-    walk = getattr(torch._export.utils, name, None)
-    if walk is None:  # another torch
+    module = sys.modules.get("torch._export.utils")
+    walk = getattr(module, name, None)
+    if module is None or walk is None:  # nothing is exported, or by another torch
         return
     known: list[str] = []
 
@@ -37,10 +38,7 @@ def _look_up_operators_once() -> None:
             walk()
             known[:] = found
 
-    setattr(torch._export.utils, name, walk_if_new)
-
-
-_look_up_operators_once()
+    setattr(module, name, walk_if_new)
 
 
 def pytest_collection_finish() -> None:
@@ -48,6 +46,7 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000)
+    _look_up_operators_once()
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from convert import ConversionError, to_spiking
 from convert.errors import InputError, SiteError
+from convert.fitting import tbpi
 from convert.network.model import SpikingModel
 
 
@@ -169,7 +170,12 @@ def test_no_site_is_an_error() -> None:
         to_spiking(nn.Sequential(nn.Linear(3, 3)), torch.randn(8, 3), steps=4)
 
 
-def test_same_seed_same_network(small: nn.Module, images: Tensor) -> None:
+def test_same_seed_same_network(
+    small: nn.Module, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A tenth of the training is as random.
+    monkeypatch.setattr(tbpi, "_EPOCHS_FIRST", 1000)
+    monkeypatch.setattr(tbpi, "_EPOCHS_THIRD", 2000)
     first, again = (to_spiking(small, images, steps=3, method="tbpi", seed=4) for _ in range(2))
     for name, neuron in first.sites.items():
         assert torch.equal(neuron.thresholds, again.sites[name].thresholds)

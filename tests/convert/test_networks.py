@@ -112,8 +112,8 @@ def _densenet() -> nn.Module:
 
 def _convnext() -> nn.Module:
     model = torchvision.models.convnext_tiny()
-    for stage in model.features[1::2]:
-        _short(stage, 2)
+    for stage, length in zip(model.features[1::2], (2, 1, 1, 1), strict=True):
+        _short(stage, length)
     return model
 
 
@@ -128,8 +128,8 @@ def _swin_v2() -> nn.Module:
 
 def _regnet() -> nn.Module:
     model = torchvision.models.regnet_y_400mf()
-    for stage in model.trunk_output:
-        _short(stage, 2)
+    for stage, length in zip(model.trunk_output, (2, 2, 1, 1), strict=True):
+        _short(stage, length)
     return model
 
 
@@ -142,15 +142,15 @@ def _googlenet() -> nn.Module:
 
 def _shufflenet() -> nn.Module:
     model = torchvision.models.shufflenet_v2_x0_5()
-    for stage in (model.stage2, model.stage3, model.stage4):
-        _short(stage, 2)
+    for stage, length in ((model.stage2, 2), (model.stage3, 2), (model.stage4, 1)):
+        _short(stage, length)
     return model
 
 
 def _mnasnet() -> nn.Module:
     model = torchvision.models.mnasnet0_5()
-    for stack in model.layers[8:14]:
-        _short(stack, 2)
+    for stack, length in zip(model.layers[8:14], (2, 2, 2, 1, 1, 1), strict=True):
+        _short(stack, length)
     return model
 
 

@@ -1,7 +1,9 @@
 """What tests of several rooms share: data that may be missing, and a small trained network."""
 
 import copy
+import gc
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,50 @@ settings.register_profile("project", deadline=None)
 settings.load_profile("project")
 
 _ROOT = Path(__file__).resolve().parents[1]
+
+
+def _look_up_operators_once() -> None:
+    """An export walks all of torch's operators some 58 times: again only if there are new ones.
+
+    The names of these functions are torch's own; where they are gone, torch walks as it likes.
+    """
+    utils = sys.modules.get("torch._export.utils")
+    walk = getattr(utils, "_materialize_cpp_cia_ops", None)
+    collect = getattr(utils, "_collect_all_valid_cia_ops", None)
+    if utils is None or walk is None or collect is None:
+        return
+    known: list[str] = []
+    collecting = False
+
+    def walk_if_new() -> None:
+        if collecting:
+            return
+        found = torch._C._dispatch_get_registrations_for_dispatch_key("CompositeImplicitAutograd")
+        if found != known:
+            walk()
+            known[:] = found
+
+    def collect_after_one_walk() -> object:
+        nonlocal collecting
+        walk_if_new()
+        collecting = True
+        try:
+            return collect()
+        finally:
+            collecting = False
+
+    utils._materialize_cpp_cia_ops = walk_if_new
+    for module in list(sys.modules.values()):
+        if getattr(module, "__dict__", {}).get("_collect_all_valid_cia_ops") is collect:
+            module._collect_all_valid_cia_ops = collect_after_one_walk
+
+
+def pytest_collection_finish() -> None:
+    """Python looks for garbage more rarely, and not in what was imported, which stays."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000)
+    _look_up_operators_once()
 
 
 @pytest.fixture(scope="session")

@@ -91,8 +91,18 @@ def _short(stack: nn.Module, length: int) -> None:
 
 def _efficientnet() -> nn.Module:
     model = torchvision.models.efficientnet_b0()
-    for stage in model.features[2:-1]:
+    for stage in model.features[2:4]:
         _short(stage, 2)
+    for stage in model.features[4:-1]:
+        _short(stage, 1)
+    return model
+
+
+def _mobilenet() -> nn.Module:
+    model = torchvision.models.mobilenet_v3_small()
+    # Blocks whose outputs have as many channels as their inputs; two kinds of them stay.
+    for index in (11, 8, 6):
+        del model.features[index]
     return model
 
 
@@ -102,21 +112,24 @@ def _densenet() -> nn.Module:
 
 def _convnext() -> nn.Module:
     model = torchvision.models.convnext_tiny()
-    for stage in model.features[1::2]:
-        _short(stage, 2)
+    for stage, length in zip(model.features[1::2], (2, 1, 1, 1), strict=True):
+        _short(stage, length)
     return model
 
 
 def _swin_v2() -> nn.Module:
-    model = torchvision.models.swin_v2_t()
-    _short(model.features[5], 2)  # all other stages have a plain and a shifted block
-    return model
+    """swin_v2_t with two of its four stages, each of a plain and a shifted block."""
+    swin = torchvision.models.swin_transformer
+    return swin.SwinTransformer(
+        [4, 4], 96, [2, 2], [3, 6], [8, 8], stochastic_depth_prob=0.2,
+        block=swin.SwinTransformerBlockV2, downsample_layer=swin.PatchMergingV2,
+    )  # fmt: skip
 
 
 def _regnet() -> nn.Module:
     model = torchvision.models.regnet_y_400mf()
-    for stage in model.trunk_output:
-        _short(stage, 2)
+    for stage, length in zip(model.trunk_output, (2, 2, 1, 1), strict=True):
+        _short(stage, length)
     return model
 
 
@@ -129,15 +142,15 @@ def _googlenet() -> nn.Module:
 
 def _shufflenet() -> nn.Module:
     model = torchvision.models.shufflenet_v2_x0_5()
-    for stage in (model.stage2, model.stage3, model.stage4):
-        _short(stage, 2)
+    for stage, length in ((model.stage2, 2), (model.stage3, 2), (model.stage4, 1)):
+        _short(stage, length)
     return model
 
 
 def _mnasnet() -> nn.Module:
     model = torchvision.models.mnasnet0_5()
-    for stack in model.layers[8:14]:
-        _short(stack, 2)
+    for stack, length in zip(model.layers[8:14], (2, 2, 2, 1, 1, 1), strict=True):
+        _short(stack, length)
     return model
 
 
@@ -148,13 +161,13 @@ _POOL = {"max_pool2d"}
 # networks, and all.
 _TORCHVISION: dict[str, tuple[Callable[[], nn.Module], int, set[str]]] = {
     "resnet18": (torchvision.models.resnet18, 0, _POOL),
-    "mobilenet_v3_small": (torchvision.models.mobilenet_v3_small, 0, set()),
+    "mobilenet_v3_small": (_mobilenet, 0, set()),
     "squeezenet1_1": (torchvision.models.squeezenet1_1, 0, _POOL),
     "efficientnet": (_efficientnet, 0, set()),
     "densenet": (_densenet, 1, _POOL),
     "convnext": (_convnext, 0, _NORMS),
-    # Eight of its ReLUs work on constants: the tables of relative positions.
-    "swin_v2": (_swin_v2, -8, _NORMS | {"rms_norm", "amax"}),
+    # Four of its ReLUs work on constants: the tables of relative positions.
+    "swin_v2": (_swin_v2, -4, _NORMS | {"rms_norm", "amax"}),
     "regnet": (_regnet, 0, set()),
     "googlenet": (_googlenet, 39, _POOL),  # after every convolution
     "shufflenet": (_shufflenet, 0, _POOL),

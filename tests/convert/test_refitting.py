@@ -1,6 +1,7 @@
 """Refitting a network without the model that it came from."""
 
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,18 @@ from convert import (
     refit,
     to_spiking,
 )
+from convert.fitting import tbpi
 
 _OLDER = Path(__file__).resolve().parents[1] / "data"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _short_training() -> Iterator[None]:
+    """A tenth of TBPI's: what is asked is whether two fits are the same one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tbpi, "_EPOCHS_FIRST", 1000)
+        patch.setattr(tbpi, "_EPOCHS_THIRD", 2000)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -193,7 +193,8 @@ class Reversed(nn.Module):
 
 
 def test_an_operation_without_derivative_is_said() -> None:
-    snn = convert.to_spiking(Reversed().eval(), torch.randn(300, 4), steps=6, progress=False)
+    x = torch.randn(300, 4)
+    snn = convert.to_spiking(Reversed().eval(), x, steps=6, method="binary", progress=False)
     assert any("no gradient of the outputs reaches" in note for note in snn.report.notes)
 
 

@@ -1,6 +1,7 @@
 """Capture: the graph equals the model, shares nothing with it, and says what it can't do."""
 
 import warnings
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -44,34 +45,45 @@ def test_dropout_is_gone_and_training_mode_gets_a_word() -> None:
         torch.testing.assert_close(captured.graph_module(x)[0], model.eval()(x))
 
 
-@pytest.mark.parametrize(
-    "function",
-    [
+class Part(nn.Module):
+    """A function between two linear maps."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.function = nn.Linear(4, 6), function
+        self.width = function(torch.zeros(1, 6)).shape[-1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self.first(x)) @ torch.ones(self.width, 1)
+
+
+class Parts(nn.Module):
+    """Many of them side by side, so that one capture does for all."""
+
+    def __init__(self, functions: Sequence[Callable[[Tensor], Tensor]]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(map(Part, functions))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [part(x) for part in self.parts]
+
+
+def test_activations_become_sites() -> None:
+    functions: list[Callable[[Tensor], Tensor]] = [
         F.hardswish, F.mish, F.selu, F.logsigmoid, F.softplus, F.elu, F.leaky_relu, F.hardtanh,
         F.gelu, F.silu, F.relu6, F.celu, F.tanhshrink, F.softsign, F.hardshrink, F.softshrink,
         lambda x: F.glu(x, -1), lambda x: torch.where(x > 0, x, 0.1 * x), lambda x: x * x,
         lambda x: F.threshold(x, 0.1, 0.0), torch.abs, lambda x: torch.maximum(x, 0.3 * x),
-    ],
-)  # fmt: skip
-def test_activations_become_sites(function) -> None:
-    class Net(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first = nn.Linear(4, 6)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return function(self.first(x)) @ torch.ones(self.width, 1)
-
-        width = 6
-
+    ]  # fmt: skip
     torch.manual_seed(0)
-    x, net = torch.randn(64, 4) * 3, Net().eval()
-    net.width = function(torch.zeros(1, 6)).shape[-1]
+    x, net = torch.randn(64, 4) * 3, Parts(functions).eval()
     captured = capture(net, x[:2])
-    sites = find_sites(captured.graph_module)
-    assert len(sites) >= 1
+    names = [site.name for site in find_sites(captured.graph_module)]
+    for index, function in enumerate(functions):
+        assert any(name.startswith(f"parts.{index}.") for name in names), function
     with torch.no_grad():
-        torch.testing.assert_close(captured.graph_module(x)[0], net(x), rtol=1e-4, atol=1e-5)
+        for found, expected in zip(captured.graph_module(x), net(x), strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_model_is_left_alone_and_nothing_is_shared(small: nn.Module, images: Tensor) -> None:

@@ -17,6 +17,13 @@ from convert.fitting.methods import fit_problems
 from convert.fitting.problem import Problem
 
 
+@pytest.fixture
+def short_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tenth of the training, for what holds however long it is."""
+    monkeypatch.setattr(tbpi, "_EPOCHS_FIRST", 1000)
+    monkeypatch.setattr(tbpi, "_EPOCHS_THIRD", 2000)
+
+
 def _problem(function=F.silu, low=-4.0, high=6.0, steps=4, bins=4096, gain=1.0) -> Problem:
     edges = np.linspace(low, high, bins + 1)
     centres = torch.from_numpy(0.5 * (edges[1:] + edges[:-1]))
@@ -91,7 +98,9 @@ def test_trends_are_the_least_squares_logarithm_and_polynomial() -> None:
 
 @pytest.mark.parametrize("method", ["tbpi", "random", "binary"])
 @pytest.mark.parametrize(("stretch", "shift", "gain"), [(2.0**-7, 0.0, 8.0), (4.0, 32.0, 0.25)])
-def test_equivariant_under_scaling(method: str, stretch: float, shift: float, gain: float) -> None:
+def test_equivariant_under_scaling(
+    method: str, stretch: float, shift: float, gain: float, short_training
+) -> None:
     plain = _problem(steps=4)
     moved = Problem(
         plain.edges * stretch + shift, plain.weights, plain.values * gain, plain.steps, "f"
@@ -116,14 +125,14 @@ def test_binary_is_the_quantiser() -> None:
 
 
 @pytest.mark.parametrize("method", ["tbpi", "random", "binary"])
-def test_more_steps_do_not_hurt_on_relu(method: str) -> None:
+def test_more_steps_do_not_hurt_on_relu(method: str, short_training) -> None:
     problems = [_problem(F.relu, steps=k) for k in (2, 4, 6)]
     errors = [fit_problems([problem], method, shared=True)[0].mse for problem in problems]
     assert errors[0] > errors[1] > errors[2]
 
 
 @pytest.mark.parametrize("method", ["tbpi", "random", "binary"])
-def test_constant_function_and_single_bin(method: str) -> None:
+def test_constant_function_and_single_bin(method: str, short_training) -> None:
     flat = _problem(lambda x: torch.full_like(x, 2.5))
     point = Problem(np.array([1.0, 1.25]), np.ones(1), np.array([3.0]), 3, "f")
     for problem, value in ((flat, 2.5), (point, 3.0)):
@@ -131,7 +140,7 @@ def test_constant_function_and_single_bin(method: str) -> None:
         assert solution(problem.centres) == pytest.approx(np.full(len(problem.weights), value))
 
 
-def test_same_seed_same_fit_and_another_seed_another() -> None:
+def test_same_seed_same_fit_and_another_seed_another(short_training) -> None:
     first, again, other = (
         fit_problems([_problem(steps=3)], "tbpi", seed=seed, shared=True)[0] for seed in (0, 0, 1)
     )

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from convert.fitting import library, tbpi_exact
+from convert.fitting import library, tbpi, tbpi_exact
 from convert.fitting.build_library import WANTED, build, exact
 from convert.fitting.distributions import distribution
 from convert.fitting.functions import problem_of
@@ -71,6 +71,7 @@ def test_a_library_that_fits_badly_does_no_harm():
 
 def test_a_build_keeps_the_other_entries(tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules["convert.fitting.build_library"], "TABULATED_STEPS", 2)
+    monkeypatch.setattr(tbpi, "_EPOCHS_FIRST", 1000)
     path = tmp_path / "library.json"
     silu = [w for w in WANTED if w.function == "silu"][:1]
     gelu = [w for w in WANTED if w.function == "gelu"][:1]

@@ -186,7 +186,7 @@ def test_a_ramp_beside_one_flat_bin_uses_every_bit(method: str, flat_above: bool
     assert error < 1.5 * (top / 2**steps) ** 2 / 12
 
 
-def test_never_worse_than_what_it_starts_from() -> None:
+def test_never_worse_than_what_it_starts_from(short_training) -> None:
     problem = _problem(F.gelu, -6, 6, 5)
     (exact,), (binary,) = (
         fit_problems([problem], m, seed=2, shared=True) for m in ("tbpi-exact", "binary")
@@ -197,7 +197,7 @@ def test_never_worse_than_what_it_starts_from() -> None:
     assert exact.mse == pytest.approx(float(problem.weights @ used**2), rel=1e-9)
 
 
-def test_scale_does_not_matter() -> None:
+def test_scale_does_not_matter(short_training) -> None:
     def relative(stretch: float, shift: float, gain: float) -> float:
         plain = _problem(steps=4)
         edges, values = plain.edges * stretch + shift, plain.values * gain
@@ -209,7 +209,7 @@ def test_scale_does_not_matter() -> None:
     assert relative(1.0, 0.0, 1e-3) == expected
 
 
-def test_same_result_however_many_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_same_result_however_many_workers(monkeypatch: pytest.MonkeyPatch, short_training) -> None:
     problems = [_problem(F.silu, -4, 4 + i, 3) for i in range(3)]
     results = []
     for workers in (1, 2, 5):
@@ -276,7 +276,7 @@ class Gate(torch.nn.Module):
         return self.b(left) * torch.tanh(self.b(F.gelu(self.b(left))))
 
 
-def test_no_constant_before_a_product() -> None:
+def test_no_constant_before_a_product(short_training) -> None:
     torch.manual_seed(0)
     x = torch.randn(200, 4) * 3
     snn = convert.to_spiking(Gate().eval(), x, steps=2)

@@ -149,7 +149,8 @@ def test_neurons_take_sums(worth: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(convert.neuron.fused, "_ready", set())
     monkeypatch.setattr(convert.network.buffer_reuse, "_WORTH_ONE_PASS", 0)
     torch.manual_seed(0)
-    snn = convert.to_spiking(Block(), torch.randn(8, 4, 6, 6), steps=(4, 6), progress=False)
+    given = torch.randn(8, 4, 6, 6)
+    snn = convert.to_spiking(Block(), given, steps=(4, 6), method="binary", progress=False)
     # As the network lays it out: convolutions round by layout.
     x = torch.randn(5, 4, 6, 6).to(memory_format=torch.channels_last)
     before = x.clone()

@@ -1,5 +1,6 @@
 """The output of any layer, by its module path."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from convert import ConversionError, features, load, to_spiking
+from convert import ConversionError, SpikingModel, features, load, to_spiking
 
 
 class Blocks(nn.Module):
@@ -23,6 +24,13 @@ class Blocks(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.act(self.more(self.stage(x)))
         return self.head(self.act(x.mean((2, 3))))
+
+
+@pytest.fixture(scope="module")
+def converted(noise: Tensor) -> SpikingModel:
+    """The network of blocks with four steps; not to be changed."""
+    torch.manual_seed(0)
+    return to_spiking(Blocks().eval(), noise, steps=4, method="binary", progress=False)
 
 
 def test_layers_are_those_of_the_model(images: Tensor, tmp_path: Path) -> None:
@@ -55,9 +63,8 @@ def test_layers_are_those_of_the_model(images: Tensor, tmp_path: Path) -> None:
         assert features(network, [site])(images)[site].shape == (48, 4, 6, 6)
 
 
-def test_what_is_behind_is_not_run_and_weights_are_shared(images: Tensor) -> None:
-    torch.manual_seed(0)
-    snn = to_spiking(Blocks().eval(), images, steps=4, method="binary", progress=False)
+def test_what_is_behind_is_not_run_and_weights_are_shared(converted: SpikingModel) -> None:
+    snn = copy.deepcopy(converted)
     part = features(snn, "stage")
     assert not any("more" in key or "head" in key for key in part.state_dict())
     snn.network.get_submodule("stage.0").weight.data.zero_()
@@ -76,12 +83,11 @@ def test_stages_of_a_residual_network() -> None:
     ]  # fmt: skip
 
 
-def test_a_layer_that_is_not_there(images: Tensor) -> None:
-    snn = to_spiking(Blocks().eval(), images, steps=4, method="binary", progress=False)
+def test_a_layer_that_is_not_there(converted: SpikingModel) -> None:
     with pytest.raises(ConversionError, match=r"stage\.2"):
-        features(snn, ["stage.9"])
+        features(converted, ["stage.9"])
     with pytest.raises(ConversionError, match="no layer"):
-        features(snn, [])
+        features(converted, [])
 
 
 def test_a_value_inside_a_site_is_refused() -> None:

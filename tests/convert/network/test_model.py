@@ -1,17 +1,32 @@
 """The spiking network: called like the original, cut, refitted, partly exact, and back."""
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from convert import ConversionError, to_spiking
 from convert.errors import InputError, SiteError
+from convert.fitting import tbpi
 from convert.network.model import SpikingModel
 
 
+@pytest.fixture(scope="module")
+def converted(small_model: nn.Module, noise: Tensor) -> SpikingModel:
+    """The small network with six steps, fitted for three as well; not to be changed."""
+    return to_spiking(small_model, noise, steps=[6, 3], method="binary", sequential=False)
+
+
 @pytest.fixture
-def snn(small: nn.Module, images: Tensor) -> SpikingModel:
-    return to_spiking(small, images, steps=[6, 3], method="binary", sequential=False)
+def snn(converted: SpikingModel) -> SpikingModel:
+    return copy.deepcopy(converted)
+
+
+@pytest.fixture(scope="module")
+def halves(small_model: nn.Module, noise: Tensor) -> SpikingModel:
+    """Calibrated on the images in two batches; not to be changed."""
+    return to_spiking(small_model, [noise[:24], noise[24:]], steps=4, method="binary")
 
 
 def test_is_close_to_the_model_and_any_batch_size_works(snn, small, images) -> None:
@@ -126,7 +141,9 @@ def test_steps_are_checked(small: nn.Module, images: Tensor, steps) -> None:
 
 
 @pytest.mark.parametrize("form", ["tensor", "list", "pairs", "iterator", "loader"])
-def test_calibration_in_any_form(small: nn.Module, images: Tensor, form: str) -> None:
+def test_calibration_in_any_form(
+    small: nn.Module, images: Tensor, form: str, halves: SpikingModel
+) -> None:
     labels = torch.zeros(48, dtype=torch.long)
     data = {
         "tensor": images,
@@ -138,9 +155,8 @@ def test_calibration_in_any_form(small: nn.Module, images: Tensor, form: str) ->
         ),
     }[form]
     snn = to_spiking(small, data, steps=4, method="binary")
-    reference = to_spiking(small, [images[:24], images[24:]], steps=4, method="binary")
     for name, neuron in snn.sites.items():
-        torch.testing.assert_close(neuron.thresholds, reference.sites[name].thresholds)
+        torch.testing.assert_close(neuron.thresholds, halves.sites[name].thresholds)
 
 
 def test_dtype_and_state_dict_follow(snn, images) -> None:
@@ -154,7 +170,12 @@ def test_no_site_is_an_error() -> None:
         to_spiking(nn.Sequential(nn.Linear(3, 3)), torch.randn(8, 3), steps=4)
 
 
-def test_same_seed_same_network(small: nn.Module, images: Tensor) -> None:
+def test_same_seed_same_network(
+    small: nn.Module, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A tenth of the training is as random.
+    monkeypatch.setattr(tbpi, "_EPOCHS_FIRST", 1000)
+    monkeypatch.setattr(tbpi, "_EPOCHS_THIRD", 2000)
     first, again = (to_spiking(small, images, steps=3, method="tbpi", seed=4) for _ in range(2))
     for name, neuron in first.sites.items():
         assert torch.equal(neuron.thresholds, again.sites[name].thresholds)

@@ -17,7 +17,7 @@ from torch import Tensor
 from convert.network import buffer_reuse
 from convert.network.model import SpikingModel
 
-_COUNT = int(os.environ.get("FEWSPIKES_GRAPHS", "250"))
+_COUNT = int(os.environ.get("FEWSPIKES_GRAPHS", "150"))
 _settings = settings(
     max_examples=_COUNT,
     deadline=None,

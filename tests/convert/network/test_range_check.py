@@ -1,5 +1,6 @@
 """Inputs outside the calibrated range saturate, and say so."""
 
+import copy
 import re
 import warnings
 
@@ -10,12 +11,21 @@ from torch import Tensor, nn
 from convert import RangeWarning, SpikingModel, to_spiking
 
 
-def _converted(model: nn.Module, images: Tensor) -> SpikingModel:
-    return to_spiking(model, images, steps=6, method="binary")
+@pytest.fixture(scope="module")
+def converted(small_model: nn.Module, noise: Tensor) -> SpikingModel:
+    """The small network; not to be changed."""
+    return to_spiking(small_model, noise, steps=6, method="binary")
 
 
-def test_ten_times_the_range_is_finite_and_counted(small: nn.Module, images: Tensor) -> None:
-    snn = _converted(small, images)
+@pytest.fixture
+def snn(converted: SpikingModel) -> SpikingModel:
+    """A copy that has not warned yet."""
+    return copy.deepcopy(converted)
+
+
+def test_ten_times_the_range_is_finite_and_counted(
+    snn: SpikingModel, small: nn.Module, images: Tensor
+) -> None:
     with pytest.warns(RangeWarning) as caught, torch.no_grad():
         outputs = snn(10 * images)
     assert outputs.isfinite().all()
@@ -29,8 +39,7 @@ def test_ten_times_the_range_is_finite_and_counted(small: nn.Module, images: Ten
     assert caught[0].filename == __file__
 
 
-def test_nothing_is_said_within_the_range(small: nn.Module, images: Tensor) -> None:
-    snn = _converted(small, images)
+def test_nothing_is_said_within_the_range(snn: SpikingModel, images: Tensor) -> None:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("error")
         snn(images)
@@ -40,8 +49,7 @@ def test_nothing_is_said_within_the_range(small: nn.Module, images: Tensor) -> N
     assert not any(m._forward_pre_hooks for m in snn.modules())
 
 
-def test_output_is_the_same_with_and_without_the_count(small: nn.Module, images: Tensor) -> None:
-    snn = _converted(small, images)
+def test_output_is_the_same_with_and_without_the_count(snn: SpikingModel, images: Tensor) -> None:
     with torch.no_grad():
         with pytest.warns(RangeWarning):
             counted = snn(10 * images)
@@ -49,8 +57,7 @@ def test_output_is_the_same_with_and_without_the_count(small: nn.Module, images:
         assert torch.equal(snn(10 * images), counted)
 
 
-def test_count_by_site_on_request(small: nn.Module, images: Tensor) -> None:
-    snn = _converted(small, images)
+def test_count_by_site_on_request(snn: SpikingModel, images: Tensor) -> None:
     with torch.no_grad(), snn.count_outside() as found:
         snn(images)
     assert set(found) == set(snn.sites)
@@ -58,8 +65,7 @@ def test_count_by_site_on_request(small: nn.Module, images: Tensor) -> None:
     assert found["silu"].count == 0  # it sees what calibration saw
 
 
-def test_infinite_inputs_saturate(small: nn.Module, images: Tensor) -> None:
-    snn = _converted(small, images)
+def test_infinite_inputs_saturate(snn: SpikingModel, images: Tensor) -> None:
     images = images.clone()
     images[0, 0, 0, 0] = 1e30
     with pytest.warns(RangeWarning), torch.no_grad():

@@ -78,7 +78,7 @@ def convert(model: nn.Module, x: Tensor, **settings):
 def test_nothing_remains_and_the_outputs_are_close(name: str) -> None:
     model, x = network(name)
     # One network by the fit that users get, the others by one that takes no time.
-    steps, method = (6, "tbpi-exact") if name == "layer" else (8, "binary")
+    steps, method = (4, "tbpi-exact") if name == "layer" else (8, "binary")
     snn = convert(model, x, steps=steps, normalisation=True, method=method)
     report = snn.report.to_dict()
     assert report["remaining"] == []
@@ -111,10 +111,11 @@ def test_offset_and_scale_of_channels_cost_nothing() -> None:
         uneven.embed.bias[5] += 20
     errors = []
     for one in (model, uneven):
-        snn = convert(one, x, normalisation=True)
+        snn = convert(one, x, normalisation=True, method="binary")
         with torch.no_grad():
             errors.append(float((snn(x) - one(x)).norm() / one(x).norm()))
-    assert errors[1] < 3 * errors[0] + 0.02
+    # Binary tables are coarse, and the bound is that of fitted ones.
+    assert errors[1] < min(3 * errors[0] + 0.02, 0.12)
 
 
 def test_mean_squares_that_span_decades() -> None:
@@ -122,7 +123,7 @@ def test_mean_squares_that_span_decades() -> None:
     with torch.no_grad():
         model.embed.bias.zero_()
     x = x * torch.logspace(-0.7, 0.7, len(x))[:, None, None]
-    snn = convert(model, x, normalisation=True, steps=10)
+    snn = convert(model, x, normalisation=True, steps=8)
     with torch.no_grad():
         error = (snn(x) - model(x)).norm(dim=1) / model(x).norm(dim=1)
     assert error.median() < 0.2 and error.isfinite().all()

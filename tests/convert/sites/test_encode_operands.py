@@ -56,7 +56,7 @@ def test_all_encodes_the_image_too(block, tokens):
 
 
 def test_agreement_without_the_neurons_is_reported(block, tokens):
-    coded = convert.to_spiking(block, tokens, steps=4, encode=True, progress=False)
+    coded = convert.to_spiking(block, tokens, steps=4, method="binary", encode=True, progress=False)
     result = convert.evaluate(coded, block, [tokens], by_site=0, progress=False)
     bare = result.spiking["without_encoding"]
     assert 0 <= bare["agreement"] <= 1

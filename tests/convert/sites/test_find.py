@@ -1,6 +1,6 @@
 """The walker: which values become sites, what they are called, what stays outside."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -55,12 +55,28 @@ _ONE_SITE: list[tuple[str, Callable[[Tensor], Tensor], str]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("function", "label"), [c[1:] for c in _ONE_SITE], ids=[c[0] for c in _ONE_SITE]
-)
-def test_one_site(function: Callable[[Tensor], Tensor], label: str) -> None:
-    sites = _sites(Between(function), torch.randn(4, 6))
-    assert [site.label for site in sites] == [label]
+class Parts(nn.Module):
+    """Many functions side by side, so that one capture does for all."""
+
+    def __init__(self, functions: Sequence[Callable[[Tensor], Tensor]]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(map(Between, functions))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [part(x) for part in self.parts]
+
+
+def test_one_site() -> None:
+    model, x = Parts([function for _, function, _ in _ONE_SITE]).eval(), torch.randn(4, 6)
+    captured = capture(model, x)
+    expected = captured.graph_module(x)
+    sites = find_sites(captured.graph_module)
+    found: dict[str, list[str]] = {name: [] for name, _, _ in _ONE_SITE}
+    for site in sites:
+        found[_ONE_SITE[int(site.name.split(".")[1])][0]].append(site.label)
+    assert found == {name: [label] for name, _, label in _ONE_SITE}
+    for output, before in zip(captured.graph_module(x), expected, strict=True):
+        torch.testing.assert_close(output, before, rtol=1e-5, atol=1e-6)
 
 
 def test_prelu_per_channel_becomes_ramps() -> None:

@@ -118,8 +118,8 @@ assert "models" not in sys.modules and "torchvision" not in sys.modules
 """
 
 
-def _resnet20() -> tuple[nn.Module, Tensor]:
-    return models.get("resnet20", "random"), torch.randn(4, 3, 16, 16)
+def _resnet8() -> tuple[nn.Module, Tensor]:
+    return models.get("resnet8_digits", "random"), torch.randn(4, 1, 8, 8)
 
 
 def _vit() -> tuple[nn.Module, Tensor]:
@@ -138,14 +138,14 @@ def _resnet() -> tuple[nn.Module, Tensor]:
 
 
 def _swin() -> tuple[nn.Module, Tensor]:
-    """swin_t with two of its four stages: plain and shifted windows, and patches merged."""
+    """Two stages of swin_t: plain and shifted windows, and patches merged."""
     model = torchvision.models.SwinTransformer(
-        [4, 4], 24, [2, 2], [3, 6], [2, 2], num_classes=5, stochastic_depth_prob=0.2
+        [4, 4], 24, [1, 2], [3, 6], [2, 2], num_classes=5, stochastic_depth_prob=0.2
     )
     return model, torch.randn(2, 3, 32, 32)
 
 
-_NETWORKS = {"resnet20": _resnet20, "vit": _vit, "resnet": _resnet, "swin": _swin}
+_NETWORKS = {"resnet8": _resnet8, "vit": _vit, "resnet": _resnet, "swin": _swin}
 
 
 @pytest.fixture(scope="module")

@@ -94,7 +94,7 @@ def test_attention_and_trees(tmp_path: Path) -> None:
 
     x = torch.randn(6, 3, 8, 8)
     batch = {"x": x, "scale": 2.0}
-    snn = to_spiking(Two().eval(), [batch], steps=8, method="binary", progress=False)
+    snn = to_spiking(Two().eval(), [batch], steps=4, method="binary", progress=False)
     snn.export(tmp_path / "net.onnx")
     logits, scaled = _run(tmp_path / "net.onnx", x[:5])
     with torch.no_grad():
@@ -121,7 +121,7 @@ def test_trained_networks(shared: Path, tmp_path: Path, name: str, weights: str)
         if hasattr(model, stack):
             setattr(model, stack, getattr(model, stack)[:1])
     if hasattr(model, "encoder"):
-        model.encoder.layers = model.encoder.layers[:2]
+        model.encoder.layers = model.encoder.layers[:1]
     preprocessing = models.preprocessing(name)
     calibration = models.load_images(shared / "data" / "cifar10_train4000.npz").first(128)
     test = models.load_images(shared / "data" / "cifar10_test1000.npz").first(500)

@@ -70,14 +70,28 @@ def correct(snn: SpikingModel, sample: Sample, *, progress: bool = False) -> lis
     for k in (own, *map(int, snn.refitted)):
         neurons = neurons_of(snn, k)
         found = measure(sample, layers, neurons, progress=progress)
-        kept = found.after < found.before
-        if kept:
+        row = _judged(k, found, sample, neurons)
+        if row.kept:
             snn.corrections.add(k, found.shifts)
             for path, factor in found.stretches.items():
                 stretched(neurons[path], factor)
-        rows.append(Correction(k, len(layers), sample.images, found.before, found.after, kept))
+        rows.append(row)
     snn.corrections.put(network, own)
     return rows
+
+
+def _judged(k: int, found: Corrected, sample: Sample, neurons: Neurons) -> Correction:
+    """Whether a correction helps: on images that it was not measured on, where there are any."""
+    layers, helps = len(found.shifts), found.after < found.before
+    if not helps or not sample.others:
+        return Correction(k, layers, sample.images, found.before, found.after, helps)
+    changed = dict(neurons)
+    for path, factor in found.stretches.items():
+        changed[path] = stretched(copy.deepcopy(neurons[path]), factor)
+    biases = {path: value_at(sample.network, path) + by for path, by in found.shifts.items()}
+    before = sample.error_on_others(neurons)
+    after = sample.error_on_others(changed, biases)
+    return Correction(k, layers, sample.other_images, before, after, after < before)
 
 
 def neurons_of(snn: SpikingModel, k: int) -> Neurons:

@@ -70,7 +70,7 @@ def problem(
         # What f tends to below the values seen; GELU comes back to 0 there, where few values lie.
         level = _level_before(site.values(histogram.centres))
         base, offset = level or 0.0, level is None
-    found = _posed(site, histogram, steps, offset and not masked, jumps.at)
+    found = _posed(site, histogram, steps, gates, offset and not masked, jumps.at)
     if not base:
         return replace(found, masked=masked, stairs=jumps.stairs, gates=gates)
     return replace(
@@ -89,7 +89,9 @@ def _level_before(values: Floats) -> float | None:
     return float(values[0]) if last > first > 0 else None
 
 
-def _posed(site: Site, histogram: Histogram, steps: int, offset: bool, jumps: Floats) -> Problem:
+def _posed(
+    site: Site, histogram: Histogram, steps: int, gates: int, offset: bool, jumps: Floats
+) -> Problem:
     """The bins of a site's problem, with their weights and f."""
     cells, counts = histogram.cells, histogram.counts / histogram.total
     if histogram.mass.sum() > 0:
@@ -118,7 +120,8 @@ def _posed(site: Site, histogram: Histogram, steps: int, offset: bool, jumps: Fl
     if histogram.relative or ramp_of(found) is None:
         return found
     for top in (False, True):
-        bins = _extended(site, steps, *bins, *beyond(histogram, unmoved, top=top))
+        levels = (gates + 1) * 2**steps
+        bins = _extended(site, levels, *bins, *beyond(histogram, unmoved, top=top))
     return posed(*bins)
 
 
@@ -140,7 +143,7 @@ def _parted(
 
 def _extended(
     site: Site,
-    steps: int,
+    levels: int,
     edges: Floats,
     weights: Floats,
     values: Floats,
@@ -150,7 +153,7 @@ def _extended(
     """The bins and those of a tail beyond an end at which f varies.
 
     A tail is followed for as long as f stays near what it is on the values seen, and saturation
-    beyond would cost a share of the error that 2^K equal levels make.
+    beyond would cost a share of the error that so many equal levels make.
     """
     top = len(outer) > 1 and outer[1] > outer[0]
     end = -1 if top else 0
@@ -166,7 +169,7 @@ def _extended(
     before = np.append(values[end], found)[:known]
     # What comes after bin i, seen from it: the squared error of a neuron that saturates there.
     ahead = np.triu((found[:known] - before[:, None]) ** 2) @ more[:known]
-    worth = ahead > _NOTICED * weights.sum() * (spread / 2**steps) ** 2 / 12
+    worth = ahead > _NOTICED * weights.sum() * (spread / levels) ** 2 / 12
     known = int(worth.nonzero()[0][-1]) + 1 if worth.any() else 0
     if not known:
         return edges, weights, values

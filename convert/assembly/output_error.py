@@ -34,13 +34,16 @@ def output_errors(
         fitted: gives the network's own neurons as they were fitted, by the name of their site.
         progress: shows a bar on stderr.
     """
-    known = {row.steps: row.after if row.kept else row.before for row in corrections}
+    known = {r.steps: (r.images, r.after if r.kept else r.before) for r in corrections}
     rows = []
     for k in (snn.fitted_as, *map(int, snn.refitted)):
-        error = known[k] if k in known else sample.error(neurons_of(snn, k))
-        row = OutputError(k, sample.images, error)
+        if k in known:
+            images, error = known[k]
+        else:
+            images, error = sample.images, sample.error(neurons_of(snn, k))
+        row = OutputError(k, images, error)
         if row.poor and k == snn.fitted_as:
-            row = OutputError(k, sample.images, error, *_worst_site(snn, sample, fitted, progress))
+            row = OutputError(k, images, error, *_worst_site(snn, sample, fitted, progress))
         rows.append(row)
     return rows
 

@@ -37,6 +37,9 @@ class Sample:
     Attributes:
         pieces: flat inputs of some images each.
         sizes: how many images each has.
+        others: pieces of the images after those, as many again at most: on them one sees whether
+            what was learned of the first ones holds. Empty where the data has no more.
+        other_images: how many images those have.
         last: values that no node reads any more, by the node after which that is so.
     """
 
@@ -52,7 +55,10 @@ class Sample:
         self.last = last_read(network.graph)
         self._captured = captured_batch(network.graph)
         self.sizes: list[int] = []
-        self.pieces = self._chosen(signature, batches, device)
+        self.pieces: list[list[Any]] = []
+        self.others: list[list[Any]] = []
+        self.other_images = 0
+        self._choose(signature, batches, device)
         self._outputs: list[list[Any]] | None = None
 
     @property
@@ -67,6 +73,19 @@ class Sample:
                 self._outputs = self._run(self.exact)
             return relative_error(self._outputs, self._run(neurons))
 
+    def error_on_others(
+        self, neurons: Mapping[str, FewSpikesNeuron], tensors: Mapping[str, Tensor] | None = None
+    ) -> float:
+        """The same on the other images.
+
+        Args:
+            neurons: by path.
+            tensors: what is read in place of a tensor of the network, by its path.
+        """
+        with torch.no_grad():
+            exact = self._run(self.exact, self.others)
+            return relative_error(exact, self._run(neurons, self.others, tensors))
+
     def batch_axes(self, node: Node) -> frozenset[int]:
         """Axes of a node's value whose length the batch decides."""
         value = node.meta["val"]
@@ -77,30 +96,39 @@ class Sample:
             if not isinstance(length, int) or length == self._captured
         )
 
-    def _run(self, modules: Mapping[str, torch.nn.Module]) -> list[list[Any]]:
+    def _run(
+        self,
+        modules: Mapping[str, torch.nn.Module],
+        pieces: Sequence[list[Any]] | None = None,
+        tensors: Mapping[str, Tensor] | None = None,
+    ) -> list[list[Any]]:
         """The outputs of every piece."""
         calls = called(modules)
-        return [list(walk(self.network, piece, modules=calls)) for piece in self.pieces]
+        given = self.pieces if pieces is None else pieces
+        return [list(walk(self.network, one, modules=calls, tensors=tensors)) for one in given]
 
-    def _chosen(
+    def _choose(
         self, signature: Signature, batches: Iterable[Any], device: torch.device | str | None
-    ) -> list[list[Any]]:
-        """Pieces of the first batches, as many images as memory allows."""
-        chosen: list[list[Any]] = []
+    ) -> None:
+        """Takes pieces of the first batches, as many images as memory allows, and others."""
         images, most = 0, 0
         for batch in batches:
             given = signature.flatten(*signature.split(batch, device))
             if not (size := signature.images(given)):
                 continue
             for piece in signature.pieces(given, _PIECES):
-                self.sizes.append(signature.images(piece))
-                if not chosen:
-                    most = self._affordable(piece, self.sizes[0], size)
-                chosen.append(piece)
-                images += self.sizes[-1]
-                if images >= most:
-                    return chosen
-        return chosen
+                count = signature.images(piece)
+                if not self.pieces:
+                    most = self._affordable(piece, count, size)
+                if images < most:
+                    self.pieces.append(piece)
+                    self.sizes.append(count)
+                    images += count
+                    continue
+                if self.other_images >= images:
+                    return
+                self.others.append(piece)
+                self.other_images += count
 
     def _affordable(self, piece: list[Any], images: int, size: int) -> int:
         """How many images' values may be kept, both networks' together.

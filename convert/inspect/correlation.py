@@ -28,7 +28,7 @@ from ..graph.run import compute, last_read
 from ..network.model import SpikingModel
 from ..neuron.few_spikes import WHOLE, FewSpikesNeuron
 from .diagnosis import Case, Finding, SiteCorrelation, diagnose
-from .site_measure import SiteMeasure, expected_of
+from .site_measure import SiteMeasure, own_of
 from .value_errors import InputParts
 
 # Images that pass through both networks together.
@@ -128,7 +128,8 @@ def correlate(
     """Compares the values of every site with those in the original, and says why they differ.
 
     The original is the captured network with its exact functions. Each site is compared twice:
-    while the whole network spikes, and alone, its neurons on the original's exact inputs.
+    while the whole network spikes, and alone: its neurons on the original's exact inputs, without
+    the stretch by which bias correction fits them to what reaches them in the spiking network.
 
     Args:
         snn: from `to_spiking`; inside `with_steps` its neurons of that K.
@@ -234,7 +235,7 @@ def _measures(
             neuron,
             row,
             InputParts(row.low, row.high, snn.histograms.get(name)),
-            expected_of(neuron, f, snn.histograms.get(name), row if known else None),
+            own_of(neuron, f, snn.histograms.get(name), row if known else None),
             before[name],
             torch.Generator().manual_seed(seed + place),
             points,

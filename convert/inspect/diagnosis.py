@@ -54,7 +54,7 @@ class SiteCorrelation:
         correlation: of the values while the whole network spikes; None where either doesn't vary.
         error: of these.
         correlation_alone, error_alone: the same of this site's neurons on the original's exact
-            inputs: what this site itself does.
+            inputs, without bias correction's stretch: what this site itself does.
         expected: what `error_alone` was on the calibration images; infinite if that isn't known.
         outside: share of the original's inputs outside the calibrated range.
         outside_spiking: the same while the whole network spikes.

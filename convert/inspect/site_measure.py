@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,8 +19,27 @@ from .value_errors import InputParts, Pairs
 # A site's own squared error may not be so many times that of calibration, and this share of the
 # variance, because of inputs that calibration didn't see.
 _LARGER, _NOTICED = 4.0, 0.01
+# Bias correction stretches by no more than this; a stretch is one if it lowers the squared error to
+# this share.
+_STRETCH, _BETTER = 2.0, 0.98
 # Squared errors below this share of the values' squares are rounding.
 _ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class Own:
+    """What a neuron does by itself.
+
+    Args:
+        stretch: by which bias correction stretched its thresholds and resets, for what reaches it
+            in the spiking network. On exact inputs that is taken back: it is no error of its own.
+        mse: squared error on the calibration images, infinite if that isn't known.
+        variance: of the exact values there.
+    """
+
+    stretch: float
+    mse: float
+    variance: float
 
 
 class SiteMeasure:
@@ -30,7 +50,7 @@ class SiteMeasure:
         neuron: that ran.
         row: of the report.
         parts: where inputs lie.
-        expected: squared error alone on the calibration images, and the variance of values there.
+        own: what the neuron does by itself.
         before: sites whose values reach it.
         generator: draws the points.
         points: drawn from each piece.
@@ -42,13 +62,13 @@ class SiteMeasure:
         neuron: FewSpikesNeuron,
         row: SiteRow,
         parts: InputParts,
-        expected: tuple[float, float],
+        own: Own,
         before: frozenset[str],
         generator: torch.Generator,
         points: int,
     ) -> None:
         self.name, self.neuron, self.report, self.parts = name, neuron, row, parts
-        self.mse, self.variance = expected
+        self.own = own
         self.before = before
         self.generator, self.points_wanted = generator, points
         self.together, self.alone = Pairs(), Pairs()
@@ -57,7 +77,7 @@ class SiteMeasure:
 
     def add(self, x: Tensor, y: Tensor, x_spiking: Tensor, y_spiking: Tensor) -> None:
         """Adds exact inputs and values of a piece, and those of the spiking network."""
-        own = self.neuron.decode(x, plan=WHOLE)
+        own = self.neuron.decode(x / self.own.stretch, plan=WHOLE)
         eps = torch.finfo(x.dtype).eps
         # Masks make -inf, which no range holds.
         kept = x.isfinite() & y.isfinite()
@@ -87,7 +107,7 @@ class SiteMeasure:
             error=self.together.relative_error,
             correlation_alone=self.alone.correlation,
             error_alone=self.alone.relative_error,
-            expected=math.sqrt(self.mse / self.variance) if self.variance > 0 else 0.0,
+            expected=math.sqrt(self.own.mse / self.own.variance) if self.own.variance > 0 else 0.0,
             outside=self.parts.outside_share,
             outside_spiking=self.outside_spiking / max(self.together.count, 1),
             rare=None if found is None else found[0],
@@ -107,7 +127,7 @@ class SiteMeasure:
 
     def _poor(self, pairs: Pairs, share: float = POOR) -> bool:
         """Whether the error is large beside the variance, here or on the calibration images."""
-        variance = max(pairs.variance, self.variance)
+        variance = max(pairs.variance, self.own.variance)
         return pairs.error > max(share * variance, _ROUNDING * pairs.mean_square)
 
     def _surprising(self, unusual: float) -> bool:
@@ -116,17 +136,17 @@ class SiteMeasure:
         Args:
             unusual: the share of the error that they make.
         """
-        larger = self.alone.error > _LARGER * self.mse
+        larger = self.alone.error > _LARGER * self.own.mse
         return larger and unusual > 0.5 and self._poor(self.alone, _NOTICED)
 
 
-def expected_of(
+def own_of(
     neuron: FewSpikesNeuron, f: torch.nn.Module, histogram: Histogram | None, row: SiteRow | None
-) -> tuple[float, float]:
-    """Squared error of a neuron on the calibration images, and the variance of values there.
+) -> Own:
+    """What a neuron does by itself, by the calibration's histogram.
 
-    They are taken from the histogram: bias correction may have moved y0 after the report's row was
-    written.
+    Nobody kept the stretch. A neuron was fitted without one, so it is the one at which the neuron
+    fits its function best.
 
     Args:
         neuron: that ran.
@@ -136,12 +156,24 @@ def expected_of(
     """
     if histogram is None or not histogram.total:
         if row is None:
-            return math.inf, 0.0
-        return row.mse, row.mse / row.relative_mse if row.relative_mse > 0 else 0.0
+            return Own(1.0, math.inf, 0.0)
+        return Own(1.0, row.mse, row.mse / row.relative_mse if row.relative_mse > 0 else 0.0)
     ends = (histogram.bounds(cells) for cells in (histogram.cells, histogram.cells + 1))
     low, high = (np.clip(end, histogram.low, histogram.high) for end in ends)
     x = torch.from_numpy(scattered(low, high)).to(neuron.thresholds)
     exact = f(x).double()
     p = torch.from_numpy(histogram.counts / histogram.total).to(exact)
-    error = (neuron.decode(x, plan=WHOLE).double() - exact).square()
-    return float(p.dot(error)), float(p.dot((exact - p.dot(exact)).square()))
+
+    def error(stretch: float) -> float:
+        found = neuron.decode(x / stretch, plan=WHOLE).double()
+        return float(p.dot((found - exact).square()))
+
+    plain, best, width = error(1.0), 1.0, math.log(_STRETCH)
+    for _ in range(3):
+        tried = best * np.exp(np.linspace(-width, width, 33))
+        best = float(min(tried, key=error))
+        width /= 8
+    mse = error(best)
+    if not mse < _BETTER * plain:
+        best, mse = 1.0, plain
+    return Own(best, mse, float(p.dot((exact - p.dot(exact)).square())))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from convert import InputError, SiteError, SpikingModel, load, refit, to_spiking
+from convert.assembly.bias_correction import stretched
 from convert.inspect import correlate
 from convert.inspect.correlation import Correlation
 
@@ -72,7 +73,7 @@ def test_values_are_those_that_hooks_see(gates: int) -> None:
     torch.manual_seed(0)
     model = Watched().eval()
     x, calibration = torch.randn(35, 6), torch.randn(60, 6)
-    snn = _convert(model, calibration, gates=gates)
+    snn = _convert(model, calibration, gates=gates, sequential=False)
     exact = _seen({"one": model.one, "two": model.two}, lambda: model(x))
     spiking = _seen(dict(snn.sites), lambda: snn(x))
     found = _found(snn, x)
@@ -93,7 +94,7 @@ def test_values_are_those_that_hooks_see(gates: int) -> None:
         outside = ((given_spiking < report.low) | (given_spiking > report.high)).double().mean()
         assert row.outside_spiking == pytest.approx(float(outside), abs=1e-3)
         assert row.lowest == pytest.approx(float(given.min()))
-        assert row.expected == pytest.approx(math.sqrt(report.relative_mse), rel=0.1)
+        assert row.expected == pytest.approx(math.sqrt(report.relative_mse), rel=1e-4)
         assert row.gates == gates and row.steps == 4
         # The sample is of both networks' values at the same places.
         pairs = {
@@ -111,8 +112,21 @@ def test_values_are_those_that_hooks_see(gates: int) -> None:
 
 def test_alone_is_what_the_report_expects(converted: SpikingModel, noise: Tensor) -> None:
     for row in _found(converted, noise).sites:
+        report = next(r for r in converted.report.sites if r.name == row.name)
+        assert row.expected == pytest.approx(math.sqrt(report.relative_mse), rel=0.01)
         assert row.error_alone == pytest.approx(row.expected, rel=0.02)
         assert row.outside == 0 and row.rare == 0
+
+
+@pytest.mark.parametrize("gates", [0, 2])
+def test_a_stretch_is_no_error_of_the_site(small: nn.Module, images: Tensor, gates: int) -> None:
+    snn = _convert(small, images, steps=6, gates=gates, sequential=False)
+    plain = _found(snn, images).sites[1]
+    stretched(snn.sites["act"], 1.4)
+    assert float((snn.sites["act"](images) - images.relu()).std() / images.relu().std()) > 0.2
+    row = _found(snn, images).sites[1]
+    assert row.error > 3 * row.error_alone
+    assert row.error_alone == pytest.approx(plain.error_alone, rel=0.1)
 
 
 def test_another_k(converted: SpikingModel, noise: Tensor) -> None:

@@ -143,6 +143,15 @@ def test_inputs_that_calibration_held_few_of(act: nn.Module, seed: int) -> None:
     assert after.findings == () and after.sites[0].error_alone < 0.5 * found.sites[0].error_alone
 
 
+def test_a_neuron_that_was_stretched_for_what_reaches_it_is_not_accused() -> None:
+    torch.manual_seed(0)
+    model, x = Convolutions(nn.SiLU).eval(), _noise((1, 8, 8), 100, 0)
+    snn = _convert(model, x, per_site_steps={"a": 1}, gates=2, per_site_gates={"a": 0})
+    found = _correlate(snn, x)
+    assert found.findings[0].sites == ("a",) and found.sites[1].cause is Cause.BEFORE
+    assert found.sites[1].error_alone < 0.1
+
+
 def test_small_errors_that_add_up() -> None:
     torch.manual_seed(0)
     layers = [layer for _ in range(14) for layer in (nn.Linear(24, 24), nn.SiLU())]
@@ -155,7 +164,7 @@ def test_small_errors_that_add_up() -> None:
     assert all(finding.cause is Cause.BEFORE for finding in found.findings)
     assert "add up" in found.diagnosis and "though no site by itself is poor" in found.diagnosis
     worst = max(found.sites, key=lambda row: row.error_alone)
-    assert worst.name in found.findings[0].text and "per_site_steps" in found.findings[0].change
+    assert worst.name in found.findings[0].text and "method=" in found.findings[0].change
 
 
 def test_steps_that_were_asked_for_stay_in_the_remedy() -> None:

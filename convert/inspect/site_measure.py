@@ -19,9 +19,10 @@ from .value_errors import InputParts, Pairs
 # A site's own squared error may not be so many times that of calibration, and this share of the
 # variance, because of inputs that calibration didn't see.
 _LARGER, _NOTICED = 4.0, 0.01
-# Bias correction stretches by no more than this; a stretch is one if it lowers the squared error to
-# this share.
-_STRETCH, _BETTER = 2.0, 0.98
+# Bias correction stretches by no more than this. A squared error of no more than so many times the
+# report's is that of a neuron that wasn't stretched; where there is no row for it, a stretch is one
+# if taking it back lowers the squared error to that share.
+_STRETCH, _SAME, _BETTER = 2.0, 1.01, 0.9
 # Squared errors below this share of the values' squares are rounding.
 _ROUNDING = 1e-9
 
@@ -152,7 +153,7 @@ def own_of(
         neuron: that ran.
         f: the exact function.
         histogram: what calibration held; None if that isn't known.
-        row: of the report, of these very neurons; used without a histogram.
+        row: of the report, of these very neurons; None if it has none.
     """
     if histogram is None or not histogram.total:
         if row is None:
@@ -168,12 +169,15 @@ def own_of(
         found = neuron.decode(x / stretch, plan=WHOLE).double()
         return float(p.dot((found - exact).square()))
 
+    variance = float(p.dot((exact - p.dot(exact)).square()))
     plain, best, width = error(1.0), 1.0, math.log(_STRETCH)
+    if row is not None and plain <= _SAME * row.mse:
+        return Own(1.0, plain, variance)
     for _ in range(3):
         tried = best * np.exp(np.linspace(-width, width, 33))
         best = float(min(tried, key=error))
         width /= 8
     mse = error(best)
-    if not mse < _BETTER * plain:
+    if row is None and mse > _BETTER * plain:
         best, mse = 1.0, plain
-    return Own(best, mse, float(p.dot((exact - p.dot(exact)).square())))
+    return Own(best, mse, variance)

@@ -1,5 +1,6 @@
 """Pictures hold the data of the run, read back from their axes."""
 
+import re
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +24,8 @@ from convert.inspect import (
 )
 from convert.inspect.correlation import Correlation
 from convert.inspect.simulation_result import Simulation
+
+_ROOT = Path(__file__).resolve().parents[3]
 
 
 def _convert(model: nn.Module, x: Tensor, **settings: Any) -> SpikingModel:
@@ -303,3 +306,24 @@ def test_bad_input(plain: Simulation, small: nn.Module, images: Tensor, tmp_path
     with pytest.raises(InputError, match="takes what correlate gives, found a Simulation"):
         plot_correlation(plain)  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_page(
+    small: nn.Module, images: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = (_ROOT / "docs" / "spikes.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {
+        "snn": _convert(small, images),
+        "model": small,
+        "images": images,
+    }
+    examples = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(examples) == 4
+    for example in examples:
+        exec(compile(example, "docs/spikes.md", "exec"), names)
+    written = {path.name for path in tmp_path.iterdir()}
+    assert written == {
+        "run.npz", "raster.png", "membrane.png", "rates.png", "correlation.png", "some.pdf",
+    }  # fmt: skip
+    assert len(names["kept"]["membrane/act"]) == len(names["kept"]["membrane_ticks/act"])

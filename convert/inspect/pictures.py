@@ -59,5 +59,7 @@ def number(value: object, name: str, least: int, end: int | None) -> int:
 
 
 def plain(name: str, most: int) -> str:
-    """A name as a picture shows it: short, and never read as a formula."""
-    return shortened(name, most).replace("$", r"\$")
+    """A name as a picture shows it: its end, which tells sites apart, and never as a formula."""
+    line = shortened(name)
+    line = line if len(line) <= most else f"…{line[-(most - 1) :]}"
+    return line.replace("$", r"\$")

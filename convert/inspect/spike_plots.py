@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Longest name of a site beside an axis, and in a title.
-_NAME, _TITLE = 26, 48
+_NAME, _TITLE = 34, 48
 # With more sites than this, not every one has its name beside its row.
 _NAMED = 60
 # With more sites than this, rates aren't written into the cells.
@@ -262,7 +262,7 @@ def plot_rates(run: Simulation, path: Path | None = None) -> Figure:
     right.grid(axis="x", alpha=0.3)
     right.set_axisbelow(True)
     right.tick_params(labelleft=False, left=False)
-    right.set_xlabel("spikes per neuron and image")
+    right.set_xlabel("spikes per neuron\nand image")
     right.set_title("in all steps", fontsize=10)
     right.set_xlim(0, max(float(sums.max()), 1e-9) * 1.25)
     if len(names) <= _WRITTEN:
@@ -285,13 +285,13 @@ def _tell_extremes(
 ) -> None:
     """Names the sites that never spike, and those that spike most where not all have names."""
     for row in np.flatnonzero(sums == 0)[:5].tolist():
-        label = "never" if every == 1 else f"never: {plain(names[row], 20)}"
+        label = "never" if every == 1 else f"never: {plain(names[row], 24)}"
         axes.text(0, row, f" {label}", va="center", fontsize=7, color=ORANGE)
     most = np.argsort(-sums, kind="stable")[: 3 if every > 1 else 0]
     for row in most.tolist():
         axes.barh(row, sums[row], height=1.5, color=ORANGE)
         axes.text(
-            0.02 * axes.get_xlim()[1], row, plain(names[row], 24), va="center", fontsize=7.5,
+            0.02 * axes.get_xlim()[1], row, plain(names[row], 28), va="center", fontsize=7.5,
             bbox={"facecolor": "white", "alpha": 0.85, "pad": 1, "edgecolor": "none"},
         )  # fmt: skip
 
@@ -360,7 +360,7 @@ def _scatter(axes: Axes, row: SiteCorrelation) -> None:
     ends = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
     axes.plot(ends, ends, color="black", lw=0.9)
     r = "none" if row.correlation is None else f"{row.correlation:.3f}"
-    axes.set_title(f"{plain(row.name, 28)}\ncorrelation {r}, error {row.error:.2f}", fontsize=8.5)
+    axes.set_title(f"{plain(row.name, _NAME)}\ncorrelation {r}, error {row.error:.2f}", fontsize=8)
     axes.tick_params(labelsize=7.5)
     axes.grid(alpha=0.25)
 

@@ -1,8 +1,21 @@
 """What a converted network really does: reads a SpikingModel, changes nothing."""
 
 from .auditing import Audit, audit
+from .correlation import correlate
 from .counting import count_operations
 from .energy import energy
 from .simulation import simulate
+from .spike_plots import plot_correlation, plot_membrane, plot_raster, plot_rates
 
-__all__ = ["Audit", "audit", "count_operations", "energy", "simulate"]
+__all__ = [
+    "Audit",
+    "audit",
+    "correlate",
+    "count_operations",
+    "energy",
+    "plot_correlation",
+    "plot_membrane",
+    "plot_raster",
+    "plot_rates",
+    "simulate",
+]

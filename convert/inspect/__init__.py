@@ -3,5 +3,6 @@
 from .auditing import Audit, audit
 from .energy import energy
 from .simulation import simulate
+from .spiking_module import as_spiking_module
 
-__all__ = ["Audit", "audit", "energy", "simulate"]
+__all__ = ["Audit", "as_spiking_module", "audit", "energy", "simulate"]

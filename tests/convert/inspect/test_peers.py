@@ -1,4 +1,4 @@
-"""SpikingJelly and NeuroBench count the same operations as we do, or differ by what is said here."""
+"""SpikingJelly and NeuroBench count the same operations as we do, or the test says what differs."""
 
 from collections import Counter
 from functools import partial

@@ -61,6 +61,22 @@ def test_diffusion(monkeypatch: pytest.MonkeyPatch) -> None:
     assert names["digits"].shape == (16, 1, 8, 8)
 
 
+def test_peers(small: nn.Module, images: Tensor) -> None:
+    pytest.importorskip("neurobench", reason="the example runs its counters")
+    text = (_DOCS / "peers.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names: dict[str, Any] = {
+        "snn": to_spiking(small, images, steps=4, method="binary", progress=False),
+        "images": images[:8],
+        "labels": torch.arange(8) % 4,
+    }
+    exec(compile(example, "docs/peers.md", "exec"), names)
+    ours = names["ours"]["accumulates"]
+    assert names["spikingjelly"] == pytest.approx(ours) and ours > 0
+    assert names["neurobench"] == pytest.approx(ours)
+    assert len(names["by_layer"]) > 1
+
+
 def test_architecture(
     small: nn.Module, images: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

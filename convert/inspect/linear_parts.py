@@ -57,7 +57,7 @@ class LinearParts:
             means = [v for n, v in self.known.items() if n is node.args[_MEAN]]
             return call(node, values, {_BIAS: None, _MEAN: torch.zeros_like(means[0])})
         if row is not None and row.weighted:
-            return call(node, values, _no_bias(node))
+            return call(node, values, _no_bias(node, value))
         made = call(node, values)
         if self._base is _NOTHING:
             self._base = call(node, {**self.known, **self.zeros})
@@ -103,7 +103,9 @@ class LinearParts:
         if row is None or row.kind is not Kind.AFFINE:
             if packet(node) == "div":
                 values |= {n: torch.ones_like(v) for n, v in values.items() if n is not signal}
-            return call(node, values, _no_bias(node))
+            made = call(node, values, _no_bias(node, count))
+            alpha = float(node.kwargs.get("alpha", 1))  # type: ignore[arg-type]
+            return made if alpha in (0, 1) else made / alpha
         passed = count
         if isinstance(node.args[_WEIGHT], Node):
             (weight,) = (v for n, v in values.items() if n is node.args[_WEIGHT])
@@ -125,18 +127,13 @@ def call(node: Node, values: Values, replaced: Mapping[int, Any] | None = None) 
     return node.target(*args, **kwargs)
 
 
-def _no_bias(node: Node) -> dict[int, Any]:
-    """Replaces what an operation adds, where it adds something."""
+def _no_bias(node: Node, value: Tensor) -> dict[int, Any]:
+    """Replaces what an operation adds to a value's products, where it adds something."""
     row = operator_of(node)
     if row is None or row.bias is None or len(node.args) <= row.bias:
         return {}
     # Where the added tensor comes first, there must be one.
-    return {row.bias: None if row.bias else torch.zeros((), dtype=_dtype(node))}
-
-
-def _dtype(node: Node) -> torch.dtype:
-    dtype: torch.dtype = node.meta["val"].dtype
-    return dtype
+    return {row.bias: None if row.bias else value.new_zeros(())}
 
 
 def _factors(node: Node) -> list[float]:

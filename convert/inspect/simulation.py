@@ -23,7 +23,7 @@ from .spike_walk import Ran, walk_spikes
 from .synapses import Connection, connections
 
 # Images that pass through the network together.
-_PIECE = 10
+PIECE = 10
 
 
 def simulate(
@@ -75,7 +75,7 @@ def simulate(
         if chosen:
             single = _single(network, known, snn, leaves, chosen, memory)
         recorder = Recorder(network, chosen)
-        pieces = snn.signature.pieces(leaves, -(-count // _PIECE))
+        pieces = snn.signature.pieces(leaves, -(-count // PIECE))
         ran = [
             walk_spikes(network, known, piece, recorder)
             for piece in Progress(pieces, "simulate", shown=progress)
@@ -153,8 +153,8 @@ def _result(
         if single is not None and name in recorder.records
     }
     return Simulation(
-        outputs=snn.signature.unflatten(_joined(snn, [one.outputs for one in ran])),
-        fast_outputs=snn.signature.unflatten(_joined(snn, [one.fast for one in ran])),
+        outputs=snn.signature.unflatten(outputs_of(snn, [one.outputs for one in ran])),
+        fast_outputs=snn.signature.unflatten(outputs_of(snn, [one.fast for one in ran])),
         ticks=latency + interval * torch.arange(count),
         latency=latency,
         interval=interval,
@@ -179,7 +179,7 @@ def _membrane(neuron: FewSpikesNeuron, record: Record) -> Membrane:
     return Membrane(tuple(record.ticks), record.potentials, neuron.thresholds.detach(), begin)
 
 
-def _joined(snn: SpikingModel, pieces: Sequence[list[Any]]) -> list[Any]:
+def outputs_of(snn: SpikingModel, pieces: Sequence[list[Any]]) -> list[Any]:
     """Flat outputs of all pieces behind each other."""
     if len(pieces) == 1:
         return pieces[0]

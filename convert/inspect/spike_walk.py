@@ -32,6 +32,7 @@ class Fired:
 
     Args:
         start: the tick at which their inputs were complete.
+        potential: before the first step ``[N, ...]``.
         spikes: bool ``[K, N, ...]``.
         interval: the table of each, int64 ``[N, ...]``; None without gates.
         fast_input: what comes to them in the fast run ``[N, ...]``.
@@ -40,6 +41,7 @@ class Fired:
     """
 
     start: int
+    potential: Tensor
     spikes: Tensor
     interval: Tensor | None
     fast_input: Tensor
@@ -88,10 +90,16 @@ def walk_spikes(
         leaves: its flat inputs.
         watcher: what is told of the run.
     """
-    return _Walk(network, connections, watcher).run(leaves)
+    return SpikeWalk(network, connections, watcher).run(leaves)
 
 
-class _Walk:
+class SpikeWalk:
+    """One run, with the fast run beside it.
+
+    Args:
+        network, connections, watcher: as for `walk_spikes`.
+    """
+
     def __init__(
         self, network: GraphModule, connections: Mapping[Node, Connection], watcher: Watcher
     ) -> None:
@@ -113,7 +121,7 @@ class _Walk:
                 continue
             connection = self.connections.get(node)
             if connection is None:
-                self.fast[node] = compute(self.network, node, self.fast)
+                self.fast[node] = compute(self.network, node, self._known(node))
             else:
                 self.signals[node] = self._through(connection)
             for dead in last.get(node, ()):
@@ -121,12 +129,58 @@ class _Walk:
                 self.signals.pop(dead, None)
         returned: Any = node.args[0]
         decoded = {**self.fast, **{n: s.decoded() for n, s in self.signals.items()}}
+        fast = {**decoded, **self.fast}
         ready = max((signal.ready for signal in self.signals.values()), default=0)
         return Ran(
             pytree.tree_leaves(map_arg(returned, decoded.__getitem__)),
-            pytree.tree_leaves(map_arg(returned, self.fast.__getitem__)),
+            pytree.tree_leaves(map_arg(returned, fast.__getitem__)),
             ready,
         )
+
+    # What a walk that calls modules does in another way.
+
+    def beside(self, node: Node) -> None:
+        """Computes an operation as the fast run does."""
+        self.fast[node] = compute(self.network, node, self.fast)
+
+    def sent(self, site: str, spikes: Tensor) -> Tensor:
+        """What leaves a site at one tick, zeros and ones ``[N, ...]``."""
+        return spikes
+
+    def tell_events(self, result: Signal, neuron: FewSpikesNeuron, fired: Fired) -> None:
+        """Notes on what a site sends how many events come from each neuron."""
+        whole = fired.spikes.sum(0, dtype=torch.float64)
+        if neuron.gates is not None:
+            whole = whole + _said(neuron, fired)
+        result.events, result.active = whole, (whole > 0).double()
+
+    def along(self, parts: LinearParts, node: Node, train: Train) -> Train:
+        """A train behind a route, which reads it as the signal of a node."""
+        value = self.moved(parts, node, train.value)
+        return Train(train.source, train.tick, train.weight, value)
+
+    def moved(self, parts: LinearParts, node: Node, value: Any) -> Any:
+        """A value behind a route, which reads it as the signal of a node."""
+        return parts.part(node, value)
+
+    def weighed(self, parts: LinearParts, node: Node, train: Train) -> Any:
+        """What weights make of a train, before d; they read it as the signal of a node."""
+        return parts.part(node, train.value)
+
+    def computed(self, connection: Connection, values: Mapping[Node, Any]) -> Any:
+        """What an operation makes of decoded values."""
+        return compute(self.network, connection.node, values)
+
+    def constant(self, parts: LinearParts, values: Mapping[Node, Any]) -> Any:
+        """What an operation makes of constants, and of those that it holds."""
+        return parts.constant(values)
+
+    # What every walk does.
+
+    def _known(self, node: Node) -> Mapping[Node, Any]:
+        """Values that are read by what is no operation on signals: sizes, masks."""
+        absent = [n for n in node.all_input_nodes if n not in self.fast]
+        return {**self.fast, **{n: self.signals[n].decoded() for n in absent}}
 
     def _through(self, connection: Connection) -> Signal:
         """What an operation makes of its signals."""
@@ -141,7 +195,7 @@ class _Walk:
         else:
             result = self._values(connection)
         if node not in self.fast:
-            self.fast[node] = compute(self.network, node, self.fast)
+            self.beside(node)
         self.watcher.passed(connection, read, result)
         if connection.passage is Passage.WEIGHTS:
             # Behind weights there are no more events.
@@ -160,19 +214,22 @@ class _Walk:
         spikes = neuron.spikes(potential)
         interval = None if neuron.gates is None else neuron.interval(potential)
         (before,) = connection.node.all_input_nodes
-        fired = Fired(signal.ready, spikes, interval, self.fast[before], arrived)
+        fast_input = self.fast.get(before, potential)
+        fired = Fired(signal.ready, potential, spikes, interval, fast_input, arrived)
         self.watcher.fired(connection, neuron, fired)
-        return _sent(connection.name, neuron, fired, potential)
+        result = _sent(connection.name, neuron, fired, self.sent)
+        self.tell_events(result, neuron, fired)
+        return result
 
     def _parts(self, connection: Connection) -> LinearParts:
-        zeros = {n: zeros_like(self.fast[n]) for n in connection.signals}
+        zeros = {n: zeros_like(self.fast.get(n, self.signals[n].part)) for n in connection.signals}
         known = {n: v for n, v in self.fast.items() if n in set(connection.node.all_input_nodes)}
         return LinearParts(connection, known, zeros)
 
     def _constant(self, connection: Connection, parts: LinearParts) -> Any:
         """What the operation makes of constants, and of those that it holds."""
         own = {n: self.signals[n].constant for n in connection.signals}
-        return parts.constant({n: v for n, v in own.items() if v is not None})
+        return self.constant(parts, {n: v for n, v in own.items() if v is not None})
 
     def _route(self, connection: Connection) -> Signal:
         parts = self._parts(connection)
@@ -180,11 +237,9 @@ class _Walk:
         with_arrivals: list[tuple[Signal, Callable[[Any], Any]]] = []
         for node in connection.signals:
             signal = self.signals[node]
-            for train in signal.trains:
-                value = parts.part(node, train.value)
-                result.trains.append(Train(train.source, train.tick, train.weight, value))
+            result.trains += [self.along(parts, node, train) for train in signal.trains]
             for tick, value in signal.sums.items():
-                result.add(tick, parts.part(node, value))
+                result.add(tick, self.moved(parts, node, value))
             result.ready = max(result.ready, signal.ready)
             result.analog = result.analog or signal.analog
             with_arrivals.append((signal, partial(parts.arrivals, node)))
@@ -198,20 +253,19 @@ class _Walk:
         signal = self.signals[node]
         result = Signal(self._constant(connection, parts), ready=signal.ready)
         for train in signal.trains:
-            made = parts.part(node, train.value)
+            made = self.weighed(parts, node, train)
             result.add(train.tick, pytree.tree_map(lambda x, w=train.weight: x * w, made))
-        result.events = parts.arrivals(node, signal.events)
-        result.active = parts.arrivals(node, signal.active)
+        result.events = through([(signal, partial(parts.arrivals, node))], lambda s: s.events)
+        result.active = through([(signal, partial(parts.arrivals, node))], lambda s: s.active)
         return result
 
     def _values(self, connection: Connection) -> Signal:
         """An operation that takes decoded values, once all are there."""
-        node = connection.node
         read = {n: self.signals[n] for n in connection.signals}
         values = {**self.fast, **{n: signal.decoded() for n, signal in read.items()}}
         ready = max((signal.ready for signal in read.values()), default=0)
         analog = not connection.linear or any(signal.analog for signal in read.values())
-        made = compute(self.network, node, values)
+        made = self.computed(connection, values)
         return Signal(sums={ready: made}, ready=ready, analog=analog or not read)
 
 
@@ -219,33 +273,41 @@ def _only_trains(signals: Sequence[Signal]) -> bool:
     return len(signals) == 1 and bool(signals[0].trains) and not signals[0].sums
 
 
-def _sent(site: str, neuron: FewSpikesNeuron, fired: Fired, potential: Tensor) -> Signal:
+def _sent(
+    site: str,
+    neuron: FewSpikesNeuron,
+    fired: Fired,
+    send: Callable[[str, Tensor], Tensor],
+) -> Signal:
     """The trains of a site, and the constant that no event tells."""
-    dtype = potential.dtype
+    potential, dtype = fired.potential, fired.potential.dtype
     offset, d = neuron.offset.detach().to(dtype), neuron.weights.detach().to(dtype)
     gates = neuron.gates is not None
     begin = fired.start + gates
-    whole = fired.spikes.sum(0, dtype=torch.float64)
     result = Signal(ready=fired.start + neuron.latency)
     if fired.interval is None:
         result.constant = torch.full_like(potential, float(offset))
         for t in range(neuron.steps):
-            spikes = fired.spikes[t].to(dtype)
+            spikes = send(site, fired.spikes[t].to(dtype))
             result.trains.append(Train(Source(site, t + 1, 0), begin + t + 1, d[t], spikes))
     else:
+        first = send(site, _said(neuron, fired).to(dtype))
+        ticks = [send(site, spikes.to(dtype)) for spikes in fired.spikes]
         for r in range(neuron.intervals):
-            inside = (fired.interval == r) & (potential == potential)
-            if offset[r] != 0:
-                source = Source(site, 0, r)
-                result.trains.append(Train(source, begin, offset[r], inside.to(dtype)))
-                whole = whole + inside
-            for t in range(neuron.steps):
-                spikes = (fired.spikes[t] & inside).to(dtype)
+            inside = ((fired.interval == r) & (potential == potential)).to(dtype)
+            if neuron.offset[r] != 0:
+                result.trains.append(Train(Source(site, 0, r), begin, offset[r], first * inside))
+            for t, spikes in enumerate(ticks):
                 source = Source(site, t + 1, r)
-                result.trains.append(Train(source, begin + t + 1, d[r, t], spikes))
+                result.trains.append(Train(source, begin + t + 1, d[r, t], spikes * inside))
         result.constant = torch.zeros_like(potential)
     # NaN stays what it is.
     if bool(potential.isnan().any()):
         result.constant = torch.where(potential.isnan(), potential, result.constant)
-    result.events, result.active = whole, (whole > 0).double()
     return result
+
+
+def _said(neuron: FewSpikesNeuron, fired: Fired) -> Tensor:
+    """Which neurons tell the constant of their interval, bool ``[N, ...]``."""
+    assert fired.interval is not None
+    return (neuron.offset.detach() != 0)[fired.interval] & ~fired.potential.isnan()

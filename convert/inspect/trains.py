@@ -34,12 +34,15 @@ class Train:
         tick: when they arrive.
         weight: d, or y0 of an interval: what weights make of the spikes is multiplied by it.
         value: zeros and ones ``[...]``; behind a pooling its means or sums of them.
+        count: how many events come to each place, float64 ``[...]``, in a run that asks for it;
+            None where the value tells.
     """
 
     source: Source
     tick: int
     weight: Tensor
     value: Any
+    count: Any = None
 
 
 @dataclass
@@ -63,6 +66,11 @@ class Signal:
     events: Any = None
     active: Any = None
     analog: bool = False
+
+    @property
+    def part(self) -> Any:
+        """One that has the form of the whole value."""
+        return next(iter(self.sums.values())) if self.constant is None else self.constant
 
     def add(self, tick: int, value: Any) -> None:
         """Puts a value beside what comes at the same tick."""

@@ -184,7 +184,7 @@ def test_saved_records(plain: tuple[SpikingModel, Tensor], tmp_path: Path) -> No
         assert list(file["sites"]) == list(run.spikes)
         for name, membrane in run.membranes.items():
             assert np.array_equal(file[f"membrane/{name}"], membrane.potentials.numpy())
-    with pytest.raises(InputError, match="written as .npz"):
+    with pytest.raises(InputError, match=r"written as \.npz"):
         run.save(tmp_path / "run.csv")
     assert [path.name for path in tmp_path.iterdir()] == ["run.npz"]
 

@@ -18,6 +18,7 @@ from ..capture.model_kinds import as_program_takes
 from ..common.batches import ahead, batches_once
 from ..common.progress import Progress
 from ..errors import InputError
+from ..graph.chains import latency_steps
 from ..network.input_types import cast_for
 from ..network.model import SpikingModel
 from .by_site import errors_by_site
@@ -97,7 +98,9 @@ def evaluate(
         original=both.exact.original,
         spiking=_whole(both),
         by_step=tuple(_step_row(both, step) for step in plan.readouts),
-        by_K=tuple(FittedRow(k, *_figures(both, run)) for k, run in plan.refits.items()),
+        by_K=tuple(
+            FittedRow(k, *_figures(both, run), _latency(snn, k)) for k, run in plan.refits.items()
+        ),
         by_site=site_rows,
         by_site_images=both.kept_images,
         spikes_per_neuron={
@@ -192,6 +195,13 @@ def _figures(both: _Both, run: Run) -> tuple[Row, float]:
     """What was measured of a run, and its spikes for each neuron and image."""
     spikes = sum(run.spikes.values())
     return run.measure.values, _share(spikes, both.images * both.snn.report.neurons)
+
+
+def _latency(snn: SpikingModel, steps: int) -> int:
+    """Time steps of the longest chain of sites with the neurons of another K."""
+    with snn.with_steps(steps):
+        neurons = {snn.names[name]: neuron.latency for name, neuron in snn.sites.items()}
+    return latency_steps(snn.network, neurons)
 
 
 def _share(spikes: float, neurons: int) -> float:

@@ -146,10 +146,15 @@ class Evaluation:
     def _fitted_table(self) -> str:
         columns = self._kind.columns
         rows = [
-            (row.steps, *(row.measures[key] for key in columns), row.spikes_per_neuron)
+            (
+                row.steps,
+                row.latency_steps,
+                *(row.measures[key] for key in columns),
+                row.spikes_per_neuron,
+            )
             for row in self.by_K
         ]
-        head = ("K", *columns.values(), "spikes/neuron")
+        head = ("K", "latency", *columns.values(), "spikes/neuron")
         return "Fitted anew for other K\n" + table(head, rows) if rows else ""
 
     def _outputs_table(self) -> str:

@@ -157,11 +157,16 @@ class StepRow(Row):
 
 @dataclass(frozen=True, eq=False)
 class FittedRow(Row):
-    """The network fitted anew for another K, `steps`; the rest as in `StepRow`."""
+    """The network fitted anew for another K, `steps`; the rest as in `StepRow`.
+
+    Args:
+        latency_steps: time steps of its longest chain of sites; gates take one at each.
+    """
 
     steps: int
     measures: Row = field(metadata=_INLINED)
     spikes_per_neuron: float
+    latency_steps: int
 
 
 @dataclass(frozen=True, eq=False)

@@ -49,7 +49,10 @@ def test_classes(figures: list[Any], tmp_path: Path) -> None:
         [ClassMeasures(0.25, 0.5, None), ClassMeasures(0.75, 1.0, 0.1)],
         [Predicted(0.125, 0.25), Predicted(0.75, 1.0)],
     )
-    by_K = [FittedRow(3, ClassMeasures(0.5, 0.9, 0.1), 0.2), FittedRow(1, by_step[0].measures, 0.1)]
+    by_K = [
+        FittedRow(3, ClassMeasures(0.5, 0.9, 0.1), 0.2, 9),
+        FittedRow(1, by_step[0].measures, 0.1, 3),
+    ]
     path = tmp_path / "steps.png"
     draw_steps(by_step, by_K, path, metric=Metric.AGREEMENT, accuracy=0.875, title="K = 2")
     assert path.read_bytes()[:4] == b"\x89PNG"

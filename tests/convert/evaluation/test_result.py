@@ -33,7 +33,7 @@ def test_the_keys_of_the_report(result: Evaluation) -> None:
     assert set(found["spiking"]) == _FIGURES | spikes
     assert set(found["by_step"][0]) == _FIGURES | {"step", "spikes_per_neuron", "raw"}
     assert set(found["by_step"][0]["raw"]) == {"accuracy", "agreement"}
-    assert set(found["by_K"][0]) == _FIGURES | {"steps", "spikes_per_neuron"}
+    assert set(found["by_K"][0]) == _FIGURES | {"steps", "spikes_per_neuron", "latency_steps"}
     assert set(found["by_site"][0]) == {
         "name", "logit_rmse", "agreement", "accumulated_logit_rmse", "accumulated_agreement",
     }  # fmt: skip

@@ -46,7 +46,7 @@ def test_a_prefix_tells_two_rows_apart() -> None:
 def test_what_says_nothing_is_no_key() -> None:
     assert "without_prediction" not in _MEASURES and _MEASURES.without_prediction == 0
     some = ClassMeasures(0.5, 0.75, None, without_prediction=2)
-    assert FittedRow(4, some, 0.1)["without_prediction"] == 2
+    assert FittedRow(4, some, 0.1, 12)["without_prediction"] == 2
     bare = Whole(_MEASURES, 8, 2.0, 0.25, 1.0)
     assert "without_encoding" not in bare and bare.without_encoding is None
     assert Whole(_MEASURES, 8, 2.0, 0.25, 1.0, without_encoding=some)["without_encoding"] == some
@@ -63,7 +63,7 @@ def test_a_missing_name_is_told() -> None:
 
 def test_copied_pickled_and_written() -> None:
     assert pickle.loads(pickle.dumps(_STEP)) == copy.deepcopy(_STEP) == _STEP == dict(_STEP)
-    assert FittedRow(2, _MEASURES, 0.3) != _STEP
+    assert FittedRow(2, _MEASURES, 0.3, 6) != _STEP
     written = json.loads(json.dumps(_STEP.to_dict(), allow_nan=False))
     assert written == _STEP and written["raw"] == {"accuracy": 0.25, "agreement": 0.5}
 

@@ -39,6 +39,8 @@ def refit(
     steps: int | Sequence[int] | str | None = None,
     max_loss: float | None = None,
     budget: int | None = None,
+    budget_spikes: float | None = None,
+    spike_cost: float | None = None,
     seed: int | None = None,
     method: str | None = None,
     per_site_steps: Mapping[str, int] | None = None,
@@ -60,7 +62,9 @@ def refit(
         calibration: data as for `to_spiking`; None for what calibration saw before, which a saved
             network carries along.
         steps: as for `to_spiking`. A number, or several, ends an automatic choice.
-        max_loss, budget: as for `to_spiking`, if K is chosen; one takes the place of the other.
+        max_loss, budget, budget_spikes: as for `to_spiking`, if K is chosen; one takes the place
+            of the others.
+        spike_cost: as for `to_spiking`; 0 for no price.
         seed, method, effort: as for `to_spiking`.
         per_site_steps: as for `to_spiking`; ``{}`` gives every site the network's K.
         gates: as for `to_spiking`.
@@ -81,6 +85,8 @@ def refit(
             "steps": steps,
             "max_loss": max_loss,
             "budget": budget,
+            "budget_spikes": budget_spikes,
+            "spike_cost": spike_cost,
             "seed": seed,
             "method": method,
             "per_site_steps": per_site_steps,

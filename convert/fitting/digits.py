@@ -16,6 +16,8 @@ from .problem import Array
 
 # Below the range, where every input fires; the range is [0, 1].
 _ALWAYS = -0.5
+# What a step takes from the membrane potential so that no step of its digit fires any more.
+_AWAY = 8.0
 # The range of a table over that of the inputs.
 _SPANS = (1.0, 0.8, 0.6, 0.4)
 # More digits than this have one step each from there on.
@@ -53,12 +55,16 @@ def counting(digits: Sequence[int], begin: float, span: float, silent: bool) -> 
     half = 0.5 * unit
     T, h = [], []
     worth = span
+    # A step that always fires would fire behind the others of its digit, too.
+    away = 0.0 if silent else _AWAY
     for place, (size, count) in enumerate(zip(digits, values, strict=True)):
         worth /= count
-        lowest = 0 if place == 0 and not silent else 1
+        first = place == 0
+        lowest = 0 if first and not silent else 1
         for value in range(lowest + size - 1, lowest - 1, -1):
-            T.append(begin + value * worth - half if value else _ALWAYS)
-            h.append(value * worth)
+            cut = begin + value * worth - half if value else _ALWAYS
+            T.append(cut if first else cut - away)
+            h.append(value * worth + away if first else value * worth)
     return np.array([T, h])
 
 
@@ -75,8 +81,7 @@ def single(edges: Array, measure: Array, steps: int, silent: bool) -> Array:
     total = np.concatenate([[0.0], np.cumsum(measure)])
     cuts = np.interp(np.arange(1, levels) / levels * total[-1], total, edges)
     T = cuts[::-1] if silent else np.append(cuts[::-1], _ALWAYS)
-    # What fired is below every later threshold.
-    return np.array([T, np.full(steps, 2.0)])
+    return np.array([T, np.full(steps, _AWAY)])
 
 
 def starts(

@@ -289,7 +289,7 @@ def _spike_cost(cost: object, method: str) -> float:
         raise InputError(f"spike_cost must be a finite number >= 0, found {cost!r}")
     if number and not METHODS[method].spike_cost:
         able = " or ".join(repr(name) for name, known in METHODS.items() if known.spike_cost)
-        raise InputError(f"spike_cost needs method={able}; {method!r} can't heed it")
+        raise InputError(f"spike_cost needs method={able}, or 0; {method!r} can't heed it")
     return float(number)
 
 

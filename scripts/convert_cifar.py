@@ -195,6 +195,7 @@ def run(options: argparse.Namespace) -> None:
             Loader(test, preprocessing, options.batch_size),
             calibration=Loader(calibration, preprocessing, options.batch_size),
             spike_costs=options.pareto,
+            steps=None if options.steps == ["auto"] else options.steps,
             progress=not options.quiet,
         )
         print(f"\n{trade_off}")

@@ -26,10 +26,12 @@ from .calibrated import Calibrated, Size, Sizes
 from .side_by_side import Sample
 from .site_fits import SiteFits
 
-# No site gets more steps; fewer are compared where events are counted, which many steps don't save.
-_MOST, _MOST_COUNTED = 16, 8
+# No site gets more steps.
+_MOST = 16
 # Gates that are compared, as far as they are allowed.
 _GATES = (0, 1, 3, 7)
+# Where events are counted, sizes in between save hardly any; each takes a search of its own.
+_COUNTED_STEPS, _COUNTED_GATES = (1, 2, 3, 4, 6), (0,)
 
 
 class Option(NamedTuple):
@@ -75,7 +77,7 @@ def choose(fits: SiteFits, wanted: Automatic, *, progress: bool = False) -> Choi
     """
     source = fits.source
     _check_budget(source, wanted)
-    compared = list(_compared(source, _MOST_COUNTED if wanted.counts_spikes else _MOST))
+    compared = list(_compared(source, wanted.counts_spikes))
     fits.fit(compared)
     options = _options(fits, compared, wanted)
     path = _path(options)
@@ -141,18 +143,20 @@ def _check_budget(source: Calibrated, wanted: Automatic) -> None:
         )
 
 
-def _compared(source: Calibrated, longest: int) -> Iterator[tuple[Site, Size]]:
+def _compared(source: Calibrated, counted: bool) -> Iterator[tuple[Site, Size]]:
     """Every site with every size that it may have, site by site.
 
     Args:
         source: the network.
-        longest: the largest K.
+        counted: whether events are counted, not steps.
     """
+    steps = _COUNTED_STEPS if counted else range(1, _MOST + 1)
+    fewer = _COUNTED_GATES if counted else _GATES
     for site in source.sites:
         fixed = source.fixed_steps.get(site.name)
         most = source.gates[site.name]
-        for gates in sorted({g for g in _GATES if g < most} | {most}):
-            for k in range(1, longest + 1) if fixed is None else (fixed,):
+        for gates in sorted({g for g in fewer if g < most} | {most}):
+            for k in steps if fixed is None else (fixed,):
                 yield site, Size(k, gates)
 
 

@@ -29,8 +29,8 @@ class SiteRow:
         low, high: smallest and largest input on the calibration data.
         mse: mean squared error of the fit under the calibration histogram.
         relative_mse: the same over the variance of f there.
-        start: what the fit started from: ``tbpi``, ``random``, ``binary``, ``library`` or
-            ``grown``.
+        start: what the fit started from: ``tbpi``, ``random``, ``binary``, ``library``,
+            ``grown``, ``digits`` or ``stairs``.
         neurons: neurons of the site for one image.
         events: of one neuron for an input, by the inputs that calibration saw; None for a network
             from a file of before they were kept.

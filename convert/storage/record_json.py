@@ -254,7 +254,7 @@ def write_settings(report: Report | None) -> Any:
     if report is None or report.settings is None:
         return None
     settings = report.settings.to_dict()
-    # What isn't used is left out: older versions read the file, too.
+    # What is not used is left out.
     for name, unused in (("batch_axis", None), ("budget_spikes", None), ("spike_cost", 0.0)):
         if settings[name] == unused:
             del settings[name]

@@ -18,6 +18,7 @@ from .errors import (
 )
 from .evaluation.measure import evaluate
 from .evaluation.result import Evaluation
+from .evaluation.trade_off import TradeOff
 from .fitting.activation import fit
 from .fitting.methods import DEFAULT as DEFAULT_METHOD
 from .fitting.methods import METHODS, register_method
@@ -29,6 +30,7 @@ from .network.model import SpikingModel
 from .network.report import Report
 from .network.settings import ConversionSettings
 from .neuron.few_spikes import FewSpikesNeuron
+from .pricing import pareto
 from .refitting import refit
 from .storage.file import load
 
@@ -50,11 +52,13 @@ __all__ = [
     "SiteError",
     "SpikingModel",
     "StorageError",
+    "TradeOff",
     "audit",
     "evaluate",
     "features",
     "fit",
     "load",
+    "pareto",
     "refit",
     "register_decomposition",
     "register_method",

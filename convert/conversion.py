@@ -32,6 +32,8 @@ def to_spiking(
     steps: int | Sequence[int] | str = 8,
     max_loss: float | None = None,
     budget: int | None = None,
+    budget_spikes: float | None = None,
+    spike_cost: float = 0.0,
     seed: int = 0,
     method: str = DEFAULT,
     per_site_steps: Mapping[str, int] | None = None,
@@ -63,6 +65,13 @@ def to_spiking(
         max_loss: with ``"auto"``, the largest squared error of the outputs over their square on the
             calibration images (0.005 if None): the fewest steps in total that keep to it.
         budget: with ``"auto"``, the steps of all sites together instead.
+        budget_spikes: with ``"auto"``, the events per neuron of the network instead, on average
+            over the calibration data.
+        spike_cost: price of spikes: neurons are fitted so that the outputs' squared error over
+            their square, plus this times the events per neuron, is small to first order. An event
+            is a spike, or the constant of a gated interval that has one. 0.001 to 0.02 is usual.
+            With ``"auto"`` and no budget of steps, K and gates are chosen for the fewest events
+            instead of the fewest steps.
         seed: of everything random; the same seed gives the same network.
         method: a key of `convert.fitting.methods.METHODS`.
         per_site_steps: another K for sites by name or glob (``{"layer4.*": 12}``).
@@ -95,6 +104,8 @@ def to_spiking(
         steps=steps,
         max_loss=max_loss,
         budget=budget,
+        budget_spikes=budget_spikes,
+        spike_cost=spike_cost,
         seed=seed,
         method=method,
         per_site_steps={} if per_site_steps is None else per_site_steps,

@@ -39,6 +39,8 @@ def refit(
     steps: int | Sequence[int] | str | None = None,
     max_loss: float | None = None,
     budget: int | None = None,
+    budget_spikes: float | None = None,
+    spike_cost: float | None = None,
     seed: int | None = None,
     method: str | None = None,
     per_site_steps: Mapping[str, int] | None = None,
@@ -60,7 +62,9 @@ def refit(
         calibration: data as for `to_spiking`; None for what calibration saw before, which a saved
             network carries along.
         steps: as for `to_spiking`. A number, or several, ends an automatic choice.
-        max_loss, budget: as for `to_spiking`, if K is chosen; one takes the place of the other.
+        max_loss, budget, budget_spikes: as for `to_spiking`, if K is chosen; one takes the place
+            of the others.
+        spike_cost: as for `to_spiking`; 0 for no price.
         seed, method, effort: as for `to_spiking`.
         per_site_steps: as for `to_spiking`; ``{}`` gives every site the network's K.
         gates: as for `to_spiking`.
@@ -75,12 +79,14 @@ def refit(
         raise InputError(
             f"refit takes a converted network first, then data; found a {type(snn).__name__}"
         )
-    settings, told = _settings(
+    settings, told = settings_of(
         snn,
         {
             "steps": steps,
             "max_loss": max_loss,
             "budget": budget,
+            "budget_spikes": budget_spikes,
+            "spike_cost": spike_cost,
             "seed": seed,
             "method": method,
             "per_site_steps": per_site_steps,
@@ -92,13 +98,37 @@ def refit(
     )
     if steps is not None or per_site_steps is not None:
         warn_of_many_steps((*settings.wanted, *settings.per_site_steps.values()))
+    return refitted(snn, settings, calibration, told=told, progress=progress)
+
+
+def refitted(
+    snn: SpikingModel,
+    settings: ConversionSettings,
+    calibration: Any,
+    *,
+    told: bool = False,
+    anew: bool = True,
+    progress: bool = True,
+) -> SpikingModel:
+    """The network with neurons of other settings.
+
+    Args:
+        snn: the network; it is left as it was.
+        settings: of the new neurons.
+        calibration: data as for `refit`, or None.
+        told: whether settings had to be told from the neurons.
+        anew: whether the data is calibrated on; else only mean errors and the outputs' error are
+            measured on it, where the network carries what calibration saw.
+        progress: shows bars on stderr.
+    """
     captured, sites = _exact(snn)
     batches = None if calibration is None else _batches(calibration, captured)
     fixed = by_site(sites, settings.per_site_steps, "per_site_steps")
     gated = gates_of(sites, settings)
     seconds: dict[str, float] = {}
     with timed(seconds, "calibrate"):
-        observed = _observed(snn, captured, sites, batches, settings.seed, progress)
+        seen = batches if anew or not _carries(snn, sites) else None
+        observed = _observed(snn, captured, sites, seen, settings.seed, progress)
     # What the operations are doesn't depend on K; a loaded graph has lost the batch's symbol.
     moved = snn.report.of_graph(captured.graph_module.graph) if snn.report is not None else None
     captured.notes[:] = [
@@ -125,19 +155,22 @@ def _batches(calibration: Any, captured: Captured) -> Iterable[Any]:
     return signature.within(captured.batches(batches_of(calibration, signature.cut_axis)))
 
 
-def _settings(snn: SpikingModel, given: Mapping[str, Any]) -> tuple[ConversionSettings, bool]:
+def settings_of(
+    snn: SpikingModel, given: Mapping[str, Any] | None = None
+) -> tuple[ConversionSettings, bool]:
     """The network's settings with those that are given, and whether they had to be told.
 
     Args:
         snn: the network.
         given: settings by name; None for one that isn't given.
     """
+    given = given or {}
     if snn.report is not None and snn.report.settings is not None:
         return snn.report.settings.changed(given), False
     known: dict[str, Any] = {}
     if snn.report is not None:
         known = {"method": snn.report.method, "seed": snn.report.seed}
-    if given["steps"] is None:
+    if given.get("steps") is None:
         known |= _told_steps(snn)
     named = {name: value for name, value in given.items() if value is not None}
     return ConversionSettings(**known | named), True
@@ -165,6 +198,11 @@ def _exact(snn: SpikingModel) -> tuple[Captured, list[Site]]:
     return Captured(network, copied.signature, 0.0, notes, copied.reader()), sites
 
 
+def _carries(snn: SpikingModel, sites: Sequence[Site]) -> bool:
+    """Whether the network carries what calibration saw of these sites."""
+    return snn.report is not None and set(snn.histograms) == {site.name for site in sites}
+
+
 def _observed(
     snn: SpikingModel,
     captured: Captured,
@@ -177,12 +215,13 @@ def _observed(
         device = next((t.device for t in captured.graph_module.state_dict().values()), None)
         with torch.no_grad():
             return calibrate(captured, sites, batches, device=device, seed=seed, progress=progress)
-    if snn.report is None or set(snn.histograms) != {site.name for site in sites}:
+    if not _carries(snn, sites):
         raise CalibrationError(
             "the network doesn't carry what calibration saw; give calibration data"
         )
-    neurons = {row.name: row.neurons for row in snn.report.sites}
     report = snn.report
+    assert report is not None
+    neurons = {row.name: row.neurons for row in report.sites}
     return Observed(
         dict(snn.histograms), neurons, report.calibration_images, list(report.input_ranges)
     )

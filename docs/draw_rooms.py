@@ -79,7 +79,7 @@ class Rooms:
 def room_of(module: str) -> str:
     """The room of a module: ``graph`` for ``convert.graph.fold``."""
     parts = module.split(".")
-    if len(parts) == 1 or parts[1] in ("conversion", "refitting"):
+    if len(parts) == 1 or parts[1] in ("conversion", "refitting", "pricing"):
         return DOOR
     return parts[1]
 

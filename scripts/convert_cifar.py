@@ -10,6 +10,7 @@ from arguments import (
     Parser,
     add_common,
     add_gates,
+    at_least_zero,
     count,
     finite,
     fraction,
@@ -50,7 +51,29 @@ def parser() -> argparse.ArgumentParser:
         "--max-loss", type=fraction, help="with auto: relative squared output error"
     )
     result.add_argument("--budget", type=whole, metavar="N", help="with auto: steps of all sites")
+    result.add_argument(
+        "--budget-spikes",
+        type=positive,
+        metavar="N",
+        help="with auto: events per neuron of the network",
+    )
     add_gates(result)
+    result.add_argument(
+        "--spike-cost",
+        type=at_least_zero,
+        default=0.0,
+        metavar="PRICE",
+        help="of one event per neuron, in the unit of the outputs' relative squared error; "
+        "with auto, K and gates are chosen for the fewest events",
+    )
+    result.add_argument(
+        "--pareto",
+        type=at_least_zero,
+        nargs="+",
+        metavar="PRICE",
+        help="also fit the network with these prices of spikes; events against error in a table, "
+        "pareto.json and pareto.png",
+    )
     result.add_argument("--method", choices=sorted(METHODS), default=DEFAULT)
     result.add_argument("--effort", choices=EFFORTS, default="normal")
     result.add_argument(
@@ -100,6 +123,8 @@ def settings(options: argparse.Namespace) -> convert.ConversionSettings:
         steps=options.steps if options.steps != ["auto"] else "auto",
         max_loss=options.max_loss,
         budget=options.budget,
+        budget_spikes=options.budget_spikes,
+        spike_cost=options.spike_cost,
         seed=options.seed,
         method=options.method,
         gates=options.gates,
@@ -163,6 +188,20 @@ def run(options: argparse.Namespace) -> None:
         | {name: version(name) for name in ("torch", "torchvision", "spikingjelly", "numpy")},
     )
     result.plot(options.output / "steps.png")
+    curve = []
+    if options.pareto:
+        trade_off = convert.pareto(
+            snn,
+            Loader(test, preprocessing, options.batch_size),
+            calibration=Loader(calibration, preprocessing, options.batch_size),
+            spike_costs=options.pareto,
+            steps=None if options.steps == ["auto"] else options.steps,
+            progress=not options.quiet,
+        )
+        print(f"\n{trade_off}")
+        curve = [options.output / "pareto.json", options.output / "pareto.png"]
+        trade_off.to_json(curve[0])
+        trade_off.plot(curve[1])
     saved = options.output / f"{options.model}.fsnn"
     snn.save(
         saved,
@@ -173,13 +212,21 @@ def run(options: argparse.Namespace) -> None:
             **({"classes": list(calibration.classes)} if calibration.classes else {}),
         },
     )
-    print(f"\nwritten: {options.output / 'report.json'}, {options.output / 'steps.png'}, {saved}")
+    written = [options.output / "report.json", options.output / "steps.png", saved, *curve]
+    print(f"\nwritten: {', '.join(map(str, written))}")
 
 
 def main() -> int:
     """Entry point; errors of use end in one line, without a traceback."""
     return run_command(
-        parser(), run, writes=lambda o: ["report.json", "steps.png", f"{o.model}.fsnn"]
+        parser(),
+        run,
+        writes=lambda o: [
+            "report.json",
+            "steps.png",
+            f"{o.model}.fsnn",
+            *(["pareto.json", "pareto.png"] if o.pareto else []),
+        ],
     )
 
 

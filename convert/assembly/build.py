@@ -23,6 +23,7 @@ from .insert_neurons import swap
 from .output_error import output_errors
 from .side_by_side import Sample
 from .site_fits import SiteFits
+from .spike_prices import expected_events
 from .steps_per_site import choose
 
 
@@ -145,4 +146,5 @@ def _row(fits: SiteFits, site: Site, size: Size) -> SiteRow:
         relative_mse=mse / variance if variance > 0 else 0.0,
         start=solution.start,
         neurons=fits.source.observed.neurons[site.name],
+        events=expected_events(histogram, solution),
     )

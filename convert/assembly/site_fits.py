@@ -17,6 +17,7 @@ from ..sites.find import Site
 from .calibrated import Calibrated, Size, Sizes
 from .fit_targets import jumps_of, problem
 from .insert_neurons import neuron_of
+from .spike_prices import SpikePrices
 
 
 class SiteFits:
@@ -33,6 +34,7 @@ class SiteFits:
     ) -> None:
         self.source, self._settings, self._progress = source, settings, progress
         graph_module = source.captured.graph_module
+        self.prices = SpikePrices(source, settings.spike_cost)
         self._solutions: dict[tuple[str, Size], Solution] = {}
         self._barred = constants_barred(graph_module, {site.module for site in source.sites})
         self._masked = self._with_masks()
@@ -78,7 +80,7 @@ class SiteFits:
         histogram = self.source.observed.histograms[site.name]
         if site.name not in self._jumps:
             self._jumps[site.name] = jumps_of(site, histogram)
-        return problem(
+        posed = problem(
             site,
             histogram,
             size.steps,
@@ -87,6 +89,7 @@ class SiteFits:
             jumps=self._jumps[site.name],
             gates=size.gates,
         )
+        return self.prices.priced(site, posed)
 
     def solution(self, site: Site, size: Size) -> Solution:
         """The fit of a site in one size."""

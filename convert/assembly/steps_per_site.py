@@ -1,16 +1,19 @@
 """Chooses K and gates for every site: the fewest time steps in total for an error of the outputs.
 
-Gates take one time step. The fits of every size tell what a site adds to the outputs' error to
-first order: the error of the fit, weighted with the squared gradients that calibration saw. Steps
-go one after the other to where they take most of that away; how many are needed is measured on
-calibration images with all sites spiking.
+Where spikes have a price or a budget it is the fewest events. Gates take one time step. The fits of
+every size tell what a site adds to the outputs' error to first order: the error of the fit,
+weighted with the squared gradients that calibration saw. Steps (or events) go one after the other
+to where they take most of that away; how many are needed is measured on calibration images with all
+sites spiking.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +30,24 @@ from .site_fits import SiteFits
 _MOST = 16
 # Gates that are compared, as far as they are allowed.
 _GATES = (0, 1, 3, 7)
+# Where events are counted, sizes in between save hardly any; each takes a search of its own.
+_COUNTED_STEPS, _COUNTED_GATES = (1, 2, 3, 4, 6), (0,)
+
+
+class Option(NamedTuple):
+    """What a site's size means for the network.
+
+    Args:
+        spent: time steps, or events per neuron of the network.
+        effect: on the outputs' relative squared error, with a price of events where steps count.
+    """
+
+    spent: float
+    effect: float
+
+
+# By the name of the site.
+Options = Mapping[str, Mapping[Size, Option]]
 
 
 @dataclass(frozen=True)
@@ -56,21 +77,61 @@ def choose(fits: SiteFits, wanted: Automatic, *, progress: bool = False) -> Choi
     """
     source = fits.source
     _check_budget(source, wanted)
-    compared = list(_compared(source))
+    compared = list(_compared(source, wanted.counts_spikes))
     fits.fit(compared)
-    effects: dict[str, dict[Size, float]] = {site.name: {} for site in source.sites}
-    for site, size in compared:
-        effects[site.name][size] = _effect(fits, site, size)
-    path = _path(effects)
+    options = _options(fits, compared, wanted)
+    path = _path(options)
     if wanted.budget is not None:
         last_within = [sizes for sizes in path if _total(sizes) <= wanted.budget][-1]
         return Choice(last_within, _note(last_within, f"budget {wanted.budget}"))
+    if wanted.budget_spikes is not None:
+        return _within_events(path, options, wanted.budget_spikes)
     loss, images = _loss(fits)
     found, last = _first_within(path, loss, wanted.max_loss, progress)
+    events = f", {_spent(found, options):.3f} events per neuron" if wanted.counts_spikes else ""
     reason = f"max_loss {wanted.max_loss:g}: {last:.3g} on {images} calibration images"
     if last > wanted.max_loss:
         reason += ", which more steps don't reach"
-    return Choice(found, _note(found, reason))
+    return Choice(found, _note(found, reason + events))
+
+
+def _options(fits: SiteFits, compared: Sequence[tuple[Site, Size]], wanted: Automatic) -> Options:
+    """What every size of every site spends and does."""
+    found: dict[str, dict[Size, Option]] = {site.name: {} for site in fits.source.sites}
+    for site, size in compared:
+        effect = _effect(fits, site, size)
+        spent = float(size.latency)
+        if wanted.counts_spikes or wanted.spike_cost:
+            effect /= fits.prices.elements
+            events = fits.prices.events(site, fits.solution(site, size))
+            if wanted.counts_spikes:
+                spent = events
+            else:
+                effect += wanted.spike_cost * events
+        found[site.name][size] = Option(spent, effect)
+    return found
+
+
+def _within_events(path: Sequence[Sizes], options: Options, most: float) -> Choice:
+    """The last allocation of a path that spends so many events per neuron at most.
+
+    Raises:
+        InputError: if the first spends more.
+    """
+    within = [sizes for sizes in path if _spent(sizes, options) <= most]
+    if not within:
+        raise InputError(
+            f"budget_spikes={most:g} is less than the {_spent(path[0], options):.3g} events per "
+            "neuron of the cheapest neurons; give more, or a spike_cost, which makes them cheaper"
+        )
+    spent = _spent(within[-1], options)
+    reason = f"budget_spikes {most:g}: {spent:.3f} events per neuron"
+    return Choice(within[-1], _note(within[-1], reason))
+
+
+def _spent(sizes: Sizes, options: Options) -> float:
+    """What an allocation spends in all."""
+    return sum(options[name][size].spent for name, size in sizes.items())
 
 
 def _check_budget(source: Calibrated, wanted: Automatic) -> None:
@@ -82,13 +143,20 @@ def _check_budget(source: Calibrated, wanted: Automatic) -> None:
         )
 
 
-def _compared(source: Calibrated) -> Iterator[tuple[Site, Size]]:
-    """Every site with every size that it may have, site by site."""
+def _compared(source: Calibrated, counted: bool) -> Iterator[tuple[Site, Size]]:
+    """Every site with every size that it may have, site by site.
+
+    Args:
+        source: the network.
+        counted: whether events are counted, not steps.
+    """
+    steps = _COUNTED_STEPS if counted else range(1, _MOST + 1)
+    fewer = _COUNTED_GATES if counted else _GATES
     for site in source.sites:
         fixed = source.fixed_steps.get(site.name)
         most = source.gates[site.name]
-        for gates in sorted({g for g in _GATES if g < most} | {most}):
-            for k in range(1, _MOST + 1) if fixed is None else (fixed,):
+        for gates in sorted({g for g in fewer if g < most} | {most}):
+            for k in steps if fixed is None else (fixed,):
                 yield site, Size(k, gates)
 
 
@@ -150,15 +218,15 @@ def _effect(fits: SiteFits, site: Site, size: Size) -> float:
     return float(mass @ (y - site.values(x)) ** 2)
 
 
-def _path(effects: Mapping[str, Mapping[Size, float]]) -> list[dict[str, Size]]:
-    """Allocations from the fewest steps to the most, each better than the one before.
+def _path(options: Options) -> list[dict[str, Size]]:
+    """Allocations from those that spend least to those that spend most, each better than before.
 
-    A site goes along the lower convex hull of its effect over its time steps: the steepest descent
+    A site goes along the lower convex hull of its effect over what it spends: the steepest descent
     of all comes next.
     """
     moves: list[tuple[float, int, str, Size]] = []
     sizes = {}
-    for name, by_size in effects.items():
+    for name, by_size in options.items():
         hull = _hull(by_size)
         sizes[name] = hull[0]
         for a, b in pairwise(hull):
@@ -170,11 +238,11 @@ def _path(effects: Mapping[str, Mapping[Size, float]]) -> list[dict[str, Size]]:
     return path
 
 
-def _hull(by_size: Mapping[Size, float]) -> list[Size]:
-    """Sizes on the lower convex hull, from the fewest steps on, as long as the effect falls."""
+def _hull(by_size: Mapping[Size, Option]) -> list[Size]:
+    """Sizes on the lower convex hull, from the cheapest on, as long as the effect falls."""
     hull: list[Size] = []
-    for size in sorted(by_size, key=lambda size: (size.latency, by_size[size], size.gates)):
-        if hull and by_size[size] >= min(by_size[other] for other in hull):
+    for size in sorted(by_size, key=lambda size: (*by_size[size], size.gates, size.steps)):
+        if hull and by_size[size].effect >= min(by_size[other].effect for other in hull):
             continue
         while len(hull) > 1 and _slope(by_size, hull[-2], hull[-1]) >= _slope(
             by_size, hull[-1], size
@@ -184,5 +252,7 @@ def _hull(by_size: Mapping[Size, float]) -> list[Size]:
     return hull
 
 
-def _slope(by_size: Mapping[Size, float], a: Size, b: Size) -> float:
-    return (by_size[b] - by_size[a]) / (b.latency - a.latency)
+def _slope(by_size: Mapping[Size, Option], a: Size, b: Size) -> float:
+    """Effect for what is spent more; -inf where nothing is."""
+    spent, effect = (y - x for x, y in zip(by_size[a], by_size[b], strict=True))
+    return effect / spent if spent > 0 else -math.inf

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..common.files import atomic_path
 from ..fitting.measure import Fit
 from .metrics import METRICS, Metric
-from .rows import FittedRow, Row, StepRow
+from .rows import FittedRow, PricedRow, Row, StepRow
 
 _BLUE, _RED, _GREEN, _TEAL = "#4c78a8", "#e45756", "#54a24b", "#72b7b2"
 
@@ -75,6 +75,59 @@ def draw_steps(
         axes.grid(alpha=0.3)
         axes.set_axisbelow(True)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=150)
+
+
+def draw_trade_off(
+    points: Sequence[PricedRow],
+    path: str | os.PathLike[str],
+    *,
+    metric: Metric,
+    title: str,
+) -> None:
+    """The error over the events, and with classes the agreement, a curve for each K and gates.
+
+    Args:
+        points: networks; those that another one beats are hollow.
+        path: a picture file; the ending chooses its format.
+        metric: what was measured.
+        title: above the picture.
+    """
+    from matplotlib.figure import Figure
+
+    kind = METRICS[metric]
+    keys = list(dict.fromkeys((kind.error, kind.drawn)))
+    figure = Figure(figsize=(4.8 * len(keys), 4.0), layout="constrained")
+    panels = figure.subplots(1, len(keys), squeeze=False)[0]
+    curves = list(dict.fromkeys((row.steps, row.gates) for row in points))
+    for axes, key in zip(panels, keys, strict=True):
+        for index, curve in enumerate(curves):
+            own = [row for row in points if (row.steps, row.gates) == curve]
+            own = sorted(own, key=lambda row: row.spikes_per_neuron)
+            color, x = f"C{index}", [row.spikes_per_neuron for row in own]
+            label = f"K = {curve[0]}" + (f", {curve[1]} gates" if curve[1] else "")
+            y = _curve(own, key)
+            filled = [color if not row.dominated else "none" for row in own]
+            axes.plot(x, y, color=color, lw=1, alpha=0.6)
+            axes.scatter(x, y, c=filled, edgecolors=color, s=30, label=label, zorder=3)
+        front = [row for row in points if not row.dominated]
+        front = sorted(front, key=lambda row: row.spikes_per_neuron)
+        axes.plot(
+            [row.spikes_per_neuron for row in front],
+            _curve(front, key),
+            color="black",
+            lw=0.8,
+            ls="--",
+            label="not dominated",
+        )
+        axes.set(xlabel="events per neuron and image", ylabel=kind.columns[key])
+        if key == kind.error and any(value > 0 for value in _curve(points, key)):
+            axes.set_yscale("log")
+        axes.grid(alpha=0.3, which="both")
+        axes.set_axisbelow(True)
+    panels[0].legend(fontsize=8)
+    figure.suptitle(title, fontsize=10)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=150)
 

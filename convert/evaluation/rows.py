@@ -170,6 +170,29 @@ class FittedRow(Row):
 
 
 @dataclass(frozen=True, eq=False)
+class PricedRow(Row):
+    """The network fitted with one price of spikes.
+
+    Args:
+        spike_cost: the price.
+        steps: K, the largest where it was chosen for every site.
+        gates: the most of a site.
+        latency_steps: of the longest chain of sites.
+        measures: against the original's outputs.
+        spikes_per_neuron: events of one image over the number of neurons.
+        dominated: whether another network has no more events and no larger error, and less of one.
+    """
+
+    spike_cost: float
+    steps: int
+    gates: int
+    latency_steps: int
+    measures: Row = field(metadata=_INLINED)
+    spikes_per_neuron: float
+    dominated: bool
+
+
+@dataclass(frozen=True, eq=False)
 class SiteErrorRow(Row):
     """Error of the output if one site alone spikes, and if all sites up to it in the graph do."""
 

@@ -26,7 +26,8 @@ class Target(NamedTuple):
     """What a table is fitted to.
 
     Args:
-        data: rows grid, P, F, Q: bin edges and prefix sums of p, p f, p f^2, ``[4, B + 1]``.
+        data: rows grid, P, F, Q, N: bin edges and prefix sums of p, p f, p f^2 and of how often
+            inputs occur, ``[5, B + 1]``.
         f: function on the bins ``[B]``.
         free: whether y0 may differ from 0.
         price: of one expected spike.
@@ -42,7 +43,8 @@ class Scratch(NamedTuple):
     """Work space of one thread, where `loss` leaves the pieces of a table.
 
     Args:
-        work: rows edges, offsets, three moments, outputs, ``[6, MOST_PIECES + 1]``.
+        work: rows edges, offsets, three moments, outputs, and how often inputs fall in each piece
+            (where spikes have a price), ``[7, MOST_PIECES + 1]``.
         codes: bit t is s(t) ``[MOST_PIECES]``.
     """
 
@@ -52,7 +54,7 @@ class Scratch(NamedTuple):
 
 def scratch() -> Scratch:
     """Work space for one thread."""
-    return Scratch(np.empty((6, MOST_PIECES + 1)), np.empty(MOST_PIECES, np.int64))
+    return Scratch(np.empty((7, MOST_PIECES + 1)), np.empty(MOST_PIECES, np.int64))
 
 
 @njit(cache=True, nogil=True)
@@ -113,7 +115,7 @@ def moments(n, edges, data, out):  # type: ignore[no-untyped-def]
     Args:
         n: pieces.
         edges: ``[n + 1]``.
-        data: rows grid, P, F, Q: bin edges and prefix sums of p, p f, p f^2, ``[4, B + 1]``.
+        data: see `Target`.
         out: written, ``[3, n]``.
     """
     before = (0.0, 0.0, 0.0)
@@ -127,6 +129,20 @@ def moments(n, edges, data, out):  # type: ignore[no-untyped-def]
         q = data[3, k] + share * (data[3, k + 1] - data[3, k])
         out[0, i], out[1, i], out[2, i] = p - before[0], f - before[1], q - before[2]
         before = (p, f, q)
+
+
+@njit(cache=True, nogil=True)
+def rates(n, edges, data, out):  # type: ignore[no-untyped-def]
+    """How often inputs fall in each of n pieces, written to ``out [n]``."""
+    before = 0.0
+    for i in range(n):
+        x = edges[i + 1]
+        k = bin_of(data[0], x)
+        share = (x - data[0, k]) / (data[0, k + 1] - data[0, k])
+        share = min(max(share, 0.0), 1.0)
+        below = data[4, k] + share * (data[4, k + 1] - data[4, k])
+        out[i] = below - before
+        before = below
 
 
 @njit(cache=True, nogil=True)
@@ -210,8 +226,17 @@ def outputs(K, n, codes, d, y):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def error_of(n, codes, m, y, price):  # type: ignore[no-untyped-def]
-    """Mean squared error of pieces, plus the price of their expected spikes."""
+def error_of(n, codes, m, y, price, often):  # type: ignore[no-untyped-def]
+    """Mean squared error of pieces, plus the price of their expected spikes.
+
+    Args:
+        n: pieces.
+        codes: ``[n]``.
+        m: moments ``[3, n]``.
+        y: outputs ``[n]``.
+        price: of a spike.
+        often: how often inputs fall in each piece ``[n]``; read where spikes have a price.
+    """
     total = 0.0
     for i in range(n):
         total += m[2, i] - 2 * y[i] * m[1, i] + y[i] * y[i] * m[0, i]
@@ -220,7 +245,7 @@ def error_of(n, codes, m, y, price):  # type: ignore[no-untyped-def]
             while code:
                 spikes += code & 1
                 code >>= 1
-            total += price * spikes * m[0, i]
+            total += price * spikes * often[i]
     return total
 
 
@@ -245,7 +270,9 @@ def loss(T, h, target, scratch, G, d):  # type: ignore[no-untyped-def]
     moments(n, work[0], target.data, work[2:5])
     best_weights(K, n, codes, work[2:5], target.free, G, d)
     outputs(K, n, codes, d, work[5])
-    return error_of(n, codes, work[2:5], work[5], target.price), n
+    if target.price > 0:
+        rates(n, work[0], target.data, work[6])
+    return error_of(n, codes, work[2:5], work[5], target.price, work[6]), n
 
 
 @njit(cache=True, nogil=True)

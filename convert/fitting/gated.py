@@ -51,10 +51,37 @@ def _fitted(
 ) -> list[Solution]:
     """Tables for gates that lie somewhere; all of them are fitted at once."""
     parts = [divide(problem, g) for problem, g in zip(problems, gates, strict=True)]
-    tables = iter(fit([part.problem for own in parts for part in own]))
+    ways = [_with_and_without(part.problem) for own in parts for part in own]
+    tables = iter(fit([problem for posed in ways for problem in posed]))
+    chosen = iter([_cheaper(posed, [next(tables) for _ in posed]) for posed in ways])
     return [
-        _joined(own, [next(tables) for _ in own], g) for own, g in zip(parts, gates, strict=True)
+        _joined(own, [next(chosen) for _ in own], g) for own, g in zip(parts, gates, strict=True)
     ]
+
+
+def _with_and_without(problem: Problem) -> list[Problem]:
+    """An interval's problem; where events have a price, once more without its constant."""
+    if not problem.spike_cost or not problem.offset:
+        return [problem]
+    # What was taken from f comes back with the constant.
+    stairs = tuple(stairs.lowered(-problem.base) for stairs in problem.stairs)
+    values = problem.values + problem.base
+    return [problem, replace(problem, values=values, stairs=stairs, base=0.0, offset=False)]
+
+
+def _cheaper(posed: Sequence[Problem], tables: Sequence[Solution]) -> Solution:
+    """The table of an interval with the least error and price of spikes and constant."""
+    costs = [_interval_cost(p, table) for p, table in zip(posed, tables, strict=True)]
+    best = int(np.argmin(costs))
+    # In the unit of f without its base, as the first of them is.
+    return replace(tables[best], offset=tables[best].offset + posed[best].base - posed[0].base)
+
+
+def _interval_cost(problem: Problem, table: Solution) -> float:
+    """The error of an interval's table, and the price of its events with the constant."""
+    silent = not table.offset + problem.base
+    constant = 0.0 if silent else problem.spike_cost * float(problem.rates.sum())
+    return problem.cost(table, table.mse) + constant
 
 
 def _none_worse(problem: Problem, alone: Solve, fit: Solve, refine: Refine) -> Solution:
@@ -66,22 +93,13 @@ def _none_worse(problem: Problem, alone: Solve, fit: Solve, refine: Refine) -> S
         gates = estimate.gates(count)
         if gates:
             found = _polished(problem, _fitted([problem], [gates], fit)[0], refine)
-            best = min(best, found, key=lambda solution: _cost(problem, solution))
+            best = min(best, found, key=lambda solution: problem.cost(solution, solution.mse))
     return best
-
-
-def _cost(problem: Problem, solution: Solution) -> float:
-    """What is to be small: the error, and the price of its events."""
-    if not problem.spike_cost:
-        return solution.mse
-    events = solution.run(problem.centres)[1]
-    mean = float(problem.weights @ events) / float(problem.weights.sum())
-    return solution.mse + problem.spike_cost * mean
 
 
 def _polished(problem: Problem, solution: Solution, refine: Refine) -> Solution:
     """Gates and tables improve each other until that is worth little."""
-    cost = _cost(problem, solution)
+    cost = problem.cost(solution, solution.mse)
     for _ in range(_ROUNDS):
         gates = _moved(problem, solution)
         if np.array_equal(gates, solution.gates):
@@ -92,7 +110,7 @@ def _polished(problem: Problem, solution: Solution, refine: Refine) -> Solution:
         ]
         found = _joined(parts, tables, gates)
         found = replace(found, start=solution.start, seconds=solution.seconds)
-        now = _cost(problem, found)
+        now = problem.cost(found, found.mse)
         if not now < cost:
             break
         worth = now < (1 - _WORTH) * cost
@@ -106,7 +124,7 @@ def _moved(problem: Problem, solution: Solution) -> Array:
     """Each gate where the error of the two tables beside it is least, the others as they are."""
     used = np.flatnonzero(problem.weights > 0)
     x, f, p = problem.centres[used], problem.values[used], problem.weights[used]
-    edges = problem.edges[used + 1]
+    edges, often = problem.edges[used + 1], problem.rates[used]
     gates = solution.gates.copy()
     tables = solution.tables
     for r in range(len(gates)):
@@ -118,6 +136,11 @@ def _moved(problem: Problem, solution: Solution) -> Array:
             continue
         part = slice(first, last)
         below, above = (p[part] * (tables[i](x[part]) - f[part]) ** 2 for i in (r, r + 1))
+        if problem.spike_cost:
+            below, above = (
+                error + problem.spike_cost * often[part] * _events(problem, tables[i], x[part])
+                for error, i in ((below, r), (above, r + 1))
+            )
         # The gate lies behind bin i; one bin at least stays on either side.
         total = np.cumsum(below)[:-1] + (above.sum() - np.cumsum(above))[:-1]
         now = int(np.searchsorted(edges, gates[r], side="right")) - 1 - first
@@ -125,6 +148,11 @@ def _moved(problem: Problem, solution: Solution) -> Array:
         if not 0 <= now < len(total) or total[best] < total[now]:
             gates[r] = edges[first + best]
     return gates
+
+
+def _events(problem: Problem, table: Solution, x: Array) -> Array:
+    """Events of the table of one interval for inputs ``[B]``, its constant among them."""
+    return np.asarray(table.run(x)[1] + (table.offset + problem.base != 0), np.float64)
 
 
 def _errors(parts: Sequence[Interval], tables: Sequence[Solution]) -> list[float]:

@@ -5,7 +5,8 @@ K - 1. New steps are put where the error is; their resets are copies of others, 
 piece, or moves of one part of the input out of the way of the later steps.
 
 Machine code stays on disk as long as this file is the same, with all that it holds of `newton` and
-`exact_error`: a change there is a change of this line, too (last: perfect tables in `descend`).
+`exact_error`: a change there is a change of this line, too (last: how often inputs
+occur, for the price of spikes).
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import FitError
-from . import binary, library
+from . import binary, digits, library
 from .exact_error import MOST_PIECES, errors_of, loss, scratch
 from .grow import Search, grow
 from .newton import descend
@@ -46,8 +46,8 @@ class Effort:
 # it has few.
 _OPERATIONS, _CHEAP = 2000.0, 400.0
 _RAMP_ITERATIONS = 40
-# Tables of the library that descend, for each K.
-_FROM_LIBRARY = 4
+# Tables of the library that descend, for each K, and of those that count in digits.
+_FROM_LIBRARY, _FROM_DIGITS = 4, 8
 
 
 class Found(NamedTuple):
@@ -186,6 +186,10 @@ class Growth:
             found = self._nearest(k)
             tables += list(found)
             names += [Start.LIBRARY] * len(found)
+        if self.target.price > 0:
+            cheap = self._cheapest(k)
+            tables += list(cheap)
+            names += [Start.DIGITS] * len(cheap)
         return np.array(tables).reshape(-1, 2, k), names
 
     def _nearest(self, k: int) -> Array:
@@ -193,6 +197,19 @@ class Growth:
         tables = library.tables(self.known, k, *library.span(*self.scaled.data[:2]))
         errors = errors_of(tables, self.target, scratch())
         order = np.argsort(errors, kind="stable")[:_FROM_LIBRARY]
+        return tables[order[np.isfinite(errors[order])]]
+
+    def _cheapest(self, k: int) -> Array:
+        """The tables that count in digits with the least error and price here."""
+        begin, reach = 0.0, 1.0
+        if self.ramp is not None:
+            begin = (self.ramp.begin - self.scaled.low) / self.scaled.width
+            reach = self.ramp.length / self.scaled.width
+        free = self.target.free
+        data, f = self.target.data, self.target.f
+        tables = np.array(digits.starts(data, f, k, begin=begin, reach=reach, free=free))
+        errors = errors_of(tables, self.target, scratch())
+        order = np.argsort(errors, kind="stable")[:_FROM_DIGITS]
         return tables[order[np.isfinite(errors[order])]]
 
     def _pieces(self, table: Array) -> int:
@@ -245,10 +262,7 @@ class Growth:
         x, f = problem.centres[used], problem.values[used]
         p = problem.weights[used] / problem.weights[used].sum()
         errors = [float(p @ (c(x) - f) ** 2) for c in candidates]
-        costs = errors
-        if problem.spike_cost > 0:
-            spikes = [float(p @ c.run(x)[1]) for c in candidates]
-            costs = [e + problem.spike_cost * n for e, n in zip(errors, spikes, strict=True)]
+        costs = [problem.cost(c, e) for c, e in zip(candidates, errors, strict=True)]
         best = int(np.argmin(costs))
         stages = {"trained": errors[best]}
         if given:

@@ -70,6 +70,7 @@ def divide(problem: Problem, gates: Sequence[float] | Array) -> list[Interval]:
             masked=problem.masked and r == 0,
             jumps=jumps[(jumps > edges[first]) & (jumps < edges[last])],
             stairs=tuple(stairs.between(*ends) for stairs in problem.stairs),
+            frequencies=problem.rates[first:last] / share if problem.spike_cost else None,
             gates=0,
         )
         parts.append(Interval(part, share))

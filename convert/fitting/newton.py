@@ -97,8 +97,9 @@ def newton(T, h, d, n, target, scratch, derivatives):  # type: ignore[no-untyped
         below, above = y[i] - at, y[i + 1] - at
         force = p * (below * below - above * above)
         if price > 0:
+            often = (_prefix(data, 4, high) - _prefix(data, 4, low)) / (high - low)
             for s in range(K):
-                force += price * p * ((left >> s & 1) - (right >> s & 1))
+                force += price * often * ((left >> s & 1) - (right >> s & 1))
         curve = max(2 * p * (y[i + 1] - y[i]) * slope, 0.0)
         for a in range(count):
             row = moving[a]

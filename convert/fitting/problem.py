@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from numbers import Integral
 
@@ -43,6 +43,7 @@ class Start(StrEnum):
     LIBRARY = "library"
     GROWN = "grown"
     STAIRS = "stairs"
+    DIGITS = "digits"
 
 
 def check_steps(steps: object, name: str = "steps") -> None:
@@ -130,12 +131,14 @@ class Problem:
         function: what f is called; problems of one function share what is learned about it.
         name: the site, for messages.
         offset: whether y0 may differ from 0.
-        spike_cost: squared error that one spike fewer is worth; `tbpi-exact` heeds it.
+        spike_cost: squared error that one event fewer is worth; `tbpi-exact` heeds it.
         gates: G - 1, the gates that divide the inputs among G tables; 0 for one table.
         masked: whether -inf, at which no step fires, is an input and f is 0 there; y0 is 0 then.
         base: what was taken from f, and is added to y0 afterwards.
         jumps: the last input before every jump of f in the range; an edge each.
         stairs: f as a staircase, on wider ranges first; empty where it is none.
+        frequencies: how often inputs fall in each bin, float64 ``[B]``, where the weights are
+            another measure: events are counted by them. None for the weights.
 
     Raises:
         FitError: for a shape that doesn't fit, a weight or value that isn't finite, K that is no
@@ -155,6 +158,7 @@ class Problem:
     base: float = 0.0
     jumps: Array = field(default_factory=lambda: np.empty(0))
     stairs: tuple[Stairs, ...] = ()
+    frequencies: Array | None = None
 
     def __post_init__(self) -> None:
         bins = len(self.weights)
@@ -180,6 +184,11 @@ class Problem:
             raise FitError(
                 f"{self.name}: spike_cost must be finite and >= 0, found {self.spike_cost!r}"
             )
+        often = self.frequencies
+        if often is not None and (
+            often.shape != (bins,) or not np.isfinite(often).all() or (often < 0).any()
+        ):
+            raise FitError(f"{self.name}: the frequencies must be {bins} finite numbers >= 0")
         check_steps(self.steps, f"{self.name}: steps")
         check_gates(self.gates, f"{self.name}: gates")
 
@@ -187,6 +196,30 @@ class Problem:
     def centres(self) -> Array:
         """Bin centres, float64 ``[B]``."""
         return 0.5 * (self.edges[:-1] + self.edges[1:])
+
+    @property
+    def rates(self) -> Array:
+        """How often inputs fall in each bin, float64 ``[B]``."""
+        if self.frequencies is not None:
+            return self.frequencies
+        return np.asarray(self.weights / self.weights.sum(), np.float64)
+
+    def events(self, solution: Solution) -> float:
+        """Expected number of a neuron's events for one input."""
+        if self.base and len(solution.gates):
+            solution = replace(solution, offset=solution.offset + self.base)
+        return float(self.rates @ solution.run(self.centres)[1])
+
+    def cost(self, solution: Solution, error: float) -> float:
+        """What a fit makes small: the error, and the price of the events.
+
+        Args:
+            solution: a neuron.
+            error: its mean squared error.
+        """
+        if not self.spike_cost:
+            return error
+        return error + self.spike_cost * self.events(solution)
 
     @property
     def low(self) -> float:

@@ -15,7 +15,8 @@ class Scaled:
     """A problem on [0, 1] with f of mean square 1.
 
     Args:
-        data: bin edges and prefix sums of p, p f, p f^2, ``[4, B + 1]``.
+        data: bin edges and prefix sums of p, p f, p f^2 and of how often inputs occur,
+            ``[5, B + 1]``.
         f: ``[B]``.
         low, width, gain: x = low + width * u, f(x) = gain * f(u).
     """
@@ -36,6 +37,7 @@ class Scaled:
         gain = float(np.sqrt(p @ values**2)) or 1.0
         f = np.round(values / gain * 2**22) / 2**22
         rows = [np.concatenate([[0.0], np.cumsum(p * f**power)]) for power in (0, 1, 2)]
+        rows.append(np.concatenate([[0.0], np.cumsum(problem.rates)]))
         keep = np.flatnonzero(np.diff(u, prepend=-1.0) > 0)
         data = np.ascontiguousarray(np.stack([u, *rows])[:, keep])
         return cls(data, np.ascontiguousarray(f[keep[1:] - 1]), low, width, gain)

@@ -35,7 +35,7 @@ _SHARED = {
 # Iterations of a table's descent after its interval moved.
 _REFINED = 20
 
-_Key = tuple[str, str, bool, float, bytes, bytes, bytes]
+_Key = tuple[str, str, bool, float, tuple[bytes, ...]]
 
 
 def solve(
@@ -105,8 +105,11 @@ def refine(problem: Problem, solution: Solution) -> Solution:
 
 def _key(problem: Problem) -> _Key:
     """What problems of different K share if one growth serves them."""
-    data = (array.tobytes() for array in (problem.edges, problem.weights, problem.values))
-    return (problem.name, problem.function, problem.offset, problem.spike_cost, *data)  # type: ignore[return-value]
+    arrays = [problem.edges, problem.weights, problem.values]
+    if problem.spike_cost:
+        arrays.append(problem.rates)
+    data = tuple(array.tobytes() for array in arrays)
+    return (problem.name, problem.function, problem.offset, problem.spike_cost, data)
 
 
 def _initial_values(

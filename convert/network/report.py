@@ -29,9 +29,11 @@ class SiteRow:
         low, high: smallest and largest input on the calibration data.
         mse: mean squared error of the fit under the calibration histogram.
         relative_mse: the same over the variance of f there.
-        start: what the fit started from: ``tbpi``, ``random``, ``binary``, ``library`` or
-            ``grown``.
+        start: what the fit started from: ``tbpi``, ``random``, ``binary``, ``library``,
+            ``grown``, ``digits`` or ``stairs``.
         neurons: neurons of the site for one image.
+        events: of one neuron for an input, by the inputs that calibration saw; None for a network
+            from a file of before they were kept.
     """
 
     name: str
@@ -44,6 +46,7 @@ class SiteRow:
     start: str
     neurons: int
     gates: int = 0
+    events: float | None = None
 
     @property
     def poor(self) -> bool:
@@ -172,6 +175,15 @@ class Report:
         return sum(site.neurons for site in self.sites)
 
     @property
+    def expected_events(self) -> float | None:
+        """Events per neuron by the inputs that calibration saw; None where that isn't known."""
+        known = [site.events for site in self.sites if site.events is not None]
+        if not known or len(known) < len(self.sites):
+            return None
+        total = sum(site.events * site.neurons for site in self.sites if site.events is not None)
+        return total / max(self.neurons, 1)
+
+    @property
     def multiply_accumulates(self) -> int:
         """Multiply-accumulates of the original on one image: synaptic operations and products."""
         return sum(operation.multiply_accumulates for operation in self.operations)
@@ -205,6 +217,7 @@ class Report:
             "mixes_batch": self.mixes_batch,
             "latency_steps": self.latency_steps,
             "neurons": self.neurons,
+            "expected_events": self.expected_events,
             "multiply_accumulates": self.multiply_accumulates,
             "spike_driven": self.spike_driven,
             "sites": [asdict(site) | {"poor": site.poor} for site in self.sites],
@@ -256,11 +269,21 @@ class Report:
             f"{self.multiply_accumulates:,} multiply-accumulates are driven by spikes; "
             f"method {self.method}, seed {self.seed}, "
             f"{self.calibration_images} calibration images",
+            self._price(),
             "\n".join(str(correction) for correction in self.corrections),
             "\n".join(str(row) for row in self.output_errors if row.poor or not self.corrections),
             *(f"note: {note}" for note in self.notes),
         ]
         return "\n\n".join(part for part in parts if part)
+
+    def _price(self) -> str:
+        """What spikes cost, where they have a price."""
+        if self.settings is None or not self.settings.spike_cost or self.expected_events is None:
+            return ""
+        return (
+            f"spike_cost {self.settings.spike_cost:g} for one event per neuron; "
+            f"{self.expected_events:.3f} events per neuron are expected"
+        )
 
     def _site_table(self) -> str:
         columns = ["site", "function", "K", "low", "high", "relative MSE", "start", "neurons"]

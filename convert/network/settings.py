@@ -6,6 +6,7 @@ The report and the file keep it, and refitting starts from it.
 from __future__ import annotations
 
 import dataclasses
+import math
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ _T = TypeVar("_T")
 
 # Relative squared error of the outputs up to which K is chosen where nothing else is said.
 _MAX_LOSS = 0.005
+# What decides how K is chosen; one of them at most.
+_CHOOSING = ("max_loss", "budget", "budget_spikes")
 
 
 class Pairs(Mapping[str, _T]):
@@ -63,10 +66,19 @@ class Automatic:
     Args:
         max_loss: largest relative squared error of the outputs on the calibration images.
         budget: steps of all sites together; the error doesn't matter then.
+        budget_spikes: events per neuron of the network instead.
+        spike_cost: of one event per neuron, in the unit of `max_loss`.
     """
 
     max_loss: float = _MAX_LOSS
     budget: int | None = None
+    budget_spikes: float | None = None
+    spike_cost: float = 0.0
+
+    @property
+    def counts_spikes(self) -> bool:
+        """Whether events are to be few; else time steps."""
+        return self.budget_spikes is not None or (self.spike_cost > 0 and self.budget is None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +92,8 @@ class ConversionSettings:
         steps: K, several K of which the first is the network's own, or ``"auto"``.
         max_loss: with ``"auto"``, the largest error of the outputs.
         budget: with ``"auto"``, the steps of all sites together instead.
+        budget_spikes: with ``"auto"``, the events per neuron instead.
+        spike_cost: of one event per neuron, in the unit of the outputs' relative squared error.
         seed: of everything random.
         method: how neurons are fitted.
         per_site_steps: another K for sites by name or glob.
@@ -100,6 +114,8 @@ class ConversionSettings:
     steps: int | Sequence[int] | str = 8
     max_loss: float | None = None
     budget: int | None = None
+    budget_spikes: float | None = None
+    spike_cost: float = 0.0
     seed: int = 0
     method: str = DEFAULT
     per_site_steps: Mapping[str, int] = SiteNumbers({})
@@ -127,6 +143,7 @@ class ConversionSettings:
             self.seed if seed is None else seed,
         )
         self._keep("seed", seed)
+        self._keep("spike_cost", _spike_cost(self.spike_cost, self.method))
         for name, word in (
             ("sequential", None),
             ("encode", "all"),
@@ -142,23 +159,31 @@ class ConversionSettings:
     def _check_choice(self) -> None:
         """Checks what decides how K is chosen, or that K isn't."""
         if self.steps != "auto":
-            if self.max_loss is not None or self.budget is not None:
+            if any(getattr(self, name) is not None for name in _CHOOSING):
                 raise InputError(
-                    f'max_loss and budget go with steps="auto", found steps={self.steps!r}'
+                    'max_loss, budget and budget_spikes go with steps="auto", found '
+                    f"steps={self.steps!r}"
                 )
             return
-        if self.max_loss is not None and self.budget is not None:
+        given = [name for name in _CHOOSING if getattr(self, name) is not None]
+        if len(given) > 1:
             raise InputError(
-                "give max_loss or budget, not both: each decides how many steps there are"
+                f"give {given[0]} or {given[1]}, not both: each decides how many steps there are"
             )
         if self.budget is not None:
             budget = whole(self.budget)
             if budget is None or budget < 1:
                 raise InputError(f"budget must be a whole number >= 1, found {self.budget!r}")
             self._keep("budget", budget)
+        if self.budget_spikes is not None:
+            if not _finite(self.budget_spikes) or not self.budget_spikes > 0:
+                raise InputError(
+                    "budget_spikes must be a number of events per neuron > 0, found "
+                    f"{self.budget_spikes!r}"
+                )
+            self._keep("budget_spikes", float(self.budget_spikes))
         if self.max_loss is not None:
-            number = isinstance(self.max_loss, Real) and not isinstance(self.max_loss, bool)
-            if not number or not 0 < self.max_loss < 1:
+            if not _finite(self.max_loss) or not 0 < self.max_loss < 1:
                 raise InputError(
                     f"max_loss must be a number between 0 and 1, found {self.max_loss!r}"
                 )
@@ -176,13 +201,14 @@ class ConversionSettings:
         """How K is chosen for every site; None where `steps` gives it."""
         if self.steps != "auto":
             return None
-        return Automatic(_MAX_LOSS if self.max_loss is None else self.max_loss, self.budget)
+        most = _MAX_LOSS if self.max_loss is None else self.max_loss
+        return Automatic(most, self.budget, self.budget_spikes, self.spike_cost)
 
     def changed(self, given: Mapping[str, Any]) -> ConversionSettings:
         """These settings with others in their place.
 
-        What decides on K goes together: K given as a number drops max_loss and budget, and each
-        of these two drops the other.
+        What decides on K goes together: K given as a number drops max_loss, budget and
+        budget_spikes, and each of these drops the others.
 
         Args:
             given: settings by name; one that is None stays as it is.
@@ -192,9 +218,9 @@ class ConversionSettings:
         """
         new = {name: value for name, value in given.items() if value is not None}
         if "steps" in new and not isinstance(new["steps"], str):
-            new = {"max_loss": None, "budget": None} | new
-        elif "max_loss" in new or "budget" in new:
-            new = {"max_loss": None, "budget": None} | new
+            new = dict.fromkeys(_CHOOSING) | new
+        elif any(name in new for name in _CHOOSING):
+            new = dict.fromkeys(_CHOOSING) | new
         return dataclasses.replace(self, **new)
 
     def to_dict(self) -> dict[str, Any]:
@@ -203,6 +229,8 @@ class ConversionSettings:
             "steps": self.steps if isinstance(self.steps, int | str) else list(self.steps),
             "max_loss": self.max_loss,
             "budget": self.budget,
+            "budget_spikes": self.budget_spikes,
+            "spike_cost": self.spike_cost,
             "seed": self.seed,
             "method": self.method,
             "per_site_steps": dict(self.per_site_steps),
@@ -247,6 +275,22 @@ def whole(value: object) -> int | None:
         return operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         return None
+
+
+def _finite(value: object) -> bool:
+    """Whether this is a finite number."""
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _spike_cost(cost: object, method: str) -> float:
+    """The price of events, of a method that heeds one."""
+    number = cost.item() if isinstance(cost, Tensor) and cost.numel() == 1 else cost
+    if not isinstance(number, Real) or not _finite(number) or number < 0:
+        raise InputError(f"spike_cost must be a finite number >= 0, found {cost!r}")
+    if number and not METHODS[method].spike_cost:
+        able = " or ".join(repr(name) for name, known in METHODS.items() if known.spike_cost)
+        raise InputError(f"spike_cost needs method={able}, or 0; {method!r} can't heed it")
+    return float(number)
 
 
 def _steps(steps: object) -> int | tuple[int, ...] | str:

@@ -254,8 +254,10 @@ def write_settings(report: Report | None) -> Any:
     if report is None or report.settings is None:
         return None
     settings = report.settings.to_dict()
-    if settings["batch_axis"] is None:
-        del settings["batch_axis"]
+    # What is not used is left out.
+    for name, unused in (("batch_axis", None), ("budget_spikes", None), ("spike_cost", 0.0)):
+        if settings[name] == unused:
+            del settings[name]
     return plain(settings, "the settings")
 
 

@@ -88,6 +88,20 @@ def test_convert_cifar_prints_the_audit(converted: Converted) -> None:
     assert "agrees with the report" in converted.printed
 
 
+def test_convert_cifar_prices_spikes(
+    monkeypatch, images_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changed: dict[str, object] = {"steps": 2, "method": "tbpi-exact", "spike-cost": 0.05}
+    flags = ("--pareto", "0", "0.5")
+    assert _convert(monkeypatch, images_file, tmp_path / "out", *flags, **changed) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["settings"]["spike_cost"] == 0.05 and report["expected_events"] > 0
+    curve = json.loads((tmp_path / "out" / "pareto.json").read_text())
+    assert [point["spike_cost"] for point in curve["points"]] == [0.5, 0.0]
+    assert (tmp_path / "out" / "pareto.png").read_bytes()[:4] == b"\x89PNG"
+    assert "Events against error on 24 images" in capsys.readouterr().out
+
+
 def test_convert_cifar_writes_the_report(
     monkeypatch, images_file: Path, tmp_path: Path, converted: Converted
 ) -> None:

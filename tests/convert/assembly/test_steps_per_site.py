@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from convert import CalibrationError, InputError, SpikingModel, load, refit, to_spiking
 from convert.assembly.calibrated import Size
-from convert.assembly.steps_per_site import _hull, _path
+from convert.assembly.steps_per_site import Option, _hull, _path
 
 
 class Uneven(nn.Module):
@@ -96,16 +96,17 @@ def test_a_budget_for_less_than_a_step_a_site(uneven: nn.Module, inputs: Tensor)
         convert(uneven, inputs, budget=4, per_site_steps={"relu": 5})
 
 
-def _sizes(effects: dict[int, float], gates: int = 0) -> dict[Size, float]:
-    return {Size(steps, gates): effect for steps, effect in effects.items()}
+def _options(effects: dict[Size, float]) -> dict[Size, Option]:
+    return {size: Option(float(size.latency), effect) for size, effect in effects.items()}
 
 
 def test_the_hull_leaves_out_what_does_not_pay() -> None:
     # From 2 on, 3 is no better and 4 is steeper.
     one, two, three, four, five, six = map(Size, range(1, 7))
     effects = {one: 10.0, two: 9.0, three: 9.0, four: 1.0, five: 0.5, six: 0.6}
-    assert _hull(effects) == [one, four, five]
-    path = _path({"a": {one: 10.0, two: 1.0}, "b": {one: 8.0, two: 4.0, three: 3.5}})
+    assert _hull(_options(effects)) == [one, four, five]
+    a, b = {one: 10.0, two: 1.0}, {one: 8.0, two: 4.0, three: 3.5}
+    path = _path({"a": _options(a), "b": _options(b)})
     assert path == [
         {"a": one, "b": one},
         {"a": two, "b": one},
@@ -115,4 +116,48 @@ def test_the_hull_leaves_out_what_does_not_pay() -> None:
     # Gates take a time step: two of them and K = 2 compete with K = 3.
     gated = Size(2, 1)
     assert gated.latency == 3 and Size(3).latency == 3
-    assert _hull({one: 10.0, two: 6.0, three: 4.0, gated: 1.0}) == [one, gated]
+    effects = {one: 10.0, two: 6.0, three: 4.0, gated: 1.0}
+    assert _hull(_options(effects)) == [one, gated]
+
+
+def test_more_steps_may_spend_fewer_events() -> None:
+    one, two, three, four = map(Size, range(1, 5))
+    options = {
+        one: Option(0.5, 4.0),
+        two: Option(0.4, 3.0),  # less of both
+        three: Option(0.4, 1.0),
+        four: Option(0.7, 0.5),
+    }
+    assert _hull(options) == [three, four]
+    assert _path({"a": options})[0] == {"a": three}
+
+
+@pytest.fixture(scope="module")
+def priced(uneven: nn.Module, inputs: Tensor) -> SpikingModel:
+    """Chosen for few events; not to be changed."""
+    return to_spiking(uneven, inputs, steps="auto", max_loss=0.01, spike_cost=0.002, progress=False)
+
+
+def test_the_fewest_events_for_a_loss(
+    uneven: nn.Module, inputs: Tensor, priced: SpikingModel
+) -> None:
+    assert loss(priced, uneven, inputs) <= 0.01
+    note = next(n for n in priced.report.notes if n.startswith("steps per site"))
+    assert note.endswith(f"{priced.report.expected_events:.3f} events per neuron)")
+    plain = to_spiking(uneven, inputs, steps="auto", max_loss=0.01, progress=False)
+    assert priced.report.expected_events < 0.9 * plain.report.expected_events
+    events = {row.name: row.events for row in priced.report.sites}
+    # What the outputs hardly hear isn't worth events.
+    assert events["relu_1"] < 0.1 < events["relu"]
+
+
+def test_a_budget_of_events_is_kept(inputs: Tensor, priced: SpikingModel) -> None:
+    found = refit(priced, budget_spikes=0.2, progress=False)
+    with torch.no_grad(), found.count_spikes() as spikes:
+        found(inputs)
+    assert sum(spikes.values()) / (16 * len(inputs)) <= 0.2
+    assert found.report.expected_events == pytest.approx(sum(spikes.values()) / 4096, abs=2e-3)
+    more = refit(priced, budget_spikes=0.3, progress=False)
+    assert 0.2 < more.report.expected_events <= 0.3
+    with pytest.raises(InputError, match=r"budget_spikes=1e-09 is less than the .* events"):
+        refit(priced, budget_spikes=1e-9, spike_cost=0.0, progress=False)

@@ -301,6 +301,36 @@ def test_a_price_on_events(monkeypatch: pytest.MonkeyPatch) -> None:
     assert events[3.0] < events[0.3] < events[0.0]
 
 
+def test_a_constant_is_left_out_where_it_is_not_worth_its_event() -> None:
+    edges = np.linspace(-3, 3, 601)
+    found = {}
+    for price in (0.0, 0.05):
+        problem = _problem(F.relu, 2, 3, edges, spike_cost=price)
+        found[price] = _fit(problem, "tbpi-exact", shared=True)
+    assert np.count_nonzero(found[0.0].offset) == 3
+    assert np.count_nonzero(found[0.05].offset) < 3
+    # Every table without a constant sends a spike for most of its interval, and one at most.
+    assert problem.events(found[0.05]) < 0.7 < problem.events(found[0.0])
+
+
+def test_events_are_counted_where_inputs_occur() -> None:
+    """Rare inputs may spend spikes, and frequent ones save them."""
+    edges = np.linspace(-3, 3, 601)
+    spent = {}
+    for side in (-1, 1):
+        often = np.where(side * edges[:-1] >= 0, 1.9, 0.1)
+        problem = _problem(torch.abs, 3, 1, edges, spike_cost=0.05, frequencies=often / often.sum())
+        events = _fit(problem, "tbpi-exact", shared=True).run(problem.centres)[1]
+        spent[side] = events[problem.centres < 0].mean() - events[problem.centres > 0].mean()
+    assert spent[1] > 0 > spent[-1]
+
+
+def test_frequencies_are_checked() -> None:
+    for wrong in (np.ones(3), np.full(256, -1.0), np.full(256, np.nan)):
+        with pytest.raises(FitError, match="frequencies must be 256 finite numbers"):
+            _problem(frequencies=wrong)
+
+
 @pytest.mark.parametrize("gates", [-1, 16, 2.5, True, "3", None, [1]])
 def test_what_is_no_number_of_gates_is_named(gates: Any) -> None:
     with pytest.raises(FitError, match="gates must be a whole number from 0 to 15, found"):

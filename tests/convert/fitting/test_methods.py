@@ -93,5 +93,5 @@ def test_the_most_steps_work(function: Any) -> None:
 
 def test_a_start_is_a_text() -> None:
     assert Start.LIBRARY == "library" and f"{Start.TBPI}" == "tbpi"
-    known = {"tbpi", "random", "binary", "library", "grown", "stairs"}
+    known = {"tbpi", "random", "binary", "library", "grown", "stairs", "digits"}
     assert {str(start) for start in Start} == known

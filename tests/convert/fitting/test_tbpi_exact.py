@@ -1,6 +1,7 @@
 """The exact error, its derivatives and the search, against brute force."""
 
 import os
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -87,9 +88,13 @@ def test_error_is_the_integral_and_weights_are_the_best(steps: int, seed: int, f
     assert error <= float(p @ (A @ best - f) ** 2) + 2e-4
 
 
-@pytest.mark.parametrize("price", [0.0, 0.05])
-def test_gradient_by_differences(price: float) -> None:
-    scaled = Scaled.of(_problem(bins=1 << 16))
+@pytest.mark.parametrize(("price", "tilted"), [(0.0, False), (0.05, False), (0.2, True)])
+def test_gradient_by_differences(price: float, tilted: bool) -> None:
+    problem = _problem(bins=1 << 16)
+    if tilted:  # events are counted by another measure than errors
+        often = np.linspace(2, 0, 1 << 16)
+        problem = replace(problem, frequencies=often / often.sum())
+    scaled = Scaled.of(problem)
     checked = 0
     for seed in range(6):
         T, h = _tables(5, seed)

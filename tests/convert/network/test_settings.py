@@ -77,11 +77,26 @@ _REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"steps": 2.0}, r"steps: .*found 2\.0"),
     ({"steps": None}, r"steps: .*found None"),
     ({"steps": {4, 5}}, r"steps: .*found \{4, 5\}"),
-    ({"max_loss": 0.1}, r'max_loss and budget go with steps="auto", found steps=8'),
+    ({"max_loss": 0.1}, r'max_loss, budget and budget_spikes go with steps="auto", found steps=8'),
     ({"budget": 9}, r'go with steps="auto"'),
     ({"steps": "auto", "budget": 9, "max_loss": 0.1}, "not both"),
     ({"steps": "auto", "budget": 2.5}, r"budget must be a whole number >= 1, found 2\.5"),
     ({"steps": "auto", "budget": 0}, "budget must be .* found 0"),
+    ({"budget_spikes": 0.5}, r'go with steps="auto"'),
+    ({"steps": "auto", "budget": 9, "budget_spikes": 0.5}, "give budget or budget_spikes"),
+    ({"steps": "auto", "budget_spikes": 0}, "budget_spikes must be a number .* > 0, found 0"),
+    ({"steps": "auto", "budget_spikes": float("inf")}, "budget_spikes must .* found inf"),
+    ({"steps": "auto", "budget_spikes": "few"}, "budget_spikes must .* found 'few'"),
+    ({"spike_cost": -0.1}, r"spike_cost must be a finite number >= 0, found -0\.1"),
+    ({"spike_cost": float("nan")}, "spike_cost must .* found nan"),
+    ({"spike_cost": float("inf")}, "spike_cost must .* found inf"),
+    ({"spike_cost": True}, "spike_cost must .* found True"),
+    ({"spike_cost": "dear"}, "spike_cost must .* found 'dear'"),
+    ({"spike_cost": None}, "spike_cost must .* found None"),
+    (
+        {"spike_cost": 0.1, "method": "binary"},
+        "spike_cost needs method='tbpi-exact', or 0; 'binary' can't heed it",
+    ),
     ({"steps": "auto", "max_loss": 0}, "max_loss must be a number between 0 and 1, found 0"),
     ({"steps": "auto", "max_loss": float("nan")}, "max_loss .*nan"),
     ({"steps": "auto", "max_loss": True}, "max_loss .*True"),
@@ -132,7 +147,13 @@ def test_refused_before_anything_is_captured(settings: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "made", [ConversionSettings(), _FULL, ConversionSettings(steps="auto", budget=9)]
+    "made",
+    [
+        ConversionSettings(),
+        _FULL,
+        ConversionSettings(steps="auto", budget=9),
+        ConversionSettings(steps="auto", budget_spikes=0.5, spike_cost=0.01),
+    ],
 )
 def test_whole_in_json_and_pickles(made: ConversionSettings) -> None:
     data = json.loads(json.dumps(made.to_dict(), allow_nan=False))
@@ -144,11 +165,36 @@ def test_whole_in_json_and_pickles(made: ConversionSettings) -> None:
 
 def test_they_differ_where_one_setting_does() -> None:
     for field in dataclasses.fields(_FULL):
-        if field.name not in ("max_loss", "budget"):
+        # No method but the default one heeds a price.
+        if field.name not in ("max_loss", "budget", "budget_spikes", "spike_cost"):
             other = getattr(ConversionSettings(), field.name)
             assert dataclasses.replace(_FULL, **{field.name: other}) != _FULL
     # The last pattern that matches a site decides.
     assert SiteNumbers({"a": 1, "*": 2}) != SiteNumbers({"*": 2, "a": 1})
+
+
+def test_a_price_is_a_number_of_any_kind() -> None:
+    for price in (0.25, np.float32(0.25), torch.tensor(0.25)):
+        made = ConversionSettings(spike_cost=price)  # type: ignore[arg-type]
+        assert made.spike_cost == 0.25 and type(made.spike_cost) is float
+    assert made != ConversionSettings()
+    assert made.changed({"spike_cost": 0.0}) == ConversionSettings()
+    with pytest.raises(InputError, match="spike_cost needs method"):
+        made.changed({"method": "binary"})
+
+
+def test_what_is_chosen_for() -> None:
+    """Steps, unless events have a price or a budget and steps have none."""
+    auto = ConversionSettings(steps="auto")
+    for given, counted in (
+        ({}, False),
+        ({"spike_cost": 0.1}, True),
+        ({"budget_spikes": 1.0}, True),
+        ({"spike_cost": 0.1, "budget": 9}, False),
+        ({"spike_cost": 0.1, "max_loss": 0.1}, True),
+    ):
+        chosen = auto.changed(given).automatic
+        assert chosen is not None and chosen.counts_spikes == counted
 
 
 def test_can_not_be_changed() -> None:
@@ -181,6 +227,9 @@ def test_what_decides_on_steps_goes_together() -> None:
     loss = chosen.changed({"max_loss": 0.1})
     assert (loss.max_loss, loss.budget) == (0.1, None)
     assert loss.changed({"budget": 9}) == chosen
+    spikes = chosen.changed({"budget_spikes": 0.5})
+    assert (spikes.budget, spikes.budget_spikes) == (None, 0.5)
+    assert spikes.changed({"budget": 9}) == chosen
     assert ConversionSettings().changed({"steps": "auto"}).automatic == Automatic()
     with pytest.raises(InputError, match="not both"):
         chosen.changed({"max_loss": 0.1, "budget": 9})

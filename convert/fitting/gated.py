@@ -91,9 +91,13 @@ def _none_worse(problem: Problem, alone: Solve, fit: Solve, refine: Refine) -> S
     counts = [2**i - 1 for i in range(1, MOST_GATES.bit_length()) if 2**i - 1 < problem.gates]
     for count in (*counts, problem.gates):
         gates = estimate.gates(count)
-        if gates:
+        # Tables that moved with their gates are fitted anew where these came to lie.
+        while gates:
             found = _polished(problem, _fitted([problem], [gates], fit)[0], refine)
-            best = min(best, found, key=lambda solution: problem.cost(solution, solution.mse))
+            better = problem.cost(found, found.mse) < problem.cost(best, best.mse)
+            best = found if better else best
+            moved = better and count == problem.gates and list(found.gates) != list(gates)
+            gates = list(found.gates) if moved else []
     return best
 
 

@@ -27,6 +27,7 @@ from convert.fitting.methods import warm_up
 # Side of the images, how many, batch.
 NETWORKS = {
     "resnet20": (32, 512, 128),
+    "resnet20_silu": (32, 512, 128),
     "vit_tiny": (32, 512, 128),
     "resnet50": (64, 512, 64),
     "vit_b_16": (224, 64, 16),
@@ -60,11 +61,11 @@ def activations(model: nn.Module, x: Tensor) -> int:
     return total
 
 
-def measured(name: str, steps: int) -> dict[str, float]:
+def measured(name: str, steps: int, gates: int) -> dict[str, float]:
     """Seconds and bytes of one conversion."""
     side, count, batch = NETWORKS[name]
     torch.manual_seed(0)
-    if name in ("resnet20", "vit_tiny"):
+    if name in ("resnet20", "resnet20_silu", "vit_tiny"):
         model = models.get(name, "random", None, 10).eval()
     else:
         model = torchvision.models.get_model(name, weights=None).eval()
@@ -76,7 +77,8 @@ def measured(name: str, steps: int) -> dict[str, float]:
     # Makes the peak that of now.
     Path("/proc/self/clear_refs").write_text("5")
     begin = time.perf_counter()
-    snn = to_spiking(model, list(images.split(batch)), steps=steps, progress=False)
+    batches = list(images.split(batch))
+    snn = to_spiking(model, batches, steps=steps, gates=gates, progress=False)
     seconds = time.perf_counter() - begin
     stages = {stage: snn.report.seconds[stage] for stage in STAGES}
     peak = status("VmHWM") - before
@@ -91,18 +93,19 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     options.add_argument("--steps", type=int, default=8)
+    options.add_argument("--gates", type=int, default=0)
     options.add_argument("--one", choices=NETWORKS, help=argparse.SUPPRESS)
     options.add_argument("--out", type=Path, default=Path(__file__).parent / "conversion.md")
     chosen = options.parse_args()
     warnings.simplefilter("ignore")
     if chosen.one:
-        print(json.dumps(measured(chosen.one, chosen.steps)))
+        print(json.dumps(measured(chosen.one, chosen.steps, chosen.gates)))
         return
     lines = [
         "# Conversion",
         "",
-        f"K = {chosen.steps}, {torch.get_num_threads()} threads, torch {torch.__version__}. Memory "
-        "in MiB: the model's weights, what its layers put out on one batch,",
+        f"K = {chosen.steps}, {chosen.gates} gates, {torch.get_num_threads()} threads, "
+        f"torch {torch.__version__}. Memory in MiB: the model's weights, what its layers put out on one batch,",
         "and the most that the conversion took beside the model; *bound*: weights and that, over "
         "2.5 times the weights and one batch.",
         "*Seconds* is the whole, with the correction of mean errors that the stages leave out.",
@@ -113,7 +116,8 @@ def main() -> None:
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name in tqdm(chosen.networks, disable=None):
-        command = [sys.executable, __file__, "--one", name, "--steps", str(chosen.steps)]
+        numbers = ["--steps", str(chosen.steps), "--gates", str(chosen.gates)]
+        command = [sys.executable, __file__, "--one", name, *numbers]
         output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
         row = json.loads(output.splitlines()[-1])
         side, count, _ = NETWORKS[name]

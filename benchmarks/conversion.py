@@ -105,8 +105,8 @@ def main() -> None:
         "# Conversion",
         "",
         f"K = {chosen.steps}, {chosen.gates} gates, {torch.get_num_threads()} threads, "
-        f"torch {torch.__version__}. Memory in MiB: the model's weights, what its layers put out on "
-        "one batch,",
+        f"torch {torch.__version__}. Memory in MiB: the model's weights, what its layers put out "
+        "on one batch,",
         "and the most that the conversion took beside the model; *bound*: weights and that, over "
         "2.5 times the weights and one batch.",
         "*Seconds* is the whole, with the correction of mean errors that the stages leave out.",

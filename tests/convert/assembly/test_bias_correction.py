@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convert import SpikingModel, load, refit, to_spiking
+from convert.assembly import side_by_side
 from convert.assembly.bias_correction import _means, _shrunk, stretched
 from convert.assembly.biased_layers import find_layers
 from convert.capture.capture import capture
@@ -263,3 +264,24 @@ def test_a_stretched_neuron_takes_x_as_a_multiple() -> None:
 def test_one_image_changes_nothing(residual: nn.Module, pictures: Tensor) -> None:
     snn = convert(residual, pictures[:1], steps=2)
     assert snn.report.corrections == [] and not snn.corrections.upstream
+
+
+def test_a_correction_is_judged_on_other_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One piece of four images is all that memory allows; the next four say whether it holds."""
+    monkeypatch.setattr(side_by_side, "_FLOOR", 0)
+    monkeypatch.setattr(side_by_side, "_SHARE", 1e-9)
+    torch.manual_seed(2)
+    layers = [nn.Linear(6, 8), nn.SiLU(), nn.Linear(8, 8), nn.SiLU(), nn.Linear(8, 3)]
+    model = nn.Sequential(*layers).eval()
+    torch.randn(16, 6)
+    x = torch.randn(64, 6)
+    snn = to_spiking(model, [x[:16], x[16:]], steps=3, method="binary", progress=False)
+    (row,) = snn.report.corrections
+    # On its own four images it helped, else these would be told.
+    assert row.images == 4 and row.after > row.before and not row.kept
+    assert not snn.corrections.shifts
+    with torch.no_grad():
+        found, expected = snn(x[4:8]), model(x[4:8])
+    error = (found - expected).double().square().mean() / expected.double().square().mean()
+    assert row.before == pytest.approx(float(error.sqrt()), rel=1e-5)
+    assert snn.report.output_errors[0].error == row.before

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from support.random_networks import RandomNetwork, images
+from support.rows_of_steps import RowsOfSteps
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -128,18 +129,9 @@ def test_random_networks(seed: int) -> None:
 
 
 def test_images_of_a_batch_along_another_axis() -> None:
-    class Sequence(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first, self.second = nn.Linear(3, 4), nn.Linear(4, 2)
-
-        def forward(self, x: Tensor) -> Tensor:
-            rows = torch.relu(self.first(x.transpose(0, 1).reshape(-1, 3)))
-            return self.second(rows).view(5, -1, 2).mean(0)
-
     torch.manual_seed(2)
     x = torch.randn(9, 5, 3)
-    snn = to_spiking(Sequence().eval(), x, steps=3, method="binary", progress=False)
+    snn = to_spiking(RowsOfSteps().eval(), x, steps=3, method="binary", progress=False)
     whole = count_operations(snn, x, progress=False)
     alone = [count_operations(snn, x[i : i + 1], progress=False) for i in range(9)]
     events = torch.tensor([counts["accumulates"] for counts in alone])

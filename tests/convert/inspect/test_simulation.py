@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from support.random_networks import RandomNetwork, images
+from support.rows_of_steps import RowsOfSteps
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
@@ -190,18 +191,9 @@ def test_saved_records(plain: tuple[SpikingModel, Tensor], tmp_path: Path) -> No
 
 
 def test_images_lie_along_another_axis() -> None:
-    class Steps(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first, self.second = nn.Linear(3, 4), nn.Linear(4, 2)
-
-        def forward(self, x: Tensor) -> Tensor:
-            rows = torch.relu(self.first(x.transpose(0, 1).reshape(-1, 3)))
-            return self.second(rows).view(5, -1, 2).mean(0)
-
     torch.manual_seed(2)
     x = torch.randn(24, 5, 3)
-    snn = to_spiking(Steps().eval(), x, steps=3, method="binary", progress=False).double()
+    snn = to_spiking(RowsOfSteps().eval(), x, steps=3, method="binary", progress=False).double()
     (name,) = snn.sites
     together = simulate(snn, x.double(), record=name, progress=False)
     for i in (0, 11, 23):

@@ -20,6 +20,7 @@ from .common.timing import timed
 from .errors import CalibrationError
 from .fitting.methods import DEFAULT
 from .fitting.problem import warn_of_many_steps
+from .inspect.size_costs import costs_of
 from .network.model import SpikingModel
 from .network.settings import ConversionSettings
 from .sites.prepare import Preparation, prepare
@@ -33,6 +34,8 @@ def to_spiking(
     max_loss: float | None = None,
     budget: int | None = None,
     budget_spikes: float | None = None,
+    budget_operations: float | None = None,
+    budget_energy: float | None = None,
     spike_cost: float = 0.0,
     seed: int = 0,
     method: str = DEFAULT,
@@ -67,6 +70,11 @@ def to_spiking(
         budget: with ``"auto"``, the steps of all sites together instead.
         budget_spikes: with ``"auto"``, the events per neuron of the network instead, on average
             over the calibration data.
+        budget_operations: with ``"auto"``, the operations for one image instead, as
+            `count_operations(...).operations` counts them, events taken to come from all neurons
+            of a site alike.
+        budget_energy: with ``"auto"``, nanojoules for one image instead: the usual value of
+            `energy(counts)` with memory, in float32, at 45 nm.
         spike_cost: price of spikes: neurons are fitted so that the outputs' squared error over
             their square, plus this times the events per neuron, is small to first order. An event
             is a spike, or the constant of a gated interval that has one. 0.001 to 0.02 is usual.
@@ -105,6 +113,8 @@ def to_spiking(
         max_loss=max_loss,
         budget=budget,
         budget_spikes=budget_spikes,
+        budget_operations=budget_operations,
+        budget_energy=budget_energy,
         spike_cost=spike_cost,
         seed=seed,
         method=method,
@@ -155,4 +165,5 @@ def to_spiking(
         )
     captured.tell_readings()
     source = Calibrated(captured, sites, observed, fixed, gated, batches)
-    return build(source, settings, seconds=seconds, progress=progress)
+    costs = costs_of(source, settings.automatic)
+    return build(source, settings, costs=costs, seconds=seconds, progress=progress)

@@ -20,6 +20,7 @@ from .common.batches import batches_of
 from .common.timing import timed
 from .errors import CalibrationError, InputError
 from .fitting.problem import warn_of_many_steps
+from .inspect.size_costs import costs_of
 from .network.from_file import errors_named
 from .network.model import SpikingModel
 from .network.settings import ConversionSettings
@@ -40,6 +41,8 @@ def refit(
     max_loss: float | None = None,
     budget: int | None = None,
     budget_spikes: float | None = None,
+    budget_operations: float | None = None,
+    budget_energy: float | None = None,
     spike_cost: float | None = None,
     seed: int | None = None,
     method: str | None = None,
@@ -62,8 +65,8 @@ def refit(
         calibration: data as for `to_spiking`; None for what calibration saw before, which a saved
             network carries along.
         steps: as for `to_spiking`. A number, or several, ends an automatic choice.
-        max_loss, budget, budget_spikes: as for `to_spiking`, if K is chosen; one takes the place
-            of the others.
+        max_loss, budget, budget_spikes, budget_operations, budget_energy: as for `to_spiking`, if K
+            is chosen; one takes the place of the others. The last two need calibration data.
         spike_cost: as for `to_spiking`; 0 for no price.
         seed, method, effort: as for `to_spiking`.
         per_site_steps: as for `to_spiking`; ``{}`` gives every site the network's K.
@@ -86,6 +89,8 @@ def refit(
             "max_loss": max_loss,
             "budget": budget,
             "budget_spikes": budget_spikes,
+            "budget_operations": budget_operations,
+            "budget_energy": budget_energy,
             "spike_cost": spike_cost,
             "seed": seed,
             "method": method,
@@ -142,7 +147,8 @@ def refitted(
     source = Calibrated(captured, sites, observed, fixed, gated, batches)
     # No data of the user's is run here, whose errors were their own.
     with errors_named() if snn.from_file and batches is None else nullcontext():
-        result = build(source, settings, seconds=seconds, progress=progress)
+        costs = costs_of(source, settings.automatic)
+        result = build(source, settings, costs=costs, seconds=seconds, progress=progress)
     if moved is not None and result.report is not None:
         result.report = dataclasses.replace(result.report, operations=moved.operations)
     result.metadata = copy.deepcopy(snn.metadata)

@@ -57,6 +57,15 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="with auto: events per neuron of the network",
     )
+    result.add_argument(
+        "--budget-operations",
+        type=positive,
+        metavar="N",
+        help="with auto: operations for one image",
+    )
+    result.add_argument(
+        "--budget-energy", type=positive, metavar="NJ", help="with auto: nanojoules for one image"
+    )
     add_gates(result)
     result.add_argument(
         "--spike-cost",
@@ -124,6 +133,8 @@ def settings(options: argparse.Namespace) -> convert.ConversionSettings:
         max_loss=options.max_loss,
         budget=options.budget,
         budget_spikes=options.budget_spikes,
+        budget_operations=options.budget_operations,
+        budget_energy=options.budget_energy,
         spike_cost=options.spike_cost,
         seed=options.seed,
         method=options.method,

@@ -24,13 +24,14 @@ from .output_error import output_errors
 from .side_by_side import Sample
 from .site_fits import SiteFits
 from .spike_prices import expected_events
-from .steps_per_site import choose
+from .steps_per_site import SizeCosts, choose
 
 
 def build(
     source: Calibrated,
     settings: ConversionSettings,
     *,
+    costs: SizeCosts | None = None,
     seconds: dict[str, float],
     progress: bool = False,
 ) -> SpikingModel:
@@ -39,13 +40,14 @@ def build(
     Args:
         source: the graph and what calibration saw of it.
         settings: of the conversion.
+        costs: of every size, where they have a budget.
         seconds: of the stages before; those of the stages here are added.
         progress: shows bars on stderr.
     """
     fits = SiteFits(source, settings, progress=progress)
     with timed(seconds, "compile"):
         fits.warm_up()
-    wanted = _wanted(fits, settings, seconds, progress)
+    wanted = _wanted(fits, settings, costs, seconds, progress)
     with timed(seconds, "fit"):
         fits.fit((site, sizes[site.name]) for sizes in wanted.values() for site in source.sites)
     report = _report(fits, next(iter(wanted.values())), settings, seconds)
@@ -76,7 +78,11 @@ def _sample(model: SpikingModel, batches: Iterable[Any]) -> Sample:
 
 
 def _wanted(
-    fits: SiteFits, settings: ConversionSettings, seconds: dict[str, float], progress: bool
+    fits: SiteFits,
+    settings: ConversionSettings,
+    costs: SizeCosts | None,
+    seconds: dict[str, float],
+    progress: bool,
 ) -> dict[int, Sizes]:
     """The size of every site, for every K that the network is fitted as; its own comes first."""
     source = fits.source
@@ -89,7 +95,7 @@ def _wanted(
             for k in settings.wanted
         }
     with timed(seconds, "choose"):
-        choice = choose(fits, settings.automatic, progress=progress)
+        choice = choose(fits, settings.automatic, costs, progress=progress)
     source.captured.notes.append(choice.note)
     # Nobody asked for a K: the network is called after the most steps of a site.
     return {max(size.steps for size in choice.sizes.values()): choice.sizes}

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from ..sites.find import Site
 from .calibrated import Calibrated, Size, Sizes
 from .side_by_side import Sample
 from .site_fits import SiteFits
+from .spike_prices import expected_events
 
 # No site gets more steps.
 _MOST = 16
@@ -32,13 +33,37 @@ _MOST = 16
 _GATES = (0, 1, 3, 7)
 # Where events are counted, sizes in between save hardly any; each takes a search of its own.
 _COUNTED_STEPS, _COUNTED_GATES = (1, 2, 3, 4, 6), (0,)
+# A budget may allow more.
+_LARGE_STEPS = (8, 12)
+
+
+class SizeCosts(Protocol):
+    """What a network costs for one image: the sum of what its sites cost, and a fixed rest."""
+
+    @property
+    def unit(self) -> str:
+        """Of a cost."""
+
+    @property
+    def fixed(self) -> float:
+        """Cost of what doesn't depend on the neurons."""
+
+    def spent(self, site: str, *, steps: int, intervals: int, trains: int, events: float) -> float:
+        """Cost of one site.
+
+        Args:
+            site: its name.
+            steps, intervals: K and G of its neurons.
+            trains: steps and intervals in which they send events.
+            events: of one neuron for an image.
+        """
 
 
 class Option(NamedTuple):
     """What a site's size means for the network.
 
     Args:
-        spent: time steps, or events per neuron of the network.
+        spent: time steps, events per neuron of the network, or operations or energy.
         effect: on the outputs' relative squared error, with a price of events where steps count.
     """
 
@@ -63,12 +88,15 @@ class Choice:
     note: str
 
 
-def choose(fits: SiteFits, wanted: Automatic, *, progress: bool = False) -> Choice:
+def choose(
+    fits: SiteFits, wanted: Automatic, costs: SizeCosts | None = None, *, progress: bool = False
+) -> Choice:
     """The size of every site.
 
     Args:
         fits: of the network; every size that is compared is fitted there.
         wanted: the largest error, which takes calibration images, or the number of steps.
+        costs: of every size, where they have a budget.
         progress: shows a bar on stderr.
 
     Raises:
@@ -77,15 +105,17 @@ def choose(fits: SiteFits, wanted: Automatic, *, progress: bool = False) -> Choi
     """
     source = fits.source
     _check_budget(source, wanted)
-    compared = list(_compared(source, wanted.counts_spikes))
+    compared = list(_compared(source, wanted))
     fits.fit(compared)
-    options = _options(fits, compared, wanted)
+    options = _options(fits, compared, wanted, costs)
     path = _path(options)
     if wanted.budget is not None:
         last_within = [sizes for sizes in path if _total(sizes) <= wanted.budget][-1]
         return Choice(last_within, _note(last_within, f"budget {wanted.budget}"))
     if wanted.budget_spikes is not None:
-        return _within_events(path, options, wanted.budget_spikes)
+        return _within(path, options, ("budget_spikes", wanted.budget_spikes, "events per neuron"))
+    if wanted.counts_costs and costs is not None:
+        return _within(path, options, _cost_budget(wanted, costs), costs.fixed)
     loss, images = _loss(fits)
     found, last = _first_within(path, loss, wanted.max_loss, progress)
     events = f", {_spent(found, options):.3f} events per neuron" if wanted.counts_spikes else ""
@@ -95,7 +125,12 @@ def choose(fits: SiteFits, wanted: Automatic, *, progress: bool = False) -> Choi
     return Choice(found, _note(found, reason + events))
 
 
-def _options(fits: SiteFits, compared: Sequence[tuple[Site, Size]], wanted: Automatic) -> Options:
+def _options(
+    fits: SiteFits,
+    compared: Sequence[tuple[Site, Size]],
+    wanted: Automatic,
+    costs: SizeCosts | None,
+) -> Options:
     """What every size of every site spends and does."""
     found: dict[str, dict[Size, Option]] = {site.name: {} for site in fits.source.sites}
     for site, size in compared:
@@ -104,7 +139,9 @@ def _options(fits: SiteFits, compared: Sequence[tuple[Site, Size]], wanted: Auto
         if wanted.counts_spikes or wanted.spike_cost:
             effect /= fits.prices.elements
             events = fits.prices.events(site, fits.solution(site, size))
-            if wanted.counts_spikes:
+            if wanted.counts_costs and costs is not None:
+                spent = _cost(fits, site, size, costs)
+            elif wanted.counts_spikes:
                 spent = events
             else:
                 effect += wanted.spike_cost * events
@@ -112,20 +149,52 @@ def _options(fits: SiteFits, compared: Sequence[tuple[Site, Size]], wanted: Auto
     return found
 
 
-def _within_events(path: Sequence[Sizes], options: Options, most: float) -> Choice:
-    """The last allocation of a path that spends so many events per neuron at most.
+def _cost(fits: SiteFits, site: Site, size: Size, costs: SizeCosts) -> float:
+    """What a size of a site costs for one image."""
+    solution = fits.solution(site, size)
+    intervals = len(solution.gates) + 1
+    constants = int(np.count_nonzero(solution.offset)) if intervals > 1 else 0
+    return costs.spent(
+        site.name,
+        steps=size.steps,
+        intervals=intervals,
+        trains=size.steps * intervals + constants,
+        events=expected_events(fits.source.observed.histograms[site.name], solution),
+    )
+
+
+def _cost_budget(wanted: Automatic, costs: SizeCosts) -> tuple[str, float, str]:
+    """The budget of operations or energy: its name, number and unit."""
+    if wanted.budget_operations is not None:
+        return "budget_operations", wanted.budget_operations, f"{costs.unit} for one image"
+    assert wanted.budget_energy is not None
+    return "budget_energy", wanted.budget_energy, f"{costs.unit} for one image"
+
+
+def _within(
+    path: Sequence[Sizes], options: Options, budget: tuple[str, float, str], fixed: float = 0.0
+) -> Choice:
+    """The last allocation of a path that spends so much at most.
+
+    Args:
+        path: allocations.
+        options: what they spend.
+        budget: its name, number and unit.
+        fixed: what is spent whatever the allocation is.
 
     Raises:
         InputError: if the first spends more.
     """
-    within = [sizes for sizes in path if _spent(sizes, options) <= most]
+    name, most, unit = budget
+    within = [sizes for sizes in path if fixed + _spent(sizes, options) <= most]
     if not within:
+        least = fixed + _spent(path[0], options)
         raise InputError(
-            f"budget_spikes={most:g} is less than the {_spent(path[0], options):.3g} events per "
-            "neuron of the cheapest neurons; give more, or a spike_cost, which makes them cheaper"
+            f"{name}={most:g} is less than the {least:.3g} {unit} of the cheapest neurons; give "
+            "more, or a spike_cost, which makes them cheaper"
         )
-    spent = _spent(within[-1], options)
-    reason = f"budget_spikes {most:g}: {spent:.3f} events per neuron"
+    spent = fixed + _spent(within[-1], options)
+    reason = f"{name} {most:g}: {spent:.4g} {unit}"
     return Choice(within[-1], _note(within[-1], reason))
 
 
@@ -143,14 +212,17 @@ def _check_budget(source: Calibrated, wanted: Automatic) -> None:
         )
 
 
-def _compared(source: Calibrated, counted: bool) -> Iterator[tuple[Site, Size]]:
+def _compared(source: Calibrated, wanted: Automatic) -> Iterator[tuple[Site, Size]]:
     """Every site with every size that it may have, site by site.
 
     Args:
         source: the network.
-        counted: whether events are counted, not steps.
+        wanted: whether events are counted, or steps.
     """
-    steps = _COUNTED_STEPS if counted else range(1, _MOST + 1)
+    counted = wanted.counts_spikes
+    steps: Sequence[int] = _COUNTED_STEPS if counted else range(1, _MOST + 1)
+    if wanted.budget_spikes is not None or wanted.counts_costs:
+        steps = (*_COUNTED_STEPS, *_LARGE_STEPS)
     fewer = _COUNTED_GATES if counted else _GATES
     for site in source.sites:
         fixed = source.fixed_steps.get(site.name)

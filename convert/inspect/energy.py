@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,21 @@ def energy(
         notes=[_FORMATS, _quantised_note(counts, sum_bits), networks.memory_note()],
         not_counted=[*_LEFT_OUT, *(f"{n} calls of {op}" for op, n in counts.not_counted.items())],
     )
+
+
+def usual_energy(
+    weights: int, neurons: int, costs: str = "45nm"
+) -> Callable[[OperationCounts], float]:
+    """Prices the spiking network in nJ: float32, with memory, the usual value of each constant.
+
+    Args:
+        weights, neurons: of the network; they say which memories hold weights and states.
+        costs: the name of a table.
+    """
+    table = read_costs(costs)
+    size = OperationCounts([], 1, {}, {}, neurons=neurons, steps=1, weights=weights)
+    numbers = _Networks.of(size, table, None, 32).floats
+    return lambda counts: spiking_bill(counts, numbers, table, True).cost(table, "usual") / 1000
 
 
 def _check_counts(counts: OperationCounts) -> None:

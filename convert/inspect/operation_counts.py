@@ -40,6 +40,14 @@ class Quantity(StrEnum):
 
 
 QUANTITIES = tuple(Quantity)
+# Those that compute; the others are traffic, or the original's.
+OPERATIONS = (
+    Quantity.ACCUMULATES,
+    Quantity.ADDITIONS,
+    Quantity.SCALINGS,
+    Quantity.MULTIPLY_ACCUMULATES,
+    Quantity.NEURON_UPDATES,
+)
 
 
 @dataclass(frozen=True)
@@ -109,6 +117,11 @@ class OperationCounts:
         """Events of one image over the number of neurons."""
         return self[Quantity.EVENTS] / max(self.neurons, 1)
 
+    @property
+    def operations(self) -> float:
+        """All that is computed for one image: additions, multiplications and neuron updates."""
+        return sum(self[quantity] for quantity in OPERATIONS)
+
     def to_dict(self) -> dict[str, Any]:
         """Everything, in JSON's types."""
         return {
@@ -118,6 +131,7 @@ class OperationCounts:
             "neurons": self.neurons,
             "weights": self.weights,
             "spikes_per_neuron": self.spikes_per_neuron,
+            "operations": self.operations,
             "per_image": {str(q): self[q] for q in QUANTITIES},
             "spread": {str(q): v for q, v in self.spread.items() if v},
             "layers": [layer.to_dict() for layer in self.layers],

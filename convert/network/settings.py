@@ -26,7 +26,13 @@ _T = TypeVar("_T")
 # Relative squared error of the outputs up to which K is chosen where nothing else is said.
 _MAX_LOSS = 0.005
 # What decides how K is chosen; one of them at most.
-_CHOOSING = ("max_loss", "budget", "budget_spikes")
+_CHOOSING = ("max_loss", "budget", "budget_spikes", "budget_operations", "budget_energy")
+# Of these, numbers > 0 that keep what is counted for an image, with their units.
+_COUNTED = {
+    "budget_spikes": "events per neuron",
+    "budget_operations": "operations for one image",
+    "budget_energy": "nanojoules for one image",
+}
 
 
 class Pairs(Mapping[str, _T]):
@@ -67,18 +73,30 @@ class Automatic:
         max_loss: largest relative squared error of the outputs on the calibration images.
         budget: steps of all sites together; the error doesn't matter then.
         budget_spikes: events per neuron of the network instead.
+        budget_operations, budget_energy: operations or nanojoules for one image instead.
         spike_cost: of one event per neuron, in the unit of `max_loss`.
     """
 
     max_loss: float = _MAX_LOSS
     budget: int | None = None
     budget_spikes: float | None = None
+    budget_operations: float | None = None
+    budget_energy: float | None = None
     spike_cost: float = 0.0
 
     @property
     def counts_spikes(self) -> bool:
-        """Whether events are to be few; else time steps."""
-        return self.budget_spikes is not None or (self.spike_cost > 0 and self.budget is None)
+        """Whether events, or what they cost, are to be few; else time steps."""
+        return (
+            self.budget_spikes is not None
+            or self.counts_costs
+            or (self.spike_cost > 0 and self.budget is None)
+        )
+
+    @property
+    def counts_costs(self) -> bool:
+        """Whether operations or energy have a budget."""
+        return self.budget_operations is not None or self.budget_energy is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +111,8 @@ class ConversionSettings:
         max_loss: with ``"auto"``, the largest error of the outputs.
         budget: with ``"auto"``, the steps of all sites together instead.
         budget_spikes: with ``"auto"``, the events per neuron instead.
+        budget_operations, budget_energy: with ``"auto"``, operations or nanojoules for one image
+            instead.
         spike_cost: of one event per neuron, in the unit of the outputs' relative squared error.
         seed: of everything random.
         method: how neurons are fitted.
@@ -115,6 +135,8 @@ class ConversionSettings:
     max_loss: float | None = None
     budget: int | None = None
     budget_spikes: float | None = None
+    budget_operations: float | None = None
+    budget_energy: float | None = None
     spike_cost: float = 0.0
     seed: int = 0
     method: str = DEFAULT
@@ -161,7 +183,7 @@ class ConversionSettings:
         if self.steps != "auto":
             if any(getattr(self, name) is not None for name in _CHOOSING):
                 raise InputError(
-                    'max_loss, budget and budget_spikes go with steps="auto", found '
+                    f'{", ".join(_CHOOSING[:-1])} and {_CHOOSING[-1]} go with steps="auto", found '
                     f"steps={self.steps!r}"
                 )
             return
@@ -175,13 +197,12 @@ class ConversionSettings:
             if budget is None or budget < 1:
                 raise InputError(f"budget must be a whole number >= 1, found {self.budget!r}")
             self._keep("budget", budget)
-        if self.budget_spikes is not None:
-            if not _finite(self.budget_spikes) or not self.budget_spikes > 0:
-                raise InputError(
-                    "budget_spikes must be a number of events per neuron > 0, found "
-                    f"{self.budget_spikes!r}"
-                )
-            self._keep("budget_spikes", float(self.budget_spikes))
+        for name, unit in _COUNTED.items():
+            most = getattr(self, name)
+            if most is not None:
+                if not _finite(most) or not most > 0:
+                    raise InputError(f"{name} must be a number of {unit} > 0, found {most!r}")
+                self._keep(name, float(most))
         if self.max_loss is not None:
             if not _finite(self.max_loss) or not 0 < self.max_loss < 1:
                 raise InputError(
@@ -202,13 +223,20 @@ class ConversionSettings:
         if self.steps != "auto":
             return None
         most = _MAX_LOSS if self.max_loss is None else self.max_loss
-        return Automatic(most, self.budget, self.budget_spikes, self.spike_cost)
+        return Automatic(
+            most,
+            self.budget,
+            self.budget_spikes,
+            self.budget_operations,
+            self.budget_energy,
+            self.spike_cost,
+        )
 
     def changed(self, given: Mapping[str, Any]) -> ConversionSettings:
         """These settings with others in their place.
 
-        What decides on K goes together: K given as a number drops max_loss, budget and
-        budget_spikes, and each of these drops the others.
+        What decides on K goes together: K given as a number drops max_loss and the budgets, and
+        each of these drops the others.
 
         Args:
             given: settings by name; one that is None stays as it is.
@@ -230,6 +258,8 @@ class ConversionSettings:
             "max_loss": self.max_loss,
             "budget": self.budget,
             "budget_spikes": self.budget_spikes,
+            "budget_operations": self.budget_operations,
+            "budget_energy": self.budget_energy,
             "spike_cost": self.spike_cost,
             "seed": self.seed,
             "method": self.method,

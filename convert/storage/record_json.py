@@ -255,7 +255,8 @@ def write_settings(report: Report | None) -> Any:
         return None
     settings = report.settings.to_dict()
     # What is not used is left out.
-    for name, unused in (("batch_axis", None), ("budget_spikes", None), ("spike_cost", 0.0)):
+    budgets = ("budget_spikes", "budget_operations", "budget_energy")
+    for name, unused in (*((b, None) for b in budgets), ("batch_axis", None), ("spike_cost", 0.0)):
         if settings[name] == unused:
             del settings[name]
     return plain(settings, "the settings")

@@ -113,6 +113,7 @@ _WRONG = [
     ("convert_cifar", "--budget 0 --steps auto", "'0'"),
     ("convert_cifar", "--budget-spikes 0 --steps auto", "'0'"),
     ("convert_cifar", "--budget-spikes 1", "budget_spikes"),
+    ("convert_cifar", "--budget-operations 1", "budget_operations"),
     ("convert_cifar", "--spike-cost -1", "'-1'"),
     ("convert_cifar", "--spike-cost 0.1 --method binary", "tbpi-exact"),
     ("convert_cifar", "--pareto 0 nan", "'nan'"),

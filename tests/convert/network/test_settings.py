@@ -77,7 +77,7 @@ _REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"steps": 2.0}, r"steps: .*found 2\.0"),
     ({"steps": None}, r"steps: .*found None"),
     ({"steps": {4, 5}}, r"steps: .*found \{4, 5\}"),
-    ({"max_loss": 0.1}, r'max_loss, budget and budget_spikes go with steps="auto", found steps=8'),
+    ({"max_loss": 0.1}, r'max_loss, .* and budget_energy go with steps="auto", found steps=8'),
     ({"budget": 9}, r'go with steps="auto"'),
     ({"steps": "auto", "budget": 9, "max_loss": 0.1}, "not both"),
     ({"steps": "auto", "budget": 2.5}, r"budget must be a whole number >= 1, found 2\.5"),
@@ -87,6 +87,12 @@ _REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"steps": "auto", "budget_spikes": 0}, "budget_spikes must be a number .* > 0, found 0"),
     ({"steps": "auto", "budget_spikes": float("inf")}, "budget_spikes must .* found inf"),
     ({"steps": "auto", "budget_spikes": "few"}, "budget_spikes must .* found 'few'"),
+    (
+        {"steps": "auto", "budget_operations": -1},
+        "budget_operations must .* operations .* found -1",
+    ),
+    ({"steps": "auto", "budget_energy": 0.0}, "budget_energy must .* nanojoules .* found 0.0"),
+    ({"steps": "auto", "budget_energy": 1, "budget": 9}, "give budget or budget_energy"),
     ({"spike_cost": -0.1}, r"spike_cost must be a finite number >= 0, found -0\.1"),
     ({"spike_cost": float("nan")}, "spike_cost must .* found nan"),
     ({"spike_cost": float("inf")}, "spike_cost must .* found inf"),
@@ -153,6 +159,8 @@ def test_refused_before_anything_is_captured(settings: dict[str, Any]) -> None:
         _FULL,
         ConversionSettings(steps="auto", budget=9),
         ConversionSettings(steps="auto", budget_spikes=0.5, spike_cost=0.01),
+        ConversionSettings(steps="auto", budget_operations=1e6),
+        ConversionSettings(steps="auto", budget_energy=2.5),
     ],
 )
 def test_whole_in_json_and_pickles(made: ConversionSettings) -> None:
@@ -166,7 +174,8 @@ def test_whole_in_json_and_pickles(made: ConversionSettings) -> None:
 def test_they_differ_where_one_setting_does() -> None:
     for field in dataclasses.fields(_FULL):
         # No method but the default one heeds a price.
-        if field.name not in ("max_loss", "budget", "budget_spikes", "spike_cost"):
+        chooses = field.name == "max_loss" or field.name.startswith("budget")
+        if not chooses and field.name != "spike_cost":
             other = getattr(ConversionSettings(), field.name)
             assert dataclasses.replace(_FULL, **{field.name: other}) != _FULL
     # The last pattern that matches a site decides.

@@ -1,5 +1,6 @@
-"""CIFAR networks, a diffusion model, torchvision's models by their own names, and images."""
+"""CIFAR networks, a diffusion and a language model, torchvision's models, and images."""
 
+from .byte_llama import byte_llama
 from .data import Images, check_source, load_images
 from .ddpm import ddpm_digits
 from .errors import DataError, ModelError
@@ -12,6 +13,7 @@ __all__ = [
     "Images",
     "ModelError",
     "Preprocessing",
+    "byte_llama",
     "check_source",
     "ddpm_digits",
     "get",

@@ -55,7 +55,8 @@ def images(tmp_path: Path) -> Path:
 @pytest.fixture
 def words(images: Path, tmp_path: Path) -> dict[str, list[object]]:
     """What each command needs at least, with an output folder that doesn't exist."""
-    out = tmp_path / "out"
+    out, text = tmp_path / "out", tmp_path / "text.txt"
+    text.write_bytes(b"few spikes " * 100)
     cifar = ["--model", "resnet20", "--weights", "random", "--data", images]
     return {
         "convert_cifar": [*cifar, "--calibration", images, "--steps", 2, "--output", out],
@@ -65,6 +66,7 @@ def words(images: Path, tmp_path: Path) -> dict[str, list[object]]:
         "quickstart": ["--output", out],
         "train_cifar": ["--model", "resnet20", "--data", images, "--output", out],
         "train_ddpm": ["--output", out],
+        "train_text": ["--data", text, "--output", out],
         "build_library": ["--out", tmp_path / "library.npz"],
     }
 
@@ -162,6 +164,9 @@ _WRONG = [
     ("train_cifar", "--held-out -2", "'-2'"),
     ("train_ddpm", "--average 1", "'1'"),
     ("train_ddpm", "--warmup inf", "'inf'"),
+    ("train_text", "--length x", "'x'"),
+    ("train_text", "--held-out 1", "'1'"),
+    ("train_text", "--data nowhere", "nowhere"),
     ("build_library", "--out {folder}", "a folder"),
 ]
 

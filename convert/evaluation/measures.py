@@ -190,14 +190,14 @@ class Measure(ABC):
     def shown(self) -> Shown:
         """How the figures are called and drawn."""
         return Shown(
-            columns=self.columns,
+            columns=dict(self.columns),
             error=self.error,
             drawn=self.drawn,
             broken=self.broken,
             broken_text=self.broken_text,
             own=self.own,
             shares=self.shares,
-            better=self.better,
+            better=dict(self.better),
         )
 
     @property

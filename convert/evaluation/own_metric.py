@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 from ..calls.batch_forms import Given
 from ..errors import InputError
-from .measures import Measure, Outputs, Shown
+from .measures import Measure, Outputs, Shown, result_of
 from .output_error import OutputError
 from .rows import OwnMeasures, OwnOriginal
 
@@ -105,7 +105,13 @@ class OwnMetric(Measure):
         self._alike &= len(found) == len(reference) and all(a.shape == b.shape for a, b in pairs)
         if self._alike:
             self._outputs.add(found, reference, None)
+        before = _versions(found, labels)
         self.update(found, labels, original=found is reference)
+        if _versions(found, labels) != before:
+            raise InputError(
+                f"metric '{self}' changes its outputs or targets in place; give one that works on "
+                "copies: outputs.clone()"
+            )
 
     def shown(self) -> Shown:
         """The figures under their names, and the outputs' error."""
@@ -148,6 +154,12 @@ class OwnMetric(Measure):
     def original(self) -> OwnOriginal:
         """The figures."""
         return OwnOriginal(self.figures, without_value=self._broken)
+
+
+def _versions(found: Outputs, targets: Targets) -> list[int]:
+    """How often each tensor was changed in place, where torch counts that."""
+    leaves = pytree.tree_leaves((result_of(found), targets.label))
+    return [x._version for x in leaves if isinstance(x, Tensor) and not x.is_inference()]
 
 
 def check_names(metric: object, names: Mapping[Any, Any]) -> None:

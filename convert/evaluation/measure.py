@@ -128,7 +128,7 @@ def evaluate(
             for site in report.sites
         },
         seconds=both.seconds,
-        notes=remarks.told(reader.notes),
+        notes=remarks.told(reader.notes, plan.whole.measure.remarks()),
     )
 
 

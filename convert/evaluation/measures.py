@@ -187,6 +187,10 @@ class Measure(ABC):
         """How the targets were read, where that isn't plain."""
         return []
 
+    def remarks(self) -> list[str]:
+        """What should be known of the figures of what was added."""
+        return []
+
     def shown(self) -> Shown:
         """How the figures are called and drawn."""
         return Shown(

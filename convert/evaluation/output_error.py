@@ -62,7 +62,7 @@ class OutputError(Measure):
             self._sums.setdefault(name, Spread(name)).add(output, exact)
         self._broken += _images_not_finite(found)
 
-    def notes(self) -> list[str]:
+    def remarks(self) -> list[str]:
         """Which outputs had several shapes."""
         names = ", ".join(name for name, spread in self._sums.items() if spread.varies)
         return [f"{names} has several shapes: its mean is over the axes that vary, too"] * bool(

@@ -21,7 +21,7 @@ from .output_error import OutputError
 from .rows import OwnMeasures, OwnOriginal
 
 # Keys of the rows into which the figures go.
-_TAKEN = {
+TAKEN = {
     "step", "steps", "raw", "measures", "relative_error", "without_value", "spikes_per_neuron",
     "spikes_per_image", "spike_driven", "latency_steps", "neurons", "without_encoding", "name",
     "spike_cost", "gates", "dominated", "figures",
@@ -128,7 +128,7 @@ class OwnMetric(Measure):
             better={**said, "relative_error": "lower"},
         )
 
-    def notes(self) -> list[str]:
+    def remarks(self) -> list[str]:
         """Whether the outputs could be compared."""
         if self._alike:
             return []
@@ -167,7 +167,7 @@ def check_names(metric: object, names: Mapping[Any, Any]) -> None:
     for name in names:
         if not isinstance(name, str):
             raise InputError(f"metric '{metric}' returns a dict with the key {name!r}; give text")
-        if name in _TAKEN or name.startswith("accumulated_"):
+        if name in TAKEN or name.startswith("accumulated_"):
             raise InputError(
                 f"metric '{metric}' calls a figure {name!r}, which the report's rows have already; "
                 "give it another name"

@@ -74,7 +74,8 @@ def _by_outputs(named: str, logits: Tensor) -> _Doubt | None:
     """What in the outputs themselves speaks against classes."""
     if any(part in named.lower() for part in _VECTORS):
         return _Doubt(f"the output is called {named!r}")
-    if logits.dim() == 2 and logits.shape[1] > 1 and bool((logits < 0).any()):
+    # One vector may have that length by chance.
+    if logits.dim() == 2 and min(logits.shape) > 1 and bool((logits < 0).any()):
         norms = logits.double().square().sum(1).sqrt()
         if bool(((norms - 1).abs() < 1e-3).all()):
             return _Doubt("the outputs have length 1, as embeddings have")

@@ -179,7 +179,7 @@ class _Both:
             name, why = suitable(batch, by_row(self.snn.signature, expected))
             given = metric_of(name)
         name, kind = given
-        self.remarks.begin(kind, why, expected)
+        self.remarks.begin(kind, why, by_image(self.snn.signature, expected, kind))
         return _Begun(name, kind, planned(self.snn, kind, self.steps), kind.start())
 
     def add(self, batch: Given) -> None:

@@ -58,6 +58,12 @@ class OutputError(Measure):
                 "give the model that was converted"
             )
         for (name, exact), output in zip(reference.items(), found.values(), strict=True):
+            if output.shape[1:] == exact.shape[1:] and "[" in name and len(output) != len(exact):
+                raise InputError(
+                    f"{name}: {len(exact)} from the original, {len(output)} from the spiking "
+                    "network, which can't be compared one by one; of detections give a metric of "
+                    "torchmetrics, or a function of (outputs, targets)"
+                )
             check_alike(name, output, exact)
             self._sums.setdefault(name, Spread(name)).add(output, exact)
         self._broken += _images_not_finite(found)

@@ -85,3 +85,9 @@ def test_texts_of_several_lengths_have_an_error() -> None:
     expected = 0.25 * rows.norm() / (rows - rows.mean(0)).norm()
     assert measure.values.relative_error == pytest.approx(float(expected), rel=1e-6)
     assert "output has several shapes" in measure.remarks()[0]
+
+
+def test_other_numbers_of_detections_are_one_line() -> None:
+    found, exact = torch.ones(2, 4), torch.ones(3, 4)
+    with pytest.raises(InputError, match=r"3 from the original, 2 from.*of detections give a"):
+        OutputError().add({"output[0]['boxes']": found}, {"output[0]['boxes']": exact}, None)

@@ -249,6 +249,22 @@ def test_outputs_and_batches_of_transformers() -> None:
     assert _result(snn, model, [batch], metric=loss, by_site=5, at=[]).metric == "loss"
 
 
+def test_logits_of_one_position_behind_the_other() -> None:
+    class Flat(Language):
+        def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+            logits: Tensor = super().forward(input_ids, attention_mask)
+            return logits.flatten(0, 1)
+
+    torch.manual_seed(2)
+    model, texts = Flat().eval(), _texts("right")
+    snn = to_spiking(model, [texts], steps=4, method="binary", progress=False)
+    plain = Language().eval()
+    plain.load_state_dict(model.state_dict())
+    found = _result(snn, model, [texts], by_site=5)
+    assert found.original.perplexity == pytest.approx(_by_hand(plain, [texts]), rel=1e-6)
+    assert found.by_step[-1].measures == found.spiking.measures
+
+
 def test_texts_without_labels_get_their_outputs_error(snn: SpikingModel, model: Language) -> None:
     found = evaluate(snn, model, [_texts("right")], at=[], by_site=0, progress=False)
     assert found.metric == "output" and found.spiking.relative_error > 0

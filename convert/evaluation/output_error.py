@@ -58,7 +58,8 @@ class OutputError(Measure):
                 "give the model that was converted"
             )
         for (name, exact), output in zip(reference.items(), found.values(), strict=True):
-            if output.shape[1:] == exact.shape[1:] and "[" in name and len(output) != len(exact):
+            counted = output.dim() == exact.dim() > 0 and output.shape[1:] == exact.shape[1:]
+            if counted and "[" in name and len(output) != len(exact):
                 raise InputError(
                     f"{name}: {len(exact)} from the original, {len(output)} from the spiking "
                     "network, which can't be compared one by one; of detections give a metric of "

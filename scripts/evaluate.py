@@ -60,6 +60,12 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--model", metavar="NAME", help="of CHECKPOINT; what FILE says if left out")
     result.add_argument("--limit", type=whole, metavar="N", help="N images only")
     result.add_argument("--batch-size", type=whole, default=250, metavar="N")
+    result.add_argument(
+        "--metric",
+        choices=sorted(convert.METRICS),
+        metavar="NAME",
+        help=f"{', '.join(sorted(convert.METRICS))}; what suits the outputs if left out",
+    )
     result.add_argument("--by-site", type=count, default=0, metavar="N", help="images; 0 for none")
     result.add_argument("--device", default="cpu")
     result.add_argument("--size", type=whole, help="these four override what FILE says")
@@ -124,6 +130,10 @@ def run(options: argparse.Namespace) -> int:
         raise Refusal(BAD_NETWORK, error) from error
     if options.step is not None and options.step > snn.longest:
         raise Refusal(WRONG_USE, f"--step {options.step}: the network has steps 1 to {snn.longest}")
+    for key in ("accuracy", "agreement"):
+        limited = options.metric and getattr(options, f"min_{key}") is not None
+        if limited and key not in convert.METRICS[options.metric]().shown().columns:
+            raise Refusal(WRONG_USE, f"--min-{key}: --metric {options.metric} measures no {key}")
     try:
         prepared = preprocessing(snn, options)
         model = checkpoint(snn, options, prepared.classes)
@@ -134,6 +144,7 @@ def run(options: argparse.Namespace) -> int:
             snn,
             model,
             Loader(test, prepared, options.batch_size),
+            metric=options.metric,
             by_site=options.by_site,
             at=None if options.step is None else [options.step],
             progress=not options.quiet,

@@ -1,102 +1,115 @@
-"""Metrics by name, and the error of outputs that are no classes."""
+"""Metrics by name, and what users add to them."""
 
-import math
+from __future__ import annotations
+
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from convert.errors import InputError
-from convert.evaluation.classes import Agreement
-from convert.evaluation.measures import outputs_of
-from convert.evaluation.metrics import METRICS, Metric, OutputError, metric_named
+import convert
+from convert import METRICS, InputError, IoU, Perplexity, SpikingModel, evaluate, register_metric
+from convert.evaluation.classes import Accuracy, Agreement
+from convert.evaluation.measures import Measure, main_output, outputs_of, own_name
+from convert.evaluation.metrics import metric_of
+from convert.evaluation.output_error import OutputError
 
 
 def test_names() -> None:
-    assert metric_named("output") is Metric.OUTPUT == "output"
-    assert METRICS[metric_named("classes")] is METRICS[metric_named("agreement")] is Agreement
-    for name in ("mse", "", None, ["output"]):
-        with pytest.raises(InputError, match=r"agreement.*output") as caught:
-            metric_named(name)  # type: ignore[arg-type]
-        assert repr(name) in str(caught.value)
+    kinds = {
+        "agreement": Agreement, "classes": Agreement, "accuracy": Accuracy, "output": OutputError,
+        "perplexity": Perplexity, "iou": IoU,
+    }  # fmt: skip
+    assert set(METRICS) == set(kinds)
+    for name, kind in kinds.items():
+        assert metric_of(name)[0] == name and type(metric_of(name)[1]) is kind
+    assert metric_of(IoU(ignore=3))[0] == "iou" and metric_of(Agreement())[0] == "agreement"
 
 
-def test_every_column_is_measured() -> None:
-    outputs = {"output": torch.eye(3)}
-    for kind in METRICS.values():
-        measure = kind()
-        measure.add(outputs, outputs, None)
-        assert set(kind.columns) <= set(measure.values)
-        assert kind.drawn in measure.raw and kind.error in measure.site
+@pytest.mark.parametrize("name", ["mse", "", None, ["output"], 3])
+def test_unknown_names_list_those_there_are(name: Any) -> None:
+    with pytest.raises(InputError, match=r"accuracy, agreement, .*output, perplexity") as caught:
+        metric_of(name)
+    assert repr(name) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_name_like_another(converted: SpikingModel) -> None:
+    # Known before the data is looked at.
+    with pytest.raises(InputError, match="no metric is called 'acuracy'; did you mean 'accuracy'"):
+        evaluate(converted, None, 3, metric="acuracy")
+
+
+def _outputs(name: str) -> Tensor:
+    shapes = {"perplexity": (2, 3, 4), "iou": (2, 3, 4, 4)}
+    return torch.randn(shapes.get(name, (3, 3)), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_every_figure_has_a_heading(name: str) -> None:
+    outputs = outputs_of(_outputs(name))
+    measure = METRICS[name]()
+    measure.add(outputs, outputs, None)
+    shown = measure.shown()
+    assert set(shown.columns) <= set(measure.values)
+    assert shown.drawn in measure.raw and shown.error in measure.site
+    assert set(shown.own) <= set(measure.original)
+    assert set(shown.better) == set(shown.columns) and shown.shares <= set(shown.columns)
+    assert type(measure.start()) is type(measure)
+
+
+class Largest(Agreement):
+    """Agreement by another name."""
+
+
+def test_registered_names(converted: SpikingModel, small: nn.Module, images: Tensor) -> None:
+    registered = register_metric("largest", Largest)
+    try:
+        found = evaluate(
+            converted, small, images, metric="largest", by_site=0, at=[], progress=False
+        )
+        assert found.metric == found.to_dict()["metric"] == "largest"
+        with pytest.raises(InputError, match="'largest' is known already"):
+            register_metric("largest", Agreement)
+    finally:
+        registered.remove()
+    with pytest.raises(InputError, match="no metric is called 'largest'"):
+        metric_of("largest")
+
+
+def test_what_can_not_be_registered() -> None:
+    with pytest.raises(InputError, match="name must be a text, found 3"):
+        register_metric(3, Agreement)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="give a function that makes a Measure, found a int"):
+        register_metric("mine", 3)  # type: ignore[arg-type]
+    wrong: Any = dict
+    registered = register_metric("mine", wrong)
+    try:
+        with pytest.raises(InputError, match="registered with what makes a dict and no Measure"):
+            metric_of("mine")
+    finally:
+        registered.remove()
+    assert "mine" not in METRICS and issubclass(Agreement, Measure)
+    assert {"IoU", "METRICS", "Perplexity", "register_metric"} <= set(convert.__all__)
 
 
 def test_outputs_have_names() -> None:
     one, two = torch.ones(1), torch.zeros(1, dtype=torch.long)
-    assert list(outputs_of({"a": one, "b": [two, one]})) == ["output['a']", "output['b'][1]"]
+    found = outputs_of({"a": one, "b": [two, one]})
+    assert list(found) == ["output['a']", "output['b'][1]"] and found.result["b"][0] is two
     with pytest.raises(InputError, match="no floating-point"):
         outputs_of(two)
 
 
-def test_a_constant_prediction_has_error_one() -> None:
-    measure = OutputError()
-    reference = torch.randn(60, 3, generator=torch.Generator().manual_seed(0)) + 100
-    for part in reference.split(7):
-        measure.add({"output": reference.mean(0).expand_as(part)}, {"output": part}, None)
-    assert measure.values["relative_error"] == pytest.approx(1, rel=1e-6)
+def test_the_main_output() -> None:
+    flat, square = torch.ones(3), torch.ones(3, 2)
 
+    def main(result: Any) -> str | None:
+        return main_output(outputs_of(result), lambda x: x.dim() > 1)
 
-def test_outputs_count_by_their_own_spread() -> None:
-    reference = torch.randn(500, 2, generator=torch.Generator().manual_seed(0))
-    measure = OutputError()
-    exact = {"a": reference[:, :1], "b": 1000 * reference[:, 1:]}
-    measure.add({"a": exact["a"] * 1.3, "b": exact["b"] * 1.4}, exact, None)
-    assert measure.values["relative_error"] == pytest.approx(math.sqrt((0.09 + 0.16) / 2), rel=0.02)
-
-
-def test_what_has_no_spread_has_no_relative_error() -> None:
-    constant = torch.full((5, 2), 0.1)
-    same, other, both = OutputError(), OutputError(), OutputError()
-    same.add({"output": constant}, {"output": constant}, None)
-    other.add({"output": constant + 1}, {"output": constant}, None)
-    moving = torch.arange(10.0).view(5, 2)
-    both.add({"a": constant + 1, "b": moving * 2}, {"a": constant, "b": moving}, None)
-    assert same.values["relative_error"] == 0
-    assert other.values == {"relative_error": None, "by_output": {"output": None}}
-    assert both.values["by_output"]["a"] is None
-    assert both.values["relative_error"] == both.values["by_output"]["b"] > 1
-
-
-def _outputs(**values: Tensor) -> dict[str, Tensor]:
-    return values
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_what_is_not_finite_has_no_error_and_is_counted(value: float) -> None:
-    random = torch.Generator().manual_seed(0)
-    exact = _outputs(a=torch.randn(6, 2, generator=random), b=torch.randn(6, generator=random))
-    found = {name: output.clone() for name, output in exact.items()}
-    found["a"][1, 0] = found["a"][4] = found["b"][4] = value
-    measure, original = OutputError(), OutputError()
-    measure.add(found, exact, None)
-    original.add(exact, exact, None)
-    assert measure.values.not_finite == measure.site["not_finite"] == 2
-    # One output without a value isn't left out of the error of both.
-    assert measure.values.relative_error is None and measure.values.by_output["a"] is None
-    assert original.original == {} and original.values.relative_error == 0
-    original.add(found, found, None)
-    assert original.original == {"not_finite": 2}
-
-
-def test_a_number_without_dimensions_counts_as_one_image() -> None:
-    measure = OutputError()
-    outputs = _outputs(loss=torch.tensor(math.nan), empty=torch.ones(2, 0))
-    measure.add(outputs, outputs, None)
-    assert measure.values.not_finite == 1
-
-
-def test_outputs_of_another_model_are_refused() -> None:
-    one = _outputs(a=torch.ones(2, 3))
-    with pytest.raises(InputError, match=r"a: shape.*\[2, 3\].*\[2, 4\]"):
-        OutputError().add(_outputs(a=torch.ones(2, 4)), one, None)
-    with pytest.raises(InputError, match=r"1 outputs.*2"):
-        OutputError().add(_outputs(a=torch.ones(2, 3), b=torch.ones(2)), one, None)
+    assert main((flat, square, square)) == "output[1]"
+    assert main({"aux": square, "out": square}) == "output['out']"
+    assert main({"out": square, "logits": square}) == "output['logits']"
+    assert main({"logits": flat, "x": square}) == "output['x']" and main(flat) is None
+    assert own_name("output['logits']") == own_name("output.logits") == "logits"
+    assert own_name("output") == own_name("output[0]") == own_name("output['a']['logits']") == ""

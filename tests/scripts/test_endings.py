@@ -25,7 +25,7 @@ _SCRIPTS = Path(command.__file__).parent
 _NAMES = sorted(
     path.stem
     for path in _SCRIPTS.glob("*.py")
-    if path.stem not in ("arguments", "command", "output")
+    if path.stem not in ("arguments", "command", "converting", "output")
 )
 
 
@@ -58,6 +58,7 @@ def words(images: Path, tmp_path: Path) -> dict[str, list[object]]:
     out = tmp_path / "out"
     cifar = ["--model", "resnet20", "--weights", "random", "--data", images]
     return {
+        "convert": [*cifar, "--calibration", images, "--steps", 2, "--output", out],
         "convert_cifar": [*cifar, "--calibration", images, "--steps", 2, "--output", out],
         "convert_ddpm": ["--output", out],
         "evaluate": [tmp_path / "net.fsnn", "--data", images],

@@ -105,6 +105,8 @@ class ConversionSettings:
         normalisation: whether norms are taken apart.
         max_pool: False, True or ``"first"``.
         batch_axis: of the images, one for all inputs or by the name of an input; None finds it.
+        modules: the parts of a model that are converted; classes by their name. Empty for a whole
+            model.
 
     Raises:
         InputError: naming the setting that can't be used.
@@ -127,6 +129,7 @@ class ConversionSettings:
     normalisation: bool = False
     max_pool: bool | str = False
     batch_axis: int | Mapping[str, int | None] | None = None
+    modules: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         self._keep("steps", _steps(self.steps))
@@ -152,6 +155,7 @@ class ConversionSettings:
         ):
             self._keep(name, _switch(name, getattr(self, name), word))
         self._keep("batch_axis", _batch_axis(self.batch_axis))
+        self._keep("modules", tuple(named_modules(self.modules)))
 
     def _keep(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
@@ -244,6 +248,7 @@ class ConversionSettings:
             "batch_axis": (
                 dict(self.batch_axis) if isinstance(self.batch_axis, Mapping) else self.batch_axis
             ),
+            **({"modules": list(self.modules)} if self.modules else {}),
         }
 
     @classmethod
@@ -362,6 +367,26 @@ def _batch_axis(given: object) -> int | Pairs[int | None] | None:
         "batch_axis must be a whole number, or give one (or None) by the name of an input, as "
         f"{{'state': 1}}, found {str(given)[:80]}"
     )
+
+
+def named_modules(modules: object) -> list[str]:
+    """The parts of a model that are asked for, classes by their name.
+
+    Raises:
+        InputError: for what is neither names nor classes.
+    """
+    listed = [modules] if isinstance(modules, str | type) else modules
+    fits = isinstance(listed, Sequence) and all(
+        (isinstance(m, str) and m) or (isinstance(m, type) and issubclass(m, torch.nn.Module))
+        for m in listed
+    )
+    if not fits:
+        raise InputError(
+            "modules must list names or globs of the model's modules, or classes of them, as "
+            f"['backbone', 'head.*'], found {str(modules)[:80]}"
+        )
+    assert isinstance(listed, Sequence)
+    return [m if isinstance(m, str) else f"{m.__module__}.{m.__qualname__}" for m in listed]
 
 
 def _step(what: str, k: object, found: object) -> int:

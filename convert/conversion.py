@@ -13,8 +13,9 @@ from .assembly.build import build
 from .assembly.calibrated import Calibrated
 from .assembly.site_numbers import by_site, gates_of
 from .calibration.observe import calibrate
+from .calls.sizes import NewShape, Shapes
 from .capture.capture import capture
-from .common.batches import batches_of
+from .common.batches import batches_of, others_of
 from .common.devices import usable_device
 from .common.timing import timed
 from .errors import CalibrationError
@@ -45,6 +46,7 @@ def to_spiking(
     normalisation: bool = False,
     max_pool: bool | str = False,
     batch_axis: int | Mapping[str, int | None] | None = None,
+    dynamic: Mapping[str, Any] | None = None,
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> SpikingModel:
@@ -94,6 +96,10 @@ def to_spiking(
         batch_axis: the axis of the inputs that holds the images of a batch, 1 for sequences
             ``[T, N, F]``; ``{"state": 1, "mask": None}`` says it by the name of an input, None for
             one without a batch. None finds it by what the model does with a few images.
+        dynamic: axes of the inputs that may have any length beside the batch, as
+            ``{"input_ids": {1: "length"}}``: the axis and a name for its length, by the name of the
+            input. Axes of one name are equally long; ``{"input_ids": [1]}`` gives no name. Lengths
+            that differ from one calibration batch to the next vary without being named here.
         device: where the result lives; the model's device if None.
         progress: shows bars on stderr; one line a minute where that is no terminal.
 
@@ -117,6 +123,7 @@ def to_spiking(
         normalisation=normalisation,
         max_pool=max_pool,
         batch_axis=batch_axis,
+        dynamic=dynamic,
     )
     warn_of_many_steps((*settings.wanted, *settings.per_site_steps.values()))
     device = None if device is None else usable_device(device)
@@ -129,30 +136,47 @@ def to_spiking(
         raise CalibrationError("the calibration data yields no batch; give at least one image")
     if first is None:
         raise CalibrationError("the first calibration batch is None; give batches of images")
-    seconds: dict[str, float] = {}
-    with timed(seconds, "capture"):
-        captured = capture(model, first, device=device, batch_axis=settings.batch_axis)
-        if uncut:
-            batches = batches_of(calibration, captured.signature.cut_axis)
-        batches = captured.signature.within(captured.batches(batches))
-        sites = prepare(
-            Preparation(
-                captured,
-                batches,
-                settings.normalisation,
-                settings.max_pool,
-                settings.encode,
-                device,
-                progress,
-            )
-        )
-        fixed = by_site(sites, settings.per_site_steps, "per_site_steps")
-        gated = gates_of(sites, settings)
-    target = next((t.device for t in captured.graph_module.state_dict().values()), device)
-    with timed(seconds, "calibrate"):
-        observed = calibrate(
-            captured, sites, batches, device=target, seed=settings.seed, progress=progress
-        )
+    others = [] if uncut else others_of(batches)
+    seen: list[Shapes] = []
+    while True:
+        seconds: dict[str, float] = {}
+        try:
+            with timed(seconds, "capture"):
+                captured = capture(
+                    model,
+                    first,
+                    device=device,
+                    batch_axis=settings.batch_axis,
+                    dynamic=settings.dynamic,
+                    others=others,
+                    seen=seen,
+                )
+                cut = batches_of(calibration, captured.signature.cut_axis) if uncut else batches
+                read = captured.signature.within(captured.batches(cut))
+                sites = prepare(
+                    Preparation(
+                        captured,
+                        read,
+                        settings.normalisation,
+                        settings.max_pool,
+                        settings.encode,
+                        device,
+                        progress,
+                    )
+                )
+                fixed = by_site(sites, settings.per_site_steps, "per_site_steps")
+                gated = gates_of(sites, settings)
+            target = next((t.device for t in captured.graph_module.state_dict().values()), device)
+            with timed(seconds, "calibrate"):
+                observed = calibrate(
+                    captured, sites, read, device=target, seed=settings.seed, progress=progress
+                )
+            break
+        except NewShape as error:
+            # A later batch has a length that none had before: once more, now that it varies.
+            if error.shapes in seen:
+                raise
+            seen.append(error.shapes)
     captured.tell_readings()
-    source = Calibrated(captured, sites, observed, fixed, gated, batches)
+    source = Calibrated(captured, sites, observed, fixed, gated, read)
     return build(source, settings, seconds=seconds, progress=progress)

@@ -9,10 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .assembly.build import build
 from .assembly.site_numbers import by_site, gates_of
-from .assembly.stages import finished, made_ready
+from .assembly.stages import calibrated, made_ready
+from .calls.sizes import NewShape, Shapes
 from .capture.capture import Captured
-from .common.batches import batches_of
+from .common.batches import batches_of, others_of
 from .common.devices import usable_device
 from .errors import CalibrationError, InputError
 from .fitting.methods import DEFAULT
@@ -42,6 +44,7 @@ def to_spiking(
     normalisation: bool = False,
     max_pool: bool | str = False,
     batch_axis: int | Mapping[str, int | None] | None = None,
+    dynamic: Mapping[str, Any] | None = None,
     modules: Sequence[str | type[nn.Module]] | None = None,
     device: torch.device | str | None = None,
     progress: bool = True,
@@ -92,6 +95,10 @@ def to_spiking(
         batch_axis: the axis of the inputs that holds the images of a batch, 1 for sequences
             ``[T, N, F]``; ``{"state": 1, "mask": None}`` says it by the name of an input, None for
             one without a batch. None finds it by what the model does with a few images.
+        dynamic: axes of the inputs that may have any length beside the batch, as
+            ``{"input_ids": {1: "length"}}``: the axis and a name for its length, by the name of the
+            input. Axes of one name are equally long; ``{"input_ids": [1]}`` gives no name. Lengths
+            that differ from one calibration batch to the next vary without being named here.
         modules: names or globs of the model's modules, or classes: these parts are converted where
             the model calls them, and the rest stays Python (see ``docs/parts.md``). Sites are then
             named with their part; numbers by site, and a batch axis by input, as well. None
@@ -119,6 +126,7 @@ def to_spiking(
         normalisation=normalisation,
         max_pool=max_pool,
         batch_axis=batch_axis,
+        dynamic=dynamic,
         modules=[] if modules is None else modules,  # type: ignore[arg-type]
     )
     if modules is not None and not settings.modules:
@@ -137,10 +145,24 @@ def to_spiking(
         raise CalibrationError("the calibration data yields no batch; give at least one image")
     if first is None:
         raise CalibrationError("the first calibration batch is None; give batches of images")
+    others = [] if uncut else others_of(batches)
+    seen: list[Shapes] = []
 
     def all_of(captured: Captured) -> Any:
         return batches_of(calibration, captured.signature.cut_axis) if uncut else batches
 
-    ready = made_ready(model, first, all_of, settings, device=device, progress=progress)
-    fixed = by_site(ready.sites, settings.per_site_steps, "per_site_steps")
-    return finished(ready, settings, fixed, gates_of(ready.sites, settings), progress=progress)
+    while True:
+        try:
+            ready = made_ready(
+                model, first, all_of, settings, others, seen, device=device, progress=progress
+            )
+            fixed = by_site(ready.sites, settings.per_site_steps, "per_site_steps")
+            gated = gates_of(ready.sites, settings)
+            source = calibrated(ready, settings, fixed, gated, progress=progress)
+            break
+        except NewShape as error:
+            # A later batch has a length that none had before: once more, now that it varies.
+            if error.shapes in seen:
+                raise
+            seen.append(error.shapes)
+    return build(source, settings, seconds=ready.seconds, progress=progress)

@@ -1,8 +1,8 @@
-"""The stages of a conversion: capture and passes first, then calibration and neurons."""
+"""The stages of a conversion: capture and passes first, then calibration."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +10,12 @@ import torch
 from torch import nn
 
 from ..calibration.observe import calibrate
+from ..calls.sizes import Shapes
 from ..capture.capture import Captured, capture
 from ..common.timing import timed
-from ..network.model import SpikingModel
 from ..network.settings import ConversionSettings
 from ..sites.find import Site
 from ..sites.prepare import Preparation, prepare
-from .build import build
 from .calibrated import Calibrated
 
 
@@ -44,6 +43,8 @@ def made_ready(
     first: Any,
     batches: Callable[[Captured], Iterable[Any]],
     settings: ConversionSettings,
+    others: Iterable[Any] = (),
+    seen: Sequence[Shapes] = (),
     *,
     device: torch.device | None = None,
     progress: bool = True,
@@ -55,12 +56,22 @@ def made_ready(
         first: one calibration batch.
         batches: gives the calibration batches of what was captured.
         settings: of the conversion.
+        others: further batches; lengths in which they differ vary.
+        seen: shapes of batches that aren't at hand.
         device: where the result lives; the model's device if None.
         progress: shows bars on stderr.
     """
     seconds: dict[str, float] = {}
     with timed(seconds, "capture"):
-        captured = capture(model, first, device=device, batch_axis=settings.batch_axis)
+        captured = capture(
+            model,
+            first,
+            device=device,
+            batch_axis=settings.batch_axis,
+            dynamic=settings.dynamic,
+            others=others,
+            seen=seen,
+        )
         given = captured.signature.within(captured.batches(batches(captured)))
         sites = prepare(
             Preparation(
@@ -76,23 +87,21 @@ def made_ready(
     return Ready(captured, sites, given, seconds, device)
 
 
-def finished(
+def calibrated(
     ready: Ready,
     settings: ConversionSettings,
     fixed: Mapping[str, int],
     gates: Mapping[str, int],
     *,
-    part: str = "",
     progress: bool = True,
-) -> SpikingModel:
-    """Calibrates a network, fits its neurons and puts them in.
+) -> Calibrated:
+    """Runs the exact network on the calibration batches.
 
     Args:
         ready: the network.
         settings: of the conversion.
         fixed: K of the sites that have one of their own, by name.
         gates: of every site, by name.
-        part: the name of the module in a model, where it is one.
         progress: shows bars on stderr.
     """
     captured, sites = ready.captured, ready.sites
@@ -102,5 +111,4 @@ def finished(
             captured, sites, ready.batches, device=target, seed=settings.seed, progress=progress
         )
     captured.tell_readings()
-    source = Calibrated(captured, sites, observed, fixed, gates, ready.batches)
-    return build(source, settings, seconds=ready.seconds, part=part, progress=progress)
+    return Calibrated(captured, sites, observed, fixed, gates, ready.batches)

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..assembly.build import build
 from ..assembly.site_numbers import by_site, gates_of
-from ..assembly.stages import Ready, finished, made_ready
+from ..assembly.stages import Ready, calibrated, made_ready
 from ..capture.isolate import isolated
 from ..capture.model_kinds import eager_module
 from ..common.batches import batches_of
@@ -23,6 +24,7 @@ from ..network.model import SpikingModel
 from ..network.settings import ConversionSettings
 from .assembling import Made, assembled, keeps_caches, python_modules
 from .chosen import Wanted, choose
+from .lengths import lengths_apart
 from .model import SpikingParts
 from .recording import Recorded, Recording, check_called, given_of
 from .report import PartRow
@@ -78,6 +80,7 @@ def convert_parts(
         whole = WholeModel(isolation, batches_of(calibration))
         recording = Recording(whole.model, chosen, whole.batches, whole.home, image_count)
         kept = keeps_caches(whole, recording, notes)
+        recording.probe(lengths_apart(whole, settings))
         networks = _networks(recording, settings, notes, device, progress)
         converted = _converted(networks, settings, progress)
         python = python_modules(whole.model, recording.parts)
@@ -122,7 +125,7 @@ def _networks(
             continue
         for index, each in enumerate(forms):
             name = part.name if not index else f"{part.name}#{index + 1}"
-            own = dataclasses.replace(settings, batch_axis=_batch_axis(settings, name))
+            own = _own(settings, name)
             with named(name):
                 try:
                     batches = recording.calls(each)
@@ -132,6 +135,7 @@ def _networks(
                         first,
                         lambda _, batches=batches: batches,  # type: ignore[misc]
                         own,
+                        seen=each.shapes,
                         device=device,
                         progress=progress,
                     )
@@ -153,14 +157,16 @@ def _networks(
     return found
 
 
-def _batch_axis(settings: ConversionSettings, name: str) -> Any:
-    """The batch axis of a part: one number for all, or by ``part.input``."""
-    asked = settings.batch_axis
-    if not isinstance(asked, Mapping):
-        return asked
-    start = f"{name}."
-    own = {key[len(start) :]: axis for key, axis in asked.items() if key.startswith(start)}
-    return own or None
+def _own(settings: ConversionSettings, part: str) -> ConversionSettings:
+    """The settings of a part's conversion but for numbers by site.
+
+    A batch axis is one number for all parts, or given by ``part.input``.
+    """
+    axis = settings.batch_axis
+    if isinstance(axis, Mapping):
+        start = f"{part}."
+        axis = {key[len(start) :]: a for key, a in axis.items() if key.startswith(start)} or None
+    return dataclasses.replace(settings, batch_axis=axis, dynamic=None, modules=())
 
 
 def _converted(
@@ -179,20 +185,20 @@ def _converted(
     for each in networks:
         start = f"{each.name}."
         own = dataclasses.replace(
-            settings,
+            _own(settings, each.name),
             per_site_steps=_exactly(_of(start, fixed, each)),
             per_site_gates=_exactly(_of(start, own_gates, each)),
-            batch_axis=_batch_axis(settings, each.name),
-            modules=(),
         )
         with named(each.name):
-            found[each.name] = finished(
+            source = calibrated(
                 each.ready,
                 own,
                 _of(start, fixed, each),
                 _of(start, gates, each),
-                part=each.name,
                 progress=progress,
+            )
+            found[each.name] = build(
+                source, own, seconds=each.ready.seconds, part=each.name, progress=progress
             )
     return found
 

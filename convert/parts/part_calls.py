@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from ..calls.call_signature import Signature
 from ..calls.own_classes import register, same_form
+from ..calls.sizes import Shapes
 
 # Arguments that a graph can hold as they are.
 _PLAIN = (bool, int, float, complex, str, type(None), torch.dtype, torch.device)
@@ -40,6 +41,17 @@ class PartCall:
     def tensors(self) -> list[Tensor]:
         """The flat arguments that are tensors."""
         return [leaf for leaf in self.leaves if isinstance(leaf, Tensor)]
+
+    @property
+    def shapes(self) -> Shapes:
+        """The shapes of the tensors, by the names of the flat arguments."""
+        found: dict[str, tuple[int, ...]] = {}
+        for name, value in self._named():
+            leaves = pytree.tree_leaves(value)
+            for index, leaf in enumerate(leaves):
+                if isinstance(leaf, Tensor):
+                    found[name if len(leaves) == 1 else f"{name}[{index}]"] = tuple(leaf.shape)
+        return found
 
     def opaque(self) -> tuple[str, Any] | None:
         """The first argument that no graph can hold: its name and what it is."""

@@ -18,13 +18,17 @@ from torch.utils import _pytree as pytree
 
 from ..calls.batch_forms import Given
 from ..calls.batch_reading import moved
-from ..errors import CalibrationError, CaptureError, InputError
+from ..calls.sizes import Shapes
+from ..common.messages import first_line
+from ..errors import CalibrationError, CaptureError, ConversionError, InputError
 from .chosen import Chosen
 from .part_calls import Form, PartCall
 from .stand_in import StandIn, owners, place
 
 # Inputs of all parts together that are kept in memory.
 KEPT_BYTES = 2**30
+# So many shapes of a part's inputs are looked at.
+_MOST_SHAPES = 64
 # In so many forms of arguments a part may be called.
 MOST_FORMS = 8
 
@@ -76,7 +80,7 @@ class Recorded:
         count: how many calls.
         calls: all of them; None where they are recorded anew each time.
         size: bytes of these.
-        shapes: every list of shapes that the tensors had.
+        shapes: those of the tensors, by the names of the inputs; each once, not all.
     """
 
     part: Chosen
@@ -85,16 +89,20 @@ class Recorded:
     count: int = 0
     calls: list[PartCall] | None = field(default_factory=list)
     size: int = 0
-    shapes: list[tuple[tuple[int, ...], ...]] = field(default_factory=list)
+    shapes: list[Shapes] = field(default_factory=list)
+
+    def see(self, call: PartCall) -> None:
+        """Notes the shapes of a call."""
+        shapes = call.shapes
+        if shapes not in self.shapes and len(self.shapes) < _MOST_SHAPES:
+            self.shapes.append(shapes)
 
     def add(self, call: PartCall) -> None:
         """Adds a call."""
         self.count += 1
         if _numbers(call) > _numbers(self.first):
             self.first = call
-        shapes = tuple(tuple(t.shape) for t in call.tensors)
-        if shapes not in self.shapes:
-            self.shapes.append(shapes)
+        self.see(call)
         if self.calls is not None:
             self.calls.append(call)
             self.size += sum(t.numel() * t.element_size() for t in call.tensors)
@@ -128,6 +136,7 @@ class Recording:
         self._count = count
         self.images = self.runs = 0
         self.recorders: dict[str, Recorder] = {}
+        self._probes: list[tuple[str, Given]] = []
         for part in parts:
             recorder = Recorder(owners(model, part.paths)[0])
             self.recorders[part.name] = recorder
@@ -154,6 +163,14 @@ class Recording:
             for recorder in self.recorders.values():
                 recorder.told = None
 
+    def probe(self, batches: Sequence[tuple[str, Given]]) -> None:
+        """Notes batches whose lengths alone are wanted: in what they differ, parts may vary.
+
+        Args:
+            batches: each with what it is called in messages.
+        """
+        self._probes = list(batches)
+
     def record(self) -> dict[str, list[Recorded]]:
         """The calls of every part over all batches, by its name and form.
 
@@ -173,9 +190,30 @@ class Recording:
                 "the calibration data yields no image; give a list, a DataLoader or a tensor with "
                 "at least one batch (an iterator that was used before is empty)"
             )
+        for what, given in self._probes:
+            told = {part.name: self._sees(found[part.name]) for part in self.parts}
+            try:
+                self.run(given, told)
+            except ConversionError:
+                raise
+            except Exception as error:
+                raise InputError(
+                    f"dynamic=: the model refuses {what} ({first_line(error)}); name axes whose "
+                    "length it leaves free"
+                ) from error
         for recorder in self.recorders.values():
             recorder.stop_watching()
         return found
+
+    @staticmethod
+    def _sees(known: list[Recorded]) -> Told:
+        def see(call: PartCall) -> None:
+            form = call.form()
+            for each in known:
+                if each.form == form and all(t.numel() for t in call.tensors):
+                    each.see(call)
+
+        return see
 
     @staticmethod
     def _adds(part: Chosen, known: list[Recorded]) -> Told:

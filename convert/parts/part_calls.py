@@ -81,6 +81,38 @@ class PartCall:
     def _named(self) -> list[tuple[str, Any]]:
         return list(zip(self.names, [*self.args, *self.kwargs.values()], strict=True))
 
+    def spread(self, signature: Signature | None = None) -> PartCall:
+        """The call with inputs of one row as long as the others: ``[1, L]`` beside ``[N, L, F]``.
+
+        Args:
+            signature: of a network, which says of which inputs the first axis is the batch; None
+                for all.
+        """
+        leaves, spec = pytree.tree_flatten((self.args, self.kwargs))
+        batched = [isinstance(leaf, Tensor) and leaf.dim() > 0 for leaf in leaves]
+        if signature is not None:
+            axes = dict(zip(_flat_names(signature), signature.axes, strict=True))
+            names = self._flat_names()
+            batched = [b and axes[n] == 0 for b, n in zip(batched, names, strict=True)]
+        long = [leaf.shape[0] for leaf, b in zip(leaves, batched, strict=True) if b]
+        rows = next((n for n in long if n > 1), 1)
+        if rows == 1 or 1 not in long:
+            return self
+        made = [
+            leaf.expand(rows, *leaf.shape[1:]) if b and leaf.shape[0] == 1 else leaf
+            for leaf, b in zip(leaves, batched, strict=True)
+        ]
+        args, kwargs = pytree.tree_unflatten(made, spec)
+        return PartCall(args, kwargs, self.names)
+
+    def _flat_names(self) -> list[tuple[str, int]]:
+        """The argument and the place in it of every leaf."""
+        return [
+            (name, i)
+            for name, value in self._named()
+            for i in range(len(pytree.tree_leaves(value)))
+        ]
+
     def fits(self, signature: Signature) -> bool:
         """Whether a network with this signature takes the call, whatever its shapes are."""
         values = dict(self._named())
@@ -133,6 +165,16 @@ class Form:
     spec: pytree.TreeSpec
     leaves: tuple[Any, ...]
     constants: tuple[tuple[str, Any], ...] = field(compare=False)
+
+
+def _flat_names(signature: Signature) -> list[tuple[str, int]]:
+    """The argument and the place in it of every flat input of a network."""
+    children = signature.in_spec.children()
+    return [
+        (name, i)
+        for name, child in zip(signature.names, children, strict=True)
+        for i in range(child.num_leaves)
+    ]
 
 
 def called_with(forward: inspect.Signature, args: Any, kwargs: Mapping[str, Any]) -> PartCall:

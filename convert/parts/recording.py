@@ -18,7 +18,9 @@ from torch.utils import _pytree as pytree
 
 from ..calls.batch_forms import Given
 from ..calls.batch_reading import moved
+from ..calls.own_classes import register
 from ..calls.sizes import Shapes
+from ..capture.fidelity import floats, gap_between
 from ..common.messages import first_line
 from ..errors import CalibrationError, CaptureError, ConversionError, InputError
 from .chosen import Chosen
@@ -27,6 +29,8 @@ from .stand_in import StandIn, owners, place
 
 # Inputs of all parts together that are kept in memory.
 KEPT_BYTES = 2**30
+# Outputs that differ by no more of their magnitude are the same.
+_SAME = 1e-5
 # So many shapes of a part's inputs are looked at.
 _MOST_SHAPES = 64
 # In so many forms of arguments a part may be called.
@@ -48,18 +52,46 @@ class Recorder(StandIn):
         # Calls by this module, and calls of the module in whatever way.
         self.calls = self.seen = 0
         self.writes = False
+        # Of each form, whether inputs of one row may be made longer.
+        self._alike: list[tuple[Form, bool]] = []
         self._handle = replaced.register_forward_pre_hook(self._called)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the module gives."""
         self.calls += 1
         call = self.call_of(args, kwargs)
-        if self.told is not None:
-            self.told(call)
+        # As it is before the module or the model writes to it.
+        kept = None if self.told is None else _kept(call)
         before = [(t, t._version) for t in call.tensors if not t.is_inference()]
         found = self.replaced(*args, **kwargs)
         self.writes |= any(t._version != version for t, version in before)
+        if self.told is not None and kept is not None:
+            self.told(self._spread(kept, found))
         return found
+
+    def _spread(self, call: PartCall, found: Any) -> PartCall:
+        """The call with inputs of one row as long as the others, if the module takes that so."""
+        longer = call.spread()
+        if longer is call or call.opaque() is not None:
+            return call
+        form = call.form()
+        known = next((alike for other, alike in self._alike if other == form), None)
+        if known is None:
+            known = self._gives(longer, found)
+            self._alike.append((form, known))
+        return longer if known else call
+
+    def _gives(self, call: PartCall, expected: Any) -> bool:
+        """Whether the module gives the same for a call written in another way."""
+        calls, seen = self.calls, self.seen
+        try:
+            result = self.replaced(*call.args, **call.kwargs)
+            register(result)
+            return gap_between(floats(expected), floats(result)) <= _SAME
+        except Exception:
+            return False
+        finally:
+            self.calls, self.seen = calls, seen
 
     def _called(self, module: nn.Module, args: Any) -> None:
         self.seen += 1
@@ -221,7 +253,7 @@ class Recording:
             check(part, call)
             if any(not t.numel() for t in call.tensors):
                 return
-            call, form = _kept(call), call.form()
+            form = call.form()
             for each in known:
                 if each.form == form:
                     each.add(call)
@@ -241,7 +273,7 @@ class Recording:
         """The calls of a part in one form, recorded anew."""
         for given in self._batches:
             calls: list[PartCall] = []
-            self.run(given, {recorded.part.name: lambda call: calls.append(_kept(call))})  # noqa: B023
+            self.run(given, {recorded.part.name: calls.append})
             yield from (
                 call
                 for call in calls

@@ -44,8 +44,9 @@ class SpikingPart(StandIn):
             return self.replaced(*args, **kwargs)
         for network in self.networks:
             if call.fits(network.signature):  # type: ignore[arg-type]
+                fitting = call.spread(network.signature)  # type: ignore[arg-type]
                 try:
-                    return network(*call.args, **call.kwargs)
+                    return network(*fitting.args, **fitting.kwargs)
                 except InputError as error:
                     raise InputError(f"the part {self.name}: {error}") from error
         known = self.networks[0].signature

@@ -32,6 +32,7 @@ def build(
     settings: ConversionSettings,
     *,
     seconds: dict[str, float],
+    part: str = "",
     progress: bool = False,
 ) -> SpikingModel:
     """The spiking network of a captured graph.
@@ -40,6 +41,7 @@ def build(
         source: the graph and what calibration saw of it.
         settings: of the conversion.
         seconds: of the stages before; those of the stages here are added.
+        part: the name of the module in a model, where it is one.
         progress: shows bars on stderr.
     """
     fits = SiteFits(source, settings, progress=progress)
@@ -64,7 +66,7 @@ def build(
                 progress=progress,
             )
         if report.output_errors[0].poor:
-            warnings.warn(str(report.output_errors[0]), stacklevel=3)
+            warnings.warn(str(report.output_errors[0].within(part)), stacklevel=3)
     return model
 
 

@@ -255,7 +255,8 @@ def write_settings(report: Report | None) -> Any:
         return None
     settings = report.settings.to_dict()
     # What is not used is left out.
-    for name, unused in (("batch_axis", None), ("budget_spikes", None), ("spike_cost", 0.0)):
+    unused_values = {"batch_axis": None, "dynamic": None, "budget_spikes": None, "spike_cost": 0.0}
+    for name, unused in unused_values.items():
         if settings[name] == unused:
             del settings[name]
     return plain(settings, "the settings")

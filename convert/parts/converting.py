@@ -1,0 +1,251 @@
+"""The parts of a model: recorded while it runs, converted one by one, put in their places."""
+
+from __future__ import annotations
+
+import dataclasses
+import glob
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..assembly.build import build
+from ..assembly.site_numbers import by_site, gates_of
+from ..assembly.stages import Ready, calibrated, made_ready
+from ..capture.isolate import isolated
+from ..capture.model_kinds import eager_module
+from ..common.batches import batches_of
+from ..errors import ConversionError, InputError, SiteError
+from ..network.model import SpikingModel
+from ..network.settings import ConversionSettings
+from .assembling import Made, assembled, keeps_caches, python_modules
+from .chosen import Wanted, choose
+from .lengths import lengths_apart
+from .model import SpikingParts
+from .recording import Recorded, Recording, check_called, given_of
+from .report import PartRow
+from .whole_calls import image_count
+from .whole_model import WholeModel
+
+# So many modules are named in a note.
+_NAMED = 5
+
+
+@dataclass
+class _Network:
+    """One network of a part before its neurons.
+
+    Args:
+        name: in the report.
+        recorded: the calls that it is for.
+        ready: the captured part.
+    """
+
+    name: str
+    recorded: Recorded
+    ready: Ready
+
+
+def convert_parts(
+    model: nn.Module,
+    calibration: Any,
+    wanted: Sequence[Wanted],
+    settings: ConversionSettings,
+    *,
+    device: torch.device | None = None,
+    progress: bool = True,
+) -> SpikingParts:
+    """The model with converted parts.
+
+    Args:
+        model: the user's; it is left as it was.
+        calibration: as for `to_spiking`; a batch is given to the model in the form that it takes.
+        wanted: names, globs and classes of the parts.
+        settings: of the conversion; numbers by site name sites with their part.
+        device: where the result lives; the model's own device if None.
+        progress: shows bars on stderr.
+
+    Raises:
+        ConversionError: a subclass for parts, data or a setting that can't be used.
+    """
+    _check_settings(settings)
+    notes: list[str] = []
+    with isolated(model, notes) as isolation:
+        chosen, told = choose(isolation.copied, wanted)
+        notes += told
+        whole = WholeModel(isolation, batches_of(calibration))
+        recording = Recording(whole.model, chosen, whole.batches, whole.home, image_count)
+        kept = keeps_caches(whole, recording, notes)
+        recording.probe(lengths_apart(whole, settings))
+        networks = _networks(recording, settings, notes, device, progress)
+        converted = _converted(networks, settings, progress)
+        python = python_modules(whole.model, recording.parts)
+        rows = [_row(each, converted[each.name], recording) for each in networks]
+        made = Made(converted, rows, python, notes, kept)
+        return assembled(eager_module(model), whole, recording, made, settings, device)
+
+
+def _check_settings(settings: ConversionSettings) -> None:
+    """Refuses what makes sense for one graph alone.
+
+    Raises:
+        InputError: naming the setting.
+    """
+    if settings.budget is not None:
+        raise InputError(
+            "budget= divides steps among the sites of one graph, and modules= makes several; give "
+            "max_loss= or budget_spikes=, which hold for each part, or per_site_steps="
+        )
+
+
+def _networks(
+    recording: Recording,
+    settings: ConversionSettings,
+    notes: list[str],
+    device: torch.device | None,
+    progress: bool,
+) -> list[_Network]:
+    """The captured networks of all parts, in the order of the model's modules.
+
+    Raises:
+        ConversionError: a subclass, naming the part that can't be converted.
+    """
+    recorded = recording.record()
+    found: list[_Network] = []
+    unused: list[str] = []
+    plain: list[str] = []
+    for part in recording.parts:
+        recorder, forms = recording.recorders[part.name], recorded[part.name]
+        if not check_called(part, recorder, forms, recording.model):
+            unused.append(part.name)
+            continue
+        for index, each in enumerate(forms):
+            name = part.name if not index else f"{part.name}#{index + 1}"
+            own = _own(settings, name)
+            with named(name):
+                try:
+                    batches = recording.calls(each)
+                    first = given_of(each.first)
+                    ready = made_ready(
+                        recorder.replaced,
+                        first,
+                        lambda _, batches=batches: batches,  # type: ignore[misc]
+                        own,
+                        seen=each.shapes,
+                        device=device,
+                        progress=progress,
+                    )
+                except SiteError:
+                    if part.exact:
+                        raise
+                    plain.append(name)
+                    continue
+            found.append(_Network(name, each, ready))
+    if unused:
+        notes.append(f"never called on the calibration data, and left as they are: {_few(unused)}")
+    if plain:
+        notes.append(f"without a nonlinear function, and left as they are: {_few(plain)}")
+    if not found:
+        raise InputError(
+            "modules= chooses no module that is called on the calibration data and has a nonlinear "
+            f"function; it chose {_few(unused + plain)}"
+        )
+    return found
+
+
+def _own(settings: ConversionSettings, part: str) -> ConversionSettings:
+    """The settings of a part's conversion but for numbers by site.
+
+    A batch axis is one number for all parts, or given by ``part.input``.
+    """
+    axis = settings.batch_axis
+    if isinstance(axis, Mapping):
+        start = f"{part}."
+        axis = {key[len(start) :]: a for key, a in axis.items() if key.startswith(start)} or None
+    return dataclasses.replace(settings, batch_axis=axis, dynamic=None, modules=())
+
+
+def _converted(
+    networks: Sequence[_Network], settings: ConversionSettings, progress: bool
+) -> dict[str, SpikingModel]:
+    """The networks with their neurons, by name."""
+    sites = [
+        dataclasses.replace(site, name=f"{each.name}.{site.name}")
+        for each in networks
+        for site in each.ready.sites
+    ]
+    fixed = by_site(sites, settings.per_site_steps, "per_site_steps")
+    gates = gates_of(sites, settings)
+    own_gates = by_site(sites, settings.per_site_gates, "per_site_gates")
+    found = {}
+    for each in networks:
+        start = f"{each.name}."
+        own = dataclasses.replace(
+            _own(settings, each.name),
+            per_site_steps=_exactly(_of(start, fixed, each)),
+            per_site_gates=_exactly(_of(start, own_gates, each)),
+        )
+        with named(each.name):
+            source = calibrated(
+                each.ready,
+                own,
+                _of(start, fixed, each),
+                _of(start, gates, each),
+                progress=progress,
+            )
+            found[each.name] = build(
+                source, own, seconds=each.ready.seconds, part=each.name, progress=progress
+            )
+    return found
+
+
+def _of(start: str, numbers: Mapping[str, int], network: _Network) -> dict[str, int]:
+    """The numbers of a network's sites, by their names in it."""
+    return {
+        site.name: numbers[start + site.name]
+        for site in network.ready.sites
+        if start + site.name in numbers
+    }
+
+
+def _exactly(numbers: Mapping[str, int]) -> dict[str, int]:
+    return {glob.escape(name): number for name, number in numbers.items()}
+
+
+def _row(network: _Network, converted: SpikingModel, recording: Recording) -> PartRow:
+    report = converted.report
+    assert report is not None
+    known = [e for e in report.output_errors if e.steps == converted.fitted_as]
+    return PartRow(
+        name=network.name,
+        module=type(recording.recorders[network.recorded.part.name].replaced).__name__,
+        calls=network.recorded.count / recording.runs,
+        per_image=report.calibration_images / recording.images,
+        error=known[0].error if known else None,
+    )
+
+
+def _few(names: Sequence[str]) -> str:
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+@contextmanager
+def named(part: str) -> Iterator[None]:
+    """A block whose errors and warnings begin with the name of a part.
+
+    Raises:
+        ConversionError: of the same class.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            yield
+        except ConversionError as error:
+            raise type(error)(f"the part {part}: {error}") from error.__cause__
+    for warning in caught:
+        warnings.warn(f"{part}: {warning.message}", warning.category, stacklevel=4)

@@ -16,7 +16,10 @@ from .errors import (
     SiteError,
     StorageError,
 )
+from .evaluation.iou import IoU
 from .evaluation.measure import evaluate
+from .evaluation.metrics import METRICS, register_metric
+from .evaluation.perplexity import Perplexity
 from .evaluation.result import Evaluation
 from .evaluation.trade_off import TradeOff
 from .fitting.activation import fit
@@ -37,6 +40,7 @@ from .storage.file import load
 __all__ = [
     "DEFAULT_METHOD",
     "METHODS",
+    "METRICS",
     "Audit",
     "CalibrationError",
     "CaptureError",
@@ -47,6 +51,8 @@ __all__ = [
     "FewSpikesNeuron",
     "FitError",
     "InputError",
+    "IoU",
+    "Perplexity",
     "RangeWarning",
     "Report",
     "SiteError",
@@ -62,6 +68,7 @@ __all__ = [
     "refit",
     "register_decomposition",
     "register_method",
+    "register_metric",
     "register_operator",
     "to_spiking",
 ]

@@ -28,7 +28,7 @@ def pareto(
     spike_costs: Sequence[float] = _PRICES,
     steps: Sequence[int] | None = None,
     gates: Sequence[int] | None = None,
-    metric: str = "agreement",
+    metric: Any = None,
     progress: bool = True,
 ) -> TradeOff:
     """Events per neuron against error, for every price of spikes (and K, and gates).

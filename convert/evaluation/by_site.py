@@ -13,15 +13,19 @@ from .measures import Measure, Outputs
 from .rows import Row, SiteErrorRow
 from .runs import by_image, device_of, eval_mode, outputs
 
+# Inputs ``(args, kwargs)`` of a batch, and its labels.
+Kept = tuple[Any, Any]
+
 
 def errors_by_site(
-    snn: SpikingModel, kept: Sequence[Any], kind: type[Measure], *, progress: bool = True
+    snn: SpikingModel, kept: Sequence[Kept], kind: Measure, *, progress: bool = True
 ) -> tuple[SiteErrorRow, ...]:
     """Error of the output with one site spiking, and with all sites up to it, in graph order.
 
     Args:
         snn: the network; each site costs two passes.
-        kept: inputs, ``(args, kwargs)`` a batch; the reference is the network with no site spiking.
+        kept: inputs ``(args, kwargs)`` and labels as the measure takes them, or None, a batch; the
+            reference is the network with no site spiking.
         kind: what is measured.
         progress: shows a bar on stderr; one line a minute where that is no terminal.
     """
@@ -32,13 +36,13 @@ def errors_by_site(
 
     with torch.no_grad(), eval_mode(snn):
         with snn.spiking_only(()):
-            expected = [found(inputs) for inputs in kept]
+            expected = [found(inputs) for inputs, _ in kept]
 
         def measured(spiking: Collection[str]) -> Row:
-            measure = kind()
+            measure = kind.start()
             with snn.spiking_only(spiking):
-                for inputs, reference in zip(kept, expected, strict=True):
-                    measure.add(found(inputs), reference, None)
+                for (inputs, labels), reference in zip(kept, expected, strict=True):
+                    measure.add(found(inputs), reference, labels)
             return measure.site
 
         rows = []

@@ -19,7 +19,7 @@ _NO_CLASS, _VOID = (-1, -100), 255
 _REMEDY = "give class indices, one whole number for each image"
 
 
-def class_indices(label: Any, logits: Tensor) -> Tensor | None:
+def class_indices(label: Any, logits: Tensor, ignored: int | None = None) -> Tensor | None:
     """A batch's label as class indices ``[N, ...]`` on the logits' device, `IGNORED` where none.
 
     Args:
@@ -28,36 +28,43 @@ def class_indices(label: Any, logits: Tensor) -> Tensor | None:
             without a class (of one logit only -100), in a segmentation 255 does too. None for no
             label.
         logits: ``[N, classes, ...]``; of one logit the classes are 0 and 1.
+        ignored: another value that stands for no class.
 
     Raises:
         InputError: for anything else, and for a class that the logits don't have.
     """
-    numbers = _numbers(label)
+    numbers = label_numbers(label)
     if numbers is None:
         return None
     indices = _of_shape(numbers, logits)
     classes = max(logits.shape[1], 2)
-    ignored = indices == _NO_CLASS[1]
+    left_out = indices == _NO_CLASS[1]
+    if ignored is not None:
+        left_out |= indices == ignored
     if logits.shape[1] > 1:
-        ignored |= indices == _NO_CLASS[0]
+        left_out |= indices == _NO_CLASS[0]
         if logits.dim() > 2 and classes <= _VOID:
-            ignored |= indices == _VOID
-    wrong = indices[~ignored & ((indices < 0) | (indices >= classes))]
+            left_out |= indices == _VOID
+    wrong = indices[~left_out & ((indices < 0) | (indices >= classes))]
     if wrong.numel():
-        known = indices[~ignored]
+        known = indices[~left_out]
         hint = " (a label to be ignored is -100 here)" if logits.shape[1] == 1 else ""
         raise InputError(
             f"labels go from {int(known.min())} to {int(known.max())}, but the network has "
             f"{classes} classes{hint}; give the data set that it was trained on"
         )
-    return indices.masked_fill(ignored, IGNORED).to(logits.device)
+    return indices.masked_fill(left_out, IGNORED).to(logits.device)
 
 
-def _numbers(label: Any) -> Tensor | None:
-    """A label in any array's form; None for no label."""
+def label_numbers(label: Any) -> Tensor | None:
+    """A label in any array's form as a tensor; None for no label.
+
+    Raises:
+        InputError: for text, several labels, and what is no array.
+    """
     named = named_parts(label)
     if named is not None:
-        return _numbers(_of_dict(named))
+        return label_numbers(_of_dict(named))
     if label is None:
         return None
     text = _text(label)
@@ -66,11 +73,11 @@ def _numbers(label: Any) -> Tensor | None:
     if isinstance(label, list | tuple) and label:
         if all(isinstance(part, Tensor | np.ndarray) and part.ndim for part in label):
             if len(label) == 1:
-                return _numbers(label[0])
+                return label_numbers(label[0])
             if len({tuple(part.shape) for part in label}) > 1 or label[0].ndim == 1:
                 raise InputError(
-                    f"a batch has {len(label)} labels; accuracy is that of one: give (inputs, "
-                    "label) with the label of the classes"
+                    f"a batch has {len(label)} labels; this metric is that of one: give (inputs, "
+                    "label), or a function of (outputs, targets) as metric="
                 )
         if any(named_parts(part) is not None for part in label):
             raise InputError(f"labels are a list of dicts, one for each image; {_REMEDY}")

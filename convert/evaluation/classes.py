@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from torch import Tensor
 
 from ..errors import InputError
 from .class_labels import IGNORED, class_indices
-from .measures import Measure, Outputs, check_alike
+from .measures import Measure, Outputs, check_alike, main_output
 from .relative_error import RelativeError
 from .rows import ClassMeasures, ClassOriginal, ClassSite, Predicted
 
@@ -16,10 +18,10 @@ from .rows import ClassMeasures, ClassOriginal, ClassSite, Predicted
 class Agreement(Measure):
     """Accuracy, agreement with the reference's classes, and relative error of the logits.
 
-    The logits ``[N, classes, ...]`` are the first output with at least two dimensions. The
-    predicted class is that of the largest logit; of a single logit ``[N, 1, ...]`` it is 1 if that
-    is above 0, else 0. Where a logit is NaN or the largest is infinite there is no prediction: it
-    agrees with nothing and is the class of no label.
+    The logits ``[N, classes, ...]`` are the output called logits or out, else the first with at
+    least two dimensions. The predicted class is that of the largest logit; of a single logit
+    ``[N, 1, ...]`` it is 1 if that is above 0, else 0. Where a logit is NaN or the largest is
+    infinite there is no prediction: it agrees with nothing and is the class of no label.
     """
 
     columns: ClassVar[dict[str, str]] = {
@@ -29,6 +31,11 @@ class Agreement(Measure):
     }
     error: ClassVar[str] = "logit_rmse"
     drawn: ClassVar[str] = "agreement"
+    own: ClassVar[tuple[str, ...]] = ("accuracy",)
+    shares: ClassVar[frozenset[str]] = frozenset({"accuracy", "agreement"})
+    better: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {"accuracy": "higher", "agreement": "higher", "logit_rmse": "lower"}
+    )
     broken: ClassVar[str] = "without_prediction"
     broken_text: ClassVar[str] = (
         "Images without a prediction (a logit is NaN, or the largest infinite), which count as "
@@ -42,12 +49,11 @@ class Agreement(Measure):
     @staticmethod
     def logits(outputs: Outputs) -> Tensor:
         """The logits among a network's outputs; InputError if there are none."""
-        for output in outputs.values():
-            if output.dim() >= 2 and output.numel():
-                return output
-        raise InputError(
-            "the model returns no logits [N, classes]; metric='output' compares what is none"
-        )
+        return outputs[logits_name(outputs)]
+
+    def measured(self, outputs: Outputs) -> str | None:
+        """The name of the logits."""
+        return logits_name(outputs)
 
     @staticmethod
     def labels(label: Any, outputs: Outputs) -> Tensor | None:
@@ -109,6 +115,30 @@ class Agreement(Measure):
     def original(self) -> ClassOriginal:
         """The accuracy."""
         return ClassOriginal(self._accuracy, without_prediction=self._broken)
+
+
+class Accuracy(Agreement):
+    """The same where accuracy is asked for: every batch must have labels."""
+
+    needs_labels = True
+
+    def check(self) -> None:
+        """Refuses labels that all stand for no class."""
+        if self._accuracy is None:
+            raise InputError(
+                "no image has a label that is a class (-1 and -100 stand for none), and "
+                "metric='accuracy' needs them; metric='agreement' compares the predictions alone"
+            )
+
+
+def logits_name(outputs: Outputs) -> str:
+    """The name of the logits among a network's outputs; InputError if there are none."""
+    name = main_output(outputs, lambda output: output.dim() >= 2)
+    if name is None:
+        raise InputError(
+            "the model returns no logits [N, classes]; metric='output' compares what is none"
+        )
+    return name
 
 
 def predicted_classes(logits: Tensor) -> Tensor:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Sized
+from collections.abc import Collection, Iterable, Sequence, Sized
 from dataclasses import dataclass, field
 from functools import partial
 from numbers import Integral
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -20,9 +20,11 @@ from ..common.progress import Progress
 from ..errors import InputError
 from ..network.input_types import cast_for
 from ..network.model import SpikingModel
-from .by_site import errors_by_site
+from ..network.report import Report
+from .by_site import Kept, errors_by_site
+from .choice import suitable
 from .measures import Measure, Outputs
-from .metrics import METRICS, metric_named
+from .metrics import metric_of
 from .remarks import Remarks
 from .result import Evaluation
 from .rows import FittedRow, Row, StepRow, Whole
@@ -34,10 +36,12 @@ from .runs import (
     by_row,
     device_of,
     eval_mode,
-    labels_by_image,
+    first_labels,
     outputs,
     planned,
+    report_of,
     run_all,
+    targets_of,
 )
 
 
@@ -46,7 +50,7 @@ def evaluate(
     model: nn.Module | None,
     data: Any,
     *,
-    metric: str = "agreement",
+    metric: Any = None,
     by_site: int = 64,
     at: Collection[int] | None = None,
     progress: bool = True,
@@ -57,15 +61,28 @@ def evaluate(
         snn: from `to_spiking`; the other K it was fitted for are evaluated beside it.
         model: the original; evaluated in eval mode on its own device and left as it was. None
             takes `snn.original()`.
-        data: batches ``(inputs, labels)`` with class indices ``[N]``, in any form that calibration
-            data may have, and labels in any form of `class_indices`. Without labels only the
-            agreement is measured, and with labels for some images the accuracy is that of these.
+        data: batches ``(inputs, labels)`` in any form that calibration data may have. Labels are
+            class indices ``[N]`` in any form of `class_indices`, or what the metric takes.
             Floating-point inputs are cast to the network's type. Read once. The result's notes say
             how the data was read, and what speaks against the figures; the latter is warned of.
-        metric: ``"agreement"`` (or ``"classes"``) of the predicted classes, with accuracy and
-            error of the logits, see `convert.evaluation.classes.Agreement`; a network with one
-            logit predicts by its sign. ``"output"`` for a network whose outputs are no classes:
-            their relative error, see `convert.evaluation.metrics.OutputError`. It needs no labels.
+        metric: what is measured, beside the original:
+
+            - ``"agreement"`` (or ``"classes"``): share of images of which both networks predict the
+              same class, accuracy where there are labels, and error of the logits; see
+              `convert.evaluation.classes.Agreement`. A network with one logit predicts by its sign.
+            - ``"accuracy"``: the same, with labels for every batch.
+            - ``"output"``: relative error of outputs that are no classes, without labels; see
+              `convert.evaluation.output_error.OutputError`.
+            - ``"perplexity"``, or ``Perplexity(shift=False)``: of language models, with the
+              divergence from the original; see `convert.evaluation.perplexity.Perplexity`.
+            - ``"iou"``, or ``IoU(ignore=0)``: of segmentations; see `convert.evaluation.iou.IoU`.
+            - a name that `register_metric` was given.
+            - a metric of torchmetrics, which stays as it is.
+            - a function of (outputs, targets) that gives a number or a dict of numbers for a batch;
+              the mean weights each batch by its images.
+
+            None takes the first where the outputs may be logits of classes, judged by the first
+            batch and its labels, and else ``"output"``; a note says so.
         by_site: images on which each site's own and the accumulated error is measured; 0 for
             none. A network that mixes the images of a batch is given whole batches: so many images
             or more.
@@ -73,30 +90,33 @@ def evaluate(
         progress: shows bars on stderr; one line a minute where that is no terminal.
 
     Raises:
-        InputError: for arguments in another order, data without batches, labels that don't fit
-            the outputs, an unknown metric, a number of images that is none, or a step that the
-            network doesn't have.
+        InputError: for arguments in another order, data without batches, labels that are missing
+            or don't fit the outputs or the metric, a metric that is unknown or gives no number, a
+            number of images that is none, or a step that the network doesn't have.
     """
     _check_order(snn, model, data)
-    kind = METRICS[metric_named(metric)]
+    given = None if metric is None else metric_of(metric)
     wanted = _count(by_site)
-    plan = planned(snn, kind, _steps(at, snn.longest))
+    steps, report = _steps(at, snn.longest), report_of(snn)
     original = snn.original() if model is None else model
-    remarks, reader = Remarks(snn, model, kind, data), snn.reader()
-    both = _Both(snn, original, kind, plan, wanted, remarks)
+    remarks, reader = Remarks(snn, model, data), snn.reader()
+    both = _Both(snn, original, given, steps, wanted, remarks)
     with torch.no_grad(), eval_mode(original), eval_mode(snn):
         both.add_all(read_by(batches_once(data, snn.signature.cut_axis), reader), progress)
-    if not both.images:
+    if both.begun is None:
         raise InputError("the test data yields no image; give at least one batch")
+    name, kind, plan, exact = both.begun
+    exact.check()
     site_rows = errors_by_site(snn, both.kept, kind, progress=progress) if wanted else ()
     return Evaluation(
-        report=snn.report,
-        metric=metric_named(metric),
+        report=report,
+        metric=name,
+        shown=exact.shown(),
         images=both.images,
         labelled_images=both.labelled,
-        original=both.exact.original,
-        spiking=_whole(both),
-        by_step=tuple(_step_row(both, step) for step in plan.readouts),
+        original=exact.original,
+        spiking=_whole(both, plan, report),
+        by_step=tuple(_step_row(both, plan, step) for step in plan.readouts),
         by_K=tuple(
             FittedRow(k, *_figures(both, run), _latency(snn, k)) for k, run in plan.refits.items()
         ),
@@ -104,11 +124,20 @@ def evaluate(
         by_site_images=both.kept_images,
         spikes_per_neuron={
             site.name: _share(plan.whole.spikes[site.name], both.images * site.neurons)
-            for site in snn.report.sites
+            for site in report.sites
         },
         seconds=both.seconds,
         notes=remarks.told(reader.notes),
     )
+
+
+class _Begun(NamedTuple):
+    """What the first batch decides: the metric, its runs, and the original's own measure."""
+
+    name: str
+    kind: Measure
+    plan: Plan
+    exact: Measure
 
 
 @dataclass
@@ -117,22 +146,22 @@ class _Both:
 
     snn: SpikingModel
     original: nn.Module
-    kind: type[Measure]
-    plan: Plan
+    # The metric with its name; None for what suits the first batch.
+    given: tuple[str, Measure] | None
+    steps: Sequence[int]
     wanted: int
     remarks: Remarks
-    exact: Measure = field(init=False)
+    begun: _Begun | None = None
     images: int = 0
     labelled: int = 0
-    # The first `wanted` images, ``(args, kwargs)`` a batch; whole batches where none may be cut.
-    kept: list[Any] = field(default_factory=list)
+    # Of the first `wanted` images inputs and labels; whole batches where none may be cut.
+    kept: list[Kept] = field(default_factory=list)
     kept_images: int = 0
     seconds: dict[str, float] = field(
         default_factory=lambda: {"evaluate_original": 0.0, "evaluate_spiking": 0.0}
     )
 
     def __post_init__(self) -> None:
-        self.exact = self.kind()
         self.device, self.home = device_of(self.snn), device_of(self.original)
 
     def add_all(self, data: Iterable[Given], progress: bool) -> None:
@@ -142,6 +171,16 @@ class _Both:
             for part in self.snn.signature.taken(batch):
                 self.add(part)
 
+    def _begin(self, batch: Given, expected: Outputs) -> _Begun:
+        """Decides on the metric, before the first batch is measured."""
+        why, given = "", self.given
+        if given is None:
+            name, why = suitable(batch, by_row(self.snn.signature, expected))
+            given = metric_of(name)
+        name, kind = given
+        self.remarks.begin(kind, why, expected)
+        return _Begun(name, kind, planned(self.snn, kind, self.steps), kind.start())
+
     def add(self, batch: Given) -> None:
         """Runs one batch through the original, and in every planned way through the other."""
         args, kwargs = batch.args, batch.kwargs
@@ -150,35 +189,40 @@ class _Both:
         size = signature.images(signature.flatten(args, kwargs))
         if not size:
             return
-        self._keep((args, kwargs), size)
         begin = time.perf_counter()
         own = as_program_takes(self.original, *cast_for(self.original, (args, kwargs)))
-        expected = outputs(self.original, own, self.home, self.device)
+        returned = outputs(self.original, own, self.home, self.device)
         between = time.perf_counter()
-        labels = self.kind.labels(batch.label, by_row(signature, expected))
-        if labels is not None:
-            labels = labels_by_image(signature, labels, expected, size)
-        expected = by_image(signature, expected, self.kind)
-        before = self.exact.labelled
-        self.exact.add(expected, expected, labels)
-        self.labelled += min(self.exact.labelled - before, size)
+        self.begun = self.begun or self._begin(batch, returned)
+        name, kind, plan, exact = self.begun
+        if kind.needs_labels and batch.label is None:
+            raise InputError(
+                f"a batch has no labels, which metric={name!r} needs; give (inputs, labels), or "
+                "metric='output' to compare the outputs alone"
+            )
+        labels = targets_of(signature, kind, batch, returned, size)
+        self._keep((args, kwargs), labels, size)
+        expected = by_image(signature, returned, kind)
+        before = exact.labelled
+        exact.add(expected, expected, labels)
+        self.labelled += min(exact.labelled - before, size)
         self.remarks.add((args, kwargs), size, expected, labels)
         whole = Batch((args, kwargs), expected, labels)
-        for piece in whole.pieces(self.snn, size, self.device):
-            self.remarks.compare(partial(self._exact, piece), piece.expected)
-            run_all(self.snn, self.plan, piece, self.device)
+        for piece in whole.pieces(self.snn, size, self.device, whole=kind.whole):
+            self.remarks.compare(partial(self._exact, kind, piece), piece.expected)
+            run_all(self.snn, plan, piece, self.device)
         self.seconds["evaluate_original"] += between - begin
         self.seconds["evaluate_spiking"] += time.perf_counter() - between
         self.images += size
 
-    def _exact(self, piece: Batch) -> Outputs:
+    def _exact(self, kind: Measure, piece: Batch) -> Outputs:
         """The outputs of the network that was converted, as they are measured."""
         with self.snn.spiking_only(()):
             found = outputs(self.snn, piece.inputs, self.device)
-        return by_image(self.snn.signature, found, self.kind)
+        return by_image(self.snn.signature, found, kind)
 
-    def _keep(self, inputs: Any, size: int) -> None:
-        """Keeps the images of a batch that are still wanted."""
+    def _keep(self, inputs: Any, labels: Any, size: int) -> None:
+        """Keeps the images of a batch that are still wanted, with their labels."""
         room = self.wanted - self.kept_images
         if room <= 0:
             return
@@ -186,14 +230,15 @@ class _Both:
         taken = size if signature.whole else min(size, room)
         if signature.bounds is not None:
             taken = signature.bounds.at_least(taken)
-        self.kept.append(inputs if signature.whole else signature.first(inputs, taken))
+        first = inputs if signature.whole else signature.first(inputs, taken)
+        self.kept.append((first, first_labels(labels, size, taken)))
         self.kept_images += taken
 
 
 def _figures(both: _Both, run: Run) -> tuple[Row, float]:
     """What was measured of a run, and its spikes for each neuron and image."""
     spikes = sum(run.spikes.values())
-    return run.measure.values, _share(spikes, both.images * both.snn.report.neurons)
+    return run.measure.values, _share(spikes, both.images * report_of(both.snn).neurons)
 
 
 def _latency(snn: SpikingModel, steps: int) -> int:
@@ -207,13 +252,13 @@ def _share(spikes: float, neurons: int) -> float:
     return spikes / neurons if neurons else 0.0
 
 
-def _step_row(both: _Both, step: int) -> StepRow:
-    values, spikes = _figures(both, both.plan.readouts[step])
-    return StepRow(step, values, spikes, both.plan.raw[step].measure.raw)
+def _step_row(both: _Both, plan: Plan, step: int) -> StepRow:
+    values, spikes = _figures(both, plan.readouts[step])
+    return StepRow(step, values, spikes, plan.raw[step].measure.raw)
 
 
-def _whole(both: _Both) -> Whole:
-    run, report = both.plan.whole, both.snn.report
+def _whole(both: _Both, plan: Plan, report: Report) -> Whole:
+    run = plan.whole
     spikes = sum(run.spikes.values()) / both.images
     return Whole(
         run.measure.values,
@@ -221,7 +266,7 @@ def _whole(both: _Both) -> Whole:
         spikes_per_image=spikes,
         spikes_per_neuron=_share(spikes, report.neurons),
         spike_driven=report.spike_driven,
-        without_encoding=both.plan.bare.measure.values if both.plan.bare else None,
+        without_encoding=plan.bare.measure.values if plan.bare else None,
     )
 
 

@@ -5,21 +5,37 @@ A network's outputs come as floating-point tensors by name, in the order in whic
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from ..calls.batch_forms import Given
 from ..calls.own_classes import register
 from ..errors import InputError
 from .rows import Row
 
 Outputs = Mapping[str, Tensor]
 
+# What models call the output that a loss or a user reads, where they return several.
+_MAIN = ("logits", "out")
+_NONE: Mapping[str, str] = MappingProxyType({})
 
-def outputs_of(result: Any) -> dict[str, Tensor]:
+
+class Returned(dict[str, Tensor]):
+    """Outputs by name, and `result`: what the network returned, in its own form."""
+
+    def __init__(self, named: Mapping[str, Tensor], result: Any) -> None:
+        super().__init__(named)
+        self.result = result
+
+
+def outputs_of(result: Any) -> Returned:
     """The floating-point tensors of what a network returned: ``output``, ``output['mask']``.
 
     Raises:
@@ -34,7 +50,33 @@ def outputs_of(result: Any) -> dict[str, Tensor]:
     }
     if not found:
         raise InputError("the model returns no floating-point tensor; there is nothing to compare")
-    return found
+    return Returned(found, result)
+
+
+def result_of(outputs: Outputs) -> Any:
+    """What the network returned; the tensors by name where that isn't known."""
+    return outputs.result if isinstance(outputs, Returned) else dict(outputs)
+
+
+def own_name(name: str) -> str:
+    """What the model calls an output: ``logits`` of ``output['logits']``; "" where it has none."""
+    found = re.fullmatch(r"output(?:\['(\w+)'\]|\.(\w+))", name)
+    return "" if found is None else found[1] or found[2] or ""
+
+
+def main_output(outputs: Outputs, fits: Callable[[Tensor], bool]) -> str | None:
+    """The name of the output that is measured: that called logits or out, else the first.
+
+    Args:
+        outputs: of a network.
+        fits: whether one could be it.
+    """
+    names = [name for name, output in outputs.items() if output.numel() and fits(output)]
+    for known in _MAIN:
+        for name in names:
+            if own_name(name) == known:
+                return name
+    return names[0] if names else None
 
 
 def check_alike(name: str, found: Tensor, reference: Tensor) -> None:
@@ -46,33 +88,113 @@ def check_alike(name: str, found: Tensor, reference: Tensor) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Shown:
+    """What tables and pictures need to know of a metric.
+
+    Args:
+        columns: keys of a row of measures that tables show, with headings.
+        error: the key of a site's error.
+        drawn: the key of the comparison with the original: agreement or an error.
+        broken: the key of how many images, or batches, have no value.
+        broken_text: what these are.
+        own: keys that the original has, too.
+        shares: keys whose values lie between 0 and 1.
+        better: ``"higher"`` or ``"lower"``, by key; left out where neither is known.
+    """
+
+    columns: Mapping[str, str]
+    error: str
+    drawn: str
+    broken: str
+    broken_text: str
+    own: tuple[str, ...] = ()
+    shares: frozenset[str] = frozenset()
+    better: Mapping[str, str] = field(default_factory=dict)
+
+    def axis(self, key: str) -> str:
+        """The label of a key's axis: ``perplexity (lower is better)``."""
+        better = self.better.get(key)
+        return self.columns[key] + (f" ({better} is better)" if better else "")
+
+
 class Measure(ABC):
     """What is added up over batches, and what comes of it; a subclass is a metric.
 
-    `columns` has the keys of `values` that a table shows, with headings; `error` is the key of a
-    site's error, `drawn` that of the curve over the steps, `broken` that of the number of images
-    without a value, and `broken_text` says what these are. `elements` says that each element of an
-    output is compared over the images.
+    One object stands for the metric itself: `start` gives another for every run, and `targets`
+    reads what the outputs are measured against. `columns`, `error`, `drawn`, `broken`,
+    `broken_text`, `own`, `shares` and `better` are those of `Shown`. `elements` says that each
+    element of an output is compared over the images, `whole` that a batch must not be cut,
+    `positions_second` that outputs of several rows of an image are taken as ``[N, T, ...]`` and
+    not as ``[N, ..., T]``, and `needs_labels` that every batch must have labels.
     """
 
-    columns: ClassVar[dict[str, str]]
+    columns: ClassVar[Mapping[str, str]]
     error: ClassVar[str]
     drawn: ClassVar[str]
     broken: ClassVar[str]
     broken_text: ClassVar[str]
+    own: ClassVar[tuple[str, ...]] = ()
+    shares: ClassVar[frozenset[str]] = frozenset()
+    better: ClassVar[Mapping[str, str]] = _NONE
     elements: ClassVar[bool] = False
+    whole: ClassVar[bool] = False
+    positions_second: ClassVar[bool] = False
+    needs_labels: bool = False
 
     # Images that came with labels.
     labelled: int = 0
 
-    @staticmethod
-    @abstractmethod
-    def labels(label: Any, outputs: Outputs) -> Tensor | None:
-        """A batch's label in the form that `add` takes; InputError for one that doesn't fit."""
+    def start(self) -> Measure:
+        """A measure of the same metric to which nothing was added."""
+        return type(self)()
 
     @abstractmethod
-    def add(self, found: Outputs, reference: Outputs, labels: Tensor | None) -> None:
+    def labels(self, label: Any, outputs: Outputs) -> Any:
+        """A batch's label in the form that `add` takes; InputError for one that doesn't fit."""
+
+    def targets(self, batch: Given, outputs: Outputs, size: int) -> Any:
+        """The same of a whole batch, for metrics that need its inputs, or its number of images.
+
+        Args:
+            batch: as it was read.
+            outputs: the original's.
+            size: images of the batch.
+        """
+        return self.labels(batch.label, outputs)
+
+    @abstractmethod
+    def add(self, found: Outputs, reference: Outputs, labels: Any) -> None:
         """Adds the outputs of a batch, ``[N, ...]`` each, and its labels."""
+
+    def check(self) -> None:
+        """Refuses figures of the original that say nothing, once all batches were added.
+
+        Raises:
+            InputError: if nothing was measured.
+        """
+        return
+
+    def measured(self, outputs: Outputs) -> str | None:
+        """The name of the output that is measured; None where all are."""
+        return None
+
+    def notes(self) -> list[str]:
+        """How the targets were read, where that isn't plain."""
+        return []
+
+    def shown(self) -> Shown:
+        """How the figures are called and drawn."""
+        return Shown(
+            columns=self.columns,
+            error=self.error,
+            drawn=self.drawn,
+            broken=self.broken,
+            broken_text=self.broken_text,
+            own=self.own,
+            shares=self.shares,
+            better=self.better,
+        )
 
     @property
     @abstractmethod

@@ -1,129 +1,102 @@
-"""The metrics by name, and that of networks whose outputs are no classes.
+"""The metrics by name, and what else `evaluate` takes as one.
 
-A metric is a subclass of `Measure`, named in `Metric` and `METRICS`.
+A metric is a `Measure`. Those of the package are named here; `register_metric` adds others.
 """
 
 from __future__ import annotations
 
-import math
-from enum import StrEnum
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from types import MappingProxyType
+from typing import Any
 
-from torch import Tensor
-
+from ..common.registry import Registration, register
 from ..errors import InputError
-from .classes import Agreement
-from .measures import Measure, Outputs, check_alike
-from .relative_error import Spread
-from .rows import OutputMeasures, OutputOriginal, OutputSite
+from .classes import Accuracy, Agreement
+from .function_metric import FunctionMetric
+from .iou import IoU
+from .measures import Measure
+from .output_error import OutputError
+from .perplexity import Perplexity
+from .torch_metric import TorchMetric, is_torch_metric
 
-
-class OutputError(Measure):
-    """Relative error of outputs that are no classes; labels are not looked at.
-
-    Of one output it is the root of ``sum (found - reference)^2 / sum (reference - mean)^2``, both
-    sums over all images and elements, where the mean is that of each element over the images: 0
-    for equal outputs, 1 for what always gives the reference's mean output. Of several outputs it
-    is the root mean square of theirs, each in units of its own spread. None stands for what has
-    no value: outputs that differ from a reference that is the same for every image, or an
-    infinite one. The former are left out of the error of several; with NaN or infinity in any of
-    them there is no such error.
-    """
-
-    columns: ClassVar[dict[str, str]] = {"relative_error": "relative error"}
-    error: ClassVar[str] = "relative_error"
-    drawn: ClassVar[str] = "relative_error"
-    elements: ClassVar[bool] = True
-    broken: ClassVar[str] = "not_finite"
-    broken_text: ClassVar[str] = "Images with NaN or infinity in an output, which have no error"
-
-    def __init__(self) -> None:
-        self._sums: dict[str, Spread] = {}
-        self._broken = 0
-
-    @staticmethod
-    def labels(label: Any, outputs: Outputs) -> Tensor | None:
-        """None: there are no classes."""
-        return None
-
-    def add(self, found: Outputs, reference: Outputs, labels: Tensor | None) -> None:
-        """Adds the outputs of a batch, ``[N, ...]`` each.
-
-        Raises:
-            InputError: if an output has another shape than the reference's, or than in the batches
-                before.
-        """
-        if len(found) != len(reference):
-            raise InputError(
-                f"the original returns {len(reference)} outputs, the spiking network {len(found)}; "
-                "give the model that was converted"
-            )
-        for (name, exact), output in zip(reference.items(), found.values(), strict=True):
-            check_alike(name, output, exact)
-            self._sums.setdefault(name, Spread(name)).add(output, exact)
-        self._broken += _images_not_finite(found)
-
-    @property
-    def values(self) -> OutputMeasures:
-        """The relative error of all outputs, and of each by its name."""
-        each = {name: spread.relative_error for name, spread in self._sums.items()}
-        return OutputMeasures(self._total, each, not_finite=self._broken)
-
-    @property
-    def _total(self) -> float | None:
-        if not all(math.isfinite(spread.error) for spread in self._sums.values()):
-            return None
-        each = [spread.relative_error for spread in self._sums.values()]
-        known = [error for error in each if error is not None]
-        return math.sqrt(sum(e * e for e in known) / len(known)) if known else None
-
-    @property
-    def raw(self) -> OutputMeasures:
-        """The same as `values`."""
-        return self.values
-
-    @property
-    def site(self) -> OutputSite:
-        """The relative error of all outputs."""
-        return OutputSite(self._total, not_finite=self._broken)
-
-    @property
-    def original(self) -> OutputOriginal:
-        """Nothing but images whose outputs are not finite."""
-        return OutputOriginal(not_finite=self._broken)
-
-
-def _images_not_finite(outputs: Outputs) -> int:
-    """Images with NaN or infinity in any output; one without a batch dimension is one image."""
-    images: set[int] = set()
-    for output in outputs.values():
-        if output.numel():
-            broken = ~output.isfinite().reshape(len(output) if output.dim() else 1, -1)
-            images.update(broken.any(1).nonzero().flatten().tolist())
-    return len(images)
-
-
-class Metric(StrEnum):
-    """Names of the measures; a classifier's has two."""
-
-    AGREEMENT = "agreement"
-    CLASSES = "classes"
-    OUTPUT = "output"
-
-
-METRICS: dict[Metric, type[Measure]] = {
-    Metric.AGREEMENT: Agreement,
-    Metric.CLASSES: Agreement,
-    Metric.OUTPUT: OutputError,
+_metrics: dict[str, Callable[[], Measure]] = {
+    "accuracy": Accuracy,
+    "agreement": Agreement,
+    "classes": Agreement,
+    "iou": IoU,
+    "output": OutputError,
+    "perplexity": Perplexity,
 }
+# What makes the measure of each name, to be read; `register_metric` adds to it.
+METRICS: Mapping[str, Callable[[], Measure]] = MappingProxyType(_metrics)
 
 
-def metric_named(name: str) -> Metric:
-    """The metric of a name; InputError for one that doesn't exist."""
-    try:
-        return Metric(name)
-    except ValueError:
+def register_metric(name: str, start: Callable[[], Measure]) -> Registration:
+    """Adds a metric: every ``metric=`` then takes its name.
+
+    Args:
+        name: a new one.
+        start: makes a measure to which nothing was added; a subclass of `Measure` does.
+
+    Returns:
+        What takes the metric out again, by ``remove()``.
+
+    Raises:
+        InputError: if there is a metric of that name, or the arguments are none.
+    """
+    if not isinstance(name, str) or not name:
+        raise InputError(f"a metric's name must be a text, found {name!r}")
+    if not callable(start):
         raise InputError(
-            f"no metric is called {name!r}; choose agreement (or classes) for a network that "
-            "predicts classes, output for any other"
-        ) from None
+            f"metric {name!r}: give a function that makes a Measure, found a {type(start).__name__}"
+        )
+    return register(_metrics, name, start, f"a metric called {name!r}")
+
+
+def metric_of(given: Any) -> tuple[str, Measure]:
+    """The name of what was given as ``metric=``, and a measure of it to which nothing was added.
+
+    Args:
+        given: a name, a `Measure`, a metric of torchmetrics, or a function.
+
+    Raises:
+        InputError: for anything else, and for a name that doesn't exist.
+    """
+    if isinstance(given, str):
+        return given, _named(given)
+    if isinstance(given, Measure):
+        known = next((n for n, start in METRICS.items() if start is type(given)), None)
+        return known or type(given).__name__, given.start()
+    if isinstance(given, type):
+        raise InputError(
+            f"metric= is the class {given.__name__}; give an object of it: {given.__name__}(...)"
+        )
+    if is_torch_metric(given):
+        made: Measure = TorchMetric(given)
+    elif callable(given):
+        made = FunctionMetric(given)
+    else:
+        raise InputError(f"no metric is called {given!r}; {_choice()}")
+    return str(made), made
+
+
+def _named(name: str) -> Measure:
+    if name not in METRICS:
+        near = get_close_matches(name, METRICS, 1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise InputError(f"no metric is called {name!r}; {hint}{_choice()}")
+    made: Any = METRICS[name]()
+    if not isinstance(made, Measure):
+        raise InputError(
+            f"metric {name!r} was registered with what makes a {type(made).__name__} and no Measure"
+        )
+    return made
+
+
+def _choice() -> str:
+    names = ", ".join(sorted(METRICS))
+    return (
+        f"choose from {names}, a metric of torchmetrics, or a function of (outputs, targets); "
+        "output suits every network"
+    )

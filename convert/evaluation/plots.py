@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,10 +14,13 @@ from torch import Tensor
 
 from ..common.files import atomic_path
 from ..fitting.measure import Fit
-from .metrics import METRICS, Metric
+from .measures import Shown
 from .rows import FittedRow, PricedRow, Row, StepRow
 
 _BLUE, _RED, _GREEN, _TEAL = "#4c78a8", "#e45756", "#54a24b", "#72b7b2"
+# Figures of one metric that a picture shows, and their colours.
+_MOST_CURVES = 4
+_COLORS = (_RED, "#f58518", "#b279a2", "#9d755d")
 
 
 def draw_steps(
@@ -23,55 +28,43 @@ def draw_steps(
     by_K: Sequence[FittedRow],
     path: str | os.PathLike[str],
     *,
-    metric: Metric,
-    accuracy: float | None,
+    shown: Shown,
+    original: Row,
     title: str,
 ) -> None:
-    """Accuracy and agreement, or the relative error, over the steps; beside it the spikes.
+    """The measures over the steps, those of the original beside them; and the spikes.
+
+    Shares go into one picture: accuracy and agreement. Other figures that the original has, too, go
+    into one of their own.
 
     Args:
         by_step: readouts, in order.
         by_K: networks fitted anew.
         path: a picture file; the ending chooses its format.
-        metric: what was measured.
-        accuracy: the original's, None without labels.
+        shown: how the measures are called.
+        original: its figures; None for those without a value.
         title: above the picture.
     """
     # matplotlib takes half a second to import; only who draws pays for it.
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
+    own = [key for key in shown.own if original.get(key) is not None][:_MOST_CURVES]
+    apart = [key for key in own if key not in shown.shares or shown.drawn not in shown.shares]
+    panels: list[list[str]] = [apart] if apart else []
+    panels.append([key for key in own if key not in apart])
+    width = 6.4 * len(panels) + 3.2
+    figure = Figure(figsize=(width, 4.0), layout="constrained")
+    *lefts, right = figure.subplots(1, len(panels) + 1, width_ratios=(2,) * len(panels) + (1,))
+    curves = _Curves(by_step, sorted(by_K, key=lambda row: row.steps), original, shown)
+    for index, (axes, keys) in enumerate(zip(lefts, panels, strict=True)):
+        compared = index == len(panels) - 1
+        curves.draw(axes, keys, compared=compared)
+        axes.set(xlabel="step t at which every neuron is cut", title="" if index else title)
     steps = [row.step for row in by_step]
-    figure = Figure(figsize=(9.6, 4.0), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(2, 1))
-    key = METRICS[metric].drawn
-    name = METRICS[metric].columns[key]
-    errors = metric is Metric.OUTPUT
-    long_name = f"{name} of the outputs" if errors else f"{name} with the original"
-    left.plot(steps, _curve([r.raw for r in by_step], key), ":", color=_BLUE, label=f"{name}, raw")
-    left.plot(steps, _curve(by_step, key), "o-", color=_BLUE, label=long_name)
-    if accuracy is not None:
-        left.plot(steps, _curve(by_step, "accuracy"), "s-", color=_RED, label="accuracy")
-        left.axhline(accuracy, color=_RED, lw=1, ls="--", label="original's accuracy")
-    if by_K:
-        fitted = sorted(by_K, key=lambda row: row.steps)
-        left.plot(
-            [row.steps for row in fitted],
-            _curve(fitted, key),
-            "D",
-            color=_GREEN,
-            label=f"{name}, fitted for that K",
-        )
-    left.set(xlabel="step t at which every neuron is cut", title=title)
-    if errors:
-        positive = any(np.any(line.get_ydata() > 0) for line in left.lines)
-        left.set(ylabel=name, yscale="log" if positive else "linear")
-    else:
-        left.set(ylabel="share of test images", ylim=(0, 1.02))
-    left.legend(loc="upper right" if errors else "lower right", fontsize=8)
     right.bar(steps, [row.spikes_per_neuron for row in by_step], color=_TEAL)
     right.set(xlabel="step t", ylabel="spikes per neuron and image", title="spikes up to step t")
-    for axes in (left, right):
+    for axes in (*lefts, right):
         axes.grid(alpha=0.3)
         axes.set_axisbelow(True)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -79,11 +72,64 @@ def draw_steps(
         figure.savefig(temporary, dpi=150)
 
 
+@dataclass(frozen=True)
+class _Curves:
+    """The rows of which curves are drawn, and how they are called."""
+
+    by_step: Sequence[StepRow]
+    by_K: Sequence[FittedRow]
+    original: Row
+    shown: Shown
+
+    def draw(self, axes: Any, own: Sequence[str], *, compared: bool) -> None:
+        """Draws figures that the original has, too, and the comparison with it if asked for."""
+        shown, steps = self.shown, [row.step for row in self.by_step]
+        drawn = [shown.drawn] if compared else []
+        if compared:
+            self._draw_compared(axes, steps)
+        for color, key in zip(_COLORS, own, strict=False):
+            name = shown.columns[key]
+            axes.plot(steps, _curve(self.by_step, key), "s-", color=color, label=name)
+            line = float(self.original[key])
+            axes.axhline(line, color=color, lw=1, ls="--", label=f"original's {name}")
+            if not compared and self.by_K:
+                self._draw_fitted(axes, key, color)
+        keys = [*drawn, *own]
+        shares = all(key in shown.shares for key in keys)
+        lower = all(shown.better.get(key) == "lower" for key in keys)
+        if shares:
+            label = "share of test images" if own in ([], ["accuracy"]) else "share"
+            axes.set(ylabel=label, ylim=(0, 1.02))
+        else:
+            positive = any(np.any(np.asarray(line.get_ydata()) > 0) for line in axes.lines)
+            label = shown.axis(keys[0]) if len(keys) == 1 else ", ".join(map(shown.axis, keys))
+            axes.set(ylabel=label, yscale="log" if lower and positive else "linear")
+        axes.legend(loc="upper right" if lower else "lower right", fontsize=8)
+
+    def _draw_compared(self, axes: Any, steps: Sequence[int]) -> None:
+        """Draws agreement, or the error of the outputs."""
+        key = self.shown.drawn
+        name = self.shown.columns[key]
+        error = self.shown.better.get(key) == "lower"
+        long_name = f"{name} of the outputs" if error else f"{name} with the original"
+        raw = [row.raw for row in self.by_step]
+        axes.plot(steps, _curve(raw, key), ":", color=_BLUE, label=f"{name}, raw")
+        axes.plot(steps, _curve(self.by_step, key), "o-", color=_BLUE, label=long_name)
+        if self.by_K:
+            self._draw_fitted(axes, key, _GREEN)
+
+    def _draw_fitted(self, axes: Any, key: str, color: str) -> None:
+        """Draws a point for each network that was fitted anew."""
+        x, y = [row.steps for row in self.by_K], _curve(self.by_K, key)
+        label = f"{self.shown.columns[key]}, fitted for that K"
+        axes.plot(x, y, "D", color=color, label=label)
+
+
 def draw_trade_off(
     points: Sequence[PricedRow],
     path: str | os.PathLike[str],
     *,
-    metric: Metric,
+    shown: Shown,
     title: str,
 ) -> None:
     """The error over the events, and with classes the agreement, a curve for each K and gates.
@@ -91,13 +137,13 @@ def draw_trade_off(
     Args:
         points: networks; those that another one beats are hollow.
         path: a picture file; the ending chooses its format.
-        metric: what was measured.
+        shown: how the measures are called.
         title: above the picture.
     """
     from matplotlib.figure import Figure
 
-    kind = METRICS[metric]
-    keys = list(dict.fromkeys((kind.error, kind.drawn)))
+    figures = [key for key in shown.own[:1] if key not in shown.shares]
+    keys = list(dict.fromkeys((shown.error, shown.drawn, *figures)))
     figure = Figure(figsize=(4.8 * len(keys), 4.0), layout="constrained")
     panels = figure.subplots(1, len(keys), squeeze=False)[0]
     curves = list(dict.fromkeys((row.steps, row.gates) for row in points))
@@ -121,8 +167,8 @@ def draw_trade_off(
             ls="--",
             label="not dominated",
         )
-        axes.set(xlabel="events per neuron and image", ylabel=kind.columns[key])
-        if key == kind.error and any(value > 0 for value in _curve(points, key)):
+        axes.set(xlabel="events per neuron and image", ylabel=shown.axis(key))
+        if key == shown.error and any(value > 0 for value in _curve(points, key)):
             axes.set_yscale("log")
         axes.grid(alpha=0.3, which="both")
         axes.set_axisbelow(True)

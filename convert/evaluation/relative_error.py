@@ -13,7 +13,8 @@ from ..errors import InputError
 class Spread:
     """Sums over images: of the squared error, and of the reference around its mean.
 
-    The mean is that of each element over the images.
+    The mean is that of each element over the images. Where images have several shapes, it is that
+    over the axes that vary as well.
 
     Args:
         name: of the output, for messages.
@@ -21,39 +22,62 @@ class Spread:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.count = 0
+        # Images; values behind each of the sums.
+        self.count = self._values = 0
         self.error = self.squares = 0.0
+        # What the sums are measured from, and the sums; of length 1 where an axis varies.
         self.first: Tensor | None = None
         self.sums: Tensor | None = None
+        self._pooled: tuple[int, ...] = ()
 
     def add(self, found: Tensor, reference: Tensor) -> None:
         """Adds outputs ``[N, ...]``, or one without dimensions."""
         if not reference.dim():
             found, reference = found[None], reference[None]
         found, reference = found.double(), reference.double()
-        if not len(reference):
+        if not reference.numel():
             return
         if self.first is None or self.sums is None:
             # Measured from the first image's output, an output that never changes has no spread.
             self.first = reference[0].clone()
             self.sums = torch.zeros_like(self.first)
-        if reference.shape[1:] != self.first.shape:
-            raise InputError(
-                f"{self.name} was {[*self.first.shape]} for each image in an earlier batch and is "
-                f"{[*reference.shape[1:]]} now; give batches whose outputs have one shape"
-            )
+        self._pool(reference.shape[1:], self.first, self.sums)
         self.error += float((found - reference).square().sum())
         moved = reference - self.first
         self.count += len(moved)
-        self.sums += moved.sum(0)
+        self._values += moved.numel() // self.first.numel()
+        self.sums += moved.sum((0, *(axis + 1 for axis in self._pooled))).view_as(self.sums)
         self.squares += float(moved.square().sum())
+
+    def _pool(self, shape: torch.Size, first: Tensor, sums: Tensor) -> None:
+        """Takes the mean over the axes along which an image's shape isn't that of those before."""
+        if len(shape) != first.dim():
+            raise InputError(
+                f"{self.name} was {[*first.shape]} for each image in an earlier batch and is "
+                f"{[*shape]} now; give batches whose outputs have the same number of axes"
+            )
+        axes = [a for a, n in enumerate(shape) if n != first.shape[a] and a not in self._pooled]
+        if not axes:
+            return
+        self._pooled = (*self._pooled, *axes)
+        centre = first.mean(axes, keepdim=True)
+        apart = first - centre
+        self.squares += float((2 * apart * sums + self._values * apart.square()).sum())
+        self.sums = (sums + self._values * apart).sum(axes, keepdim=True)
+        self._values *= first.numel() // centre.numel()
+        self.first = centre
+
+    @property
+    def varies(self) -> bool:
+        """Whether images had several shapes."""
+        return bool(self._pooled)
 
     @property
     def relative_error(self) -> float | None:
         """Root of error over spread; 0 without a difference, None for no finite number."""
         if self.error == 0 or self.sums is None:
             return 0.0
-        spread = self.squares - float(self.sums.square().sum()) / self.count
+        spread = self.squares - float(self.sums.square().sum()) / self._values
         value = self.error / spread if spread > 0 else math.inf
         return math.sqrt(value) if math.isfinite(value) else None
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from ..calls.batch_parts import listed
 from ..capture.fidelity import ROUNDING, largest_gap
 from ..network.model import SpikingModel
 from .class_labels import IGNORED
@@ -27,24 +28,38 @@ class Remarks:
     Args:
         snn: the spiking network.
         model: the original that was given; None for the network's own.
-        kind: what is measured.
         data: the data source, which may name its classes.
     """
 
-    def __init__(
-        self, snn: SpikingModel, model: torch.nn.Module | None, kind: type[Measure], data: Any
-    ) -> None:
+    def __init__(self, snn: SpikingModel, model: torch.nn.Module | None, data: Any) -> None:
         self._given = model is not None
         self._compared = False
-        self._classes = None
-        if issubclass(kind, Agreement):
-            names = class_names(snn.metadata) or class_names(model)
-            self._classes = ClassSpace(class_names(data), names)
+        self._names = class_names(data), class_names(snn.metadata) or class_names(model)
+        self._classes: ClassSpace | None = None
+        self._kind: Measure | None = None
+        self._metric = ""
         self._images = self._with_nan = self._labelled = self._ignored = 0
         self._three = ""
         self._doubts: list[str] = []
 
-    def add(self, inputs: Any, size: int, expected: Outputs, labels: Tensor | None) -> None:
+    def begin(self, kind: Measure, why: str, expected: Outputs) -> None:
+        """Notes what is measured, before the first batch.
+
+        Args:
+            kind: the metric, which notes how it reads its targets.
+            why: it was chosen; "" where that is plain.
+            expected: the original's outputs of the first batch.
+        """
+        self._kind = kind
+        if isinstance(kind, Agreement):
+            self._classes = ClassSpace(*self._names)
+        name = kind.measured(expected)
+        several = [why] if why else []
+        if name is not None and len(expected) > 1:
+            several.append(f"of the outputs {listed(expected)}, {name} is measured")
+        self._metric = "; ".join(several)
+
+    def add(self, inputs: Any, size: int, expected: Outputs, labels: Any) -> None:
         """Adds a batch.
 
         Args:
@@ -99,7 +114,8 @@ class Remarks:
             doubts.append(f"{self._with_nan} of {self._images} images hold NaN")
         if self._classes is not None:
             doubts += self._classes.doubts
-        notes = list(readings)
+        notes = [*readings, *([self._metric] if self._metric else [])]
+        notes += self._kind.notes() if self._kind is not None else []
         if self._labelled and self._labelled < self._images:
             notes.append(
                 f"{self._images - self._labelled} of {self._images} images have no label; the "

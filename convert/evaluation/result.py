@@ -13,8 +13,7 @@ from ..common.files import atomic_path
 from ..common.tables import shown as text
 from ..common.tables import table
 from ..network.report import Report
-from .measures import Measure
-from .metrics import METRICS, Metric
+from .measures import Shown
 from .plots import draw_steps
 from .rows import FittedRow, Row, SiteErrorRow, StepRow, Whole, plain
 
@@ -24,17 +23,24 @@ class Evaluation:
     """What a spiking network's outputs and spikes are against its original's outputs.
 
     Every row can be read by key, too: ``result.by_step[0]["agreement"]``. Below, *the measures*
-    are accuracy, agreement and logit_rmse, or with the metric ``"output"`` relative_error and
-    by_output.
+    are, by metric:
+
+    - agreement, accuracy: accuracy, agreement and logit_rmse;
+    - output: relative_error and by_output;
+    - perplexity: perplexity, divergence and agreement;
+    - iou: iou, accuracy (of pixels), by_class, agreement and logit_rmse;
+    - a function or a metric of torchmetrics: its figures by name, and relative_error.
 
     Args:
         report: what the conversion did.
-        metric: what was measured, see `evaluate`.
+        metric: what was measured: a name, see `evaluate`, or that of a function or class.
+        shown: how the measures are called in tables and pictures.
         images: test images.
         labelled_images: those with labels; accuracies are of these alone. 0 with the metric
             ``"output"``.
-        original: accuracy; None where the data has no labels, as everywhere below. Without keys
-            with the metric ``"output"``.
+        original: those of the measures that are no comparison with the original: accuracy, None
+            where the data has no labels, as everywhere below; perplexity and tokens; iou, accuracy
+            and by_class; a function's figures. Without keys with the metric ``"output"``.
         spiking: the whole network: the measures, neurons, spikes and spike_driven.
         by_step: the anytime readout after each step that was asked for, the last of them K.
         by_K: the network fitted anew for other K.
@@ -47,7 +53,8 @@ class Evaluation:
     """
 
     report: Report
-    metric: Metric
+    metric: str
+    shown: Shown
     images: int
     labelled_images: int
     original: Row
@@ -73,7 +80,7 @@ class Evaluation:
             {
                 **more,
                 **report,
-                "metric": self.metric.value,
+                "metric": self.metric,
                 "images": self.images,
                 **({"labelled_images": self.labelled_images} if self._partly_labelled else {}),
                 "original": self.original,
@@ -100,8 +107,8 @@ class Evaluation:
             self.by_step,
             self.by_K,
             path,
-            metric=self.metric,
-            accuracy=self.original.get("accuracy"),
+            shown=self.shown,
+            original=self.original,
             title=f"K = {self.report.steps}, {self.images} images",
         )
 
@@ -119,15 +126,11 @@ class Evaluation:
         return "\n\n".join(part for part in parts if part)
 
     @property
-    def _kind(self) -> type[Measure]:
-        return METRICS[self.metric]
-
-    @property
     def _partly_labelled(self) -> bool:
         return 0 < self.labelled_images < self.images
 
     def _steps_table(self) -> str:
-        columns, drawn = self._kind.columns, self._kind.drawn
+        columns, drawn = self.shown.columns, self.shown.drawn
         rows = [
             (
                 row.step,
@@ -137,6 +140,9 @@ class Evaluation:
             )
             for row in self.by_step
         ]
+        if any(self.original.get(key) is not None for key in self.shown.own):
+            exact = [self.original.get(key) for key in columns]
+            rows.append(("original", *exact, None, None))
         head = ("step", *columns.values(), f"raw {columns[drawn]}", "spikes/neuron")
         return (
             "Readout after each step (every neuron cut after its first t steps; a layer still "
@@ -144,7 +150,7 @@ class Evaluation:
         )
 
     def _fitted_table(self) -> str:
-        columns = self._kind.columns
+        columns = self.shown.columns
         rows = [
             (
                 row.steps,
@@ -159,12 +165,12 @@ class Evaluation:
 
     def _outputs_table(self) -> str:
         each = self.spiking.get("by_output", {})
-        head = ("output", self._kind.columns[self._kind.drawn])
+        head = ("output", self.shown.columns[self.shown.drawn])
         return table(head, list(each.items())) if len(each) > 1 else ""
 
     def _worst_sites(self) -> str:
         """The sites with the largest errors; one that makes NaN or infinity comes first."""
-        key = self._kind.error
+        key = self.shown.error
         errors = [(row.own[key], row.name) for row in self.by_site]
         if all(error is None for error, _ in errors):
             return ""
@@ -172,25 +178,25 @@ class Evaluation:
         names = ", ".join(
             f"{name} {'-' if error is None else f'{error:.4f}'}" for error, name in worst
         )
-        return f"Sites that add most on their own ({self._kind.columns[key]}): {names}"
+        return f"Sites that add most on their own ({self.shown.columns[key]}): {names}"
 
     def _bare(self) -> str:
-        bare, drawn = self.spiking.without_encoding, self._kind.drawn
+        bare, drawn = self.spiking.without_encoding, self.shown.drawn
         if bare is None:
             return ""
         return (
-            f"Without the identity neurons on analog operands the {self._kind.columns[drawn]} is "
+            f"Without the identity neurons on analog operands the {self.shown.columns[drawn]} is "
             f"{text(bare[drawn])}"
         )
 
     def _broken(self) -> str:
         """How many images have no value, where there are any."""
         found = [
-            f"{who} {row[self._kind.broken]}"
+            f"{who} {row[self.shown.broken]}"
             for who, row in self._named_rows()
-            if self._kind.broken in row
+            if self.shown.broken in row
         ]
-        return f"{self._kind.broken_text}: {', '.join(found)}" if found else ""
+        return f"{self.shown.broken_text}: {', '.join(found)}" if found else ""
 
     def _named_rows(self) -> Iterator[tuple[str, Row]]:
         yield "original", self.original
@@ -199,16 +205,17 @@ class Evaluation:
         yield from ((f"fitted for K = {row.steps}", row.measures) for row in self.by_K)
 
     def _summary(self) -> str:
-        whole, drawn = self.spiking, self._kind.drawn
-        accuracy = ""
-        if whole.get("accuracy") is not None:
-            of = f" on {self.labelled_images} labelled images" if self._partly_labelled else ""
-            accuracy = (
-                f"accuracy {whole.accuracy:.4f} (original {self.original.accuracy:.4f}){of}, "
-            )
+        whole, drawn = self.spiking, self.shown.drawn
+        of = f" on {self.labelled_images} labelled images" if self._partly_labelled else ""
+        own = "".join(
+            f"{self.shown.columns[key]} {text(whole[key])} (original {text(self.original[key])})"
+            f"{of}, "
+            for key in self.shown.own
+            if self.original.get(key) is not None
+        )
         return (
-            f"K = {self.report.steps} on {self.images} images: {accuracy}"
-            f"{self._kind.columns[drawn]} {text(whole.measures[drawn])}, "
+            f"K = {self.report.steps} on {self.images} images: {own}"
+            f"{self.shown.columns[drawn]} {text(whole.measures[drawn])}, "
             f"{whole.spikes_per_image:,.0f} spikes per image "
             f"({whole.spikes_per_neuron:.3f} per neuron), {whole.spike_driven:.1%} of the "
             "multiply-accumulates driven by spikes"

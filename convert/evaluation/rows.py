@@ -44,7 +44,10 @@ class Row(Mapping[str, Any]):
             prefix, inner = each.metadata.get("prefix"), self.__dict__.get(each.name, MISSING)
             if prefix is None or inner is MISSING or not name.startswith(prefix):
                 continue
-            found = getattr(inner, name.removeprefix(prefix), MISSING)
+            key = name.removeprefix(prefix)
+            found = getattr(inner, key, MISSING)
+            if not isinstance(inner, Row):
+                found = inner.get(key, MISSING)
             if found is not MISSING:
                 return found
         raise AttributeError(f"a {type(self).__name__} has no {name!r}; its keys say what it has")
@@ -85,7 +88,7 @@ class Predicted(Row):
 class ClassMeasures(Predicted):
     """As `Predicted`, with `logit_rmse`: relative error of the logits, None where it has no value.
 
-    See `convert.evaluation.metrics.RelativeError`.
+    See `convert.evaluation.relative_error.RelativeError`.
     """
 
     logit_rmse: float | None
@@ -110,7 +113,9 @@ class ClassOriginal(Row):
 
 @dataclass(frozen=True, eq=False)
 class OutputMeasures(Row):
-    """Relative errors of outputs that are no classes; see `convert.evaluation.metrics.OutputError`.
+    """Relative errors of outputs that are no classes.
+
+    See `convert.evaluation.output_error.OutputError`.
 
     Args:
         relative_error: of all outputs; None where it has no value.
@@ -136,6 +141,86 @@ class OutputOriginal(Row):
     """What is said of the original network's outputs; see `OutputMeasures`."""
 
     not_finite: int = field(default=0, kw_only=True, metadata=_WHERE_TOLD)
+
+
+@dataclass(frozen=True, eq=False)
+class TokenMeasures(Row):
+    """How well tokens are predicted; see `convert.evaluation.perplexity.Perplexity`.
+
+    Args:
+        perplexity: the exponential of the mean negative log-likelihood over all tokens; None where
+            it has no value.
+        divergence: Kullback-Leibler divergence from the original's distribution, mean of all
+            tokens, in nats; None where it has no value.
+        agreement: share of tokens whose most likely one is the original's.
+        without_prediction: images with a token whose likelihood has no value; a key only where
+            there are any.
+    """
+
+    perplexity: float | None
+    divergence: float | None
+    agreement: float | None
+    without_prediction: int = field(default=0, kw_only=True, metadata=_WHERE_TOLD)
+
+
+@dataclass(frozen=True, eq=False)
+class TokenOriginal(Row):
+    """The original network's perplexity, and of how many tokens; see `TokenMeasures`."""
+
+    perplexity: float | None
+    tokens: int
+    without_prediction: int = field(default=0, kw_only=True, metadata=_WHERE_TOLD)
+
+
+@dataclass(frozen=True, eq=False)
+class OverlapOriginal(Row):
+    """How far predicted regions are the labelled ones; see `convert.evaluation.iou.IoU`.
+
+    Args:
+        iou: intersection over union, mean of the classes that occur in labels or predictions.
+        accuracy: share of labelled pixels whose class is predicted.
+        by_class: intersection over union of each class; None for one that doesn't occur.
+        without_prediction: images with a pixel without a prediction; a key only where there are
+            any.
+    """
+
+    iou: float | None
+    accuracy: float | None
+    by_class: tuple[float | None, ...]
+    without_prediction: int = field(default=0, kw_only=True, metadata=_WHERE_TOLD)
+
+
+@dataclass(frozen=True, eq=False)
+class OverlapMeasures(OverlapOriginal):
+    """As `OverlapOriginal`, beside the original.
+
+    Args:
+        agreement: share of labelled pixels whose predicted class is the original's.
+        logit_rmse: relative error of the logits, as in `ClassMeasures`.
+    """
+
+    agreement: float | None
+    logit_rmse: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class OwnOriginal(Row):
+    """What a function or a metric of torchmetrics says of the original network.
+
+    Args:
+        figures: by name, which are the keys; None for one without a value.
+        without_value: batches, or figures, without a value; a key only where there are any.
+    """
+
+    figures: Mapping[str, float | None] = field(metadata=_INLINED)
+    without_value: int = field(default=0, kw_only=True, metadata=_WHERE_TOLD)
+
+
+@dataclass(frozen=True, eq=False)
+class OwnMeasures(OwnOriginal):
+    """As `OwnOriginal`, with `relative_error` of the outputs as in `OutputMeasures`."""
+
+    relative_error: float | None
 
 
 @dataclass(frozen=True, eq=False)

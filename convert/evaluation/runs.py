@@ -13,11 +13,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from ..calls.batch_bounds import label_parts
+from ..calls.batch_forms import Given
+from ..calls.batch_layout import Layout
 from ..calls.call_signature import Signature
 from ..errors import InputError
 from ..network.model import SpikingModel
+from ..network.report import Report
 from ..sites.encode_operands import IDENTITY
-from .measures import Measure, Outputs, outputs_of
+from .measures import Measure, Outputs, Returned, outputs_of, result_of
+from .own_metric import Targets
 
 # On a CPU the layers' outputs for so many images still fit into a cache, or nearly.
 _PIECE = 84
@@ -68,8 +73,15 @@ class Plan:
         return self.readouts[max(self.readouts)]
 
 
-def planned(snn: SpikingModel, kind: type[Measure], read: Sequence[int]) -> Plan:
-    """The runs for readouts after some steps, the last among them.
+def report_of(snn: SpikingModel) -> Report:
+    """The network's report; InputError if it has none."""
+    if snn.report is None:
+        raise InputError("the network has no report, which evaluate needs; convert it again")
+    return snn.report
+
+
+def planned(snn: SpikingModel, kind: Measure, read: Sequence[int]) -> Plan:
+    """The runs for readouts after some steps, the last among them; each has a measure of its own.
 
     Raises:
         InputError: if the network has no report.
@@ -78,17 +90,17 @@ def planned(snn: SpikingModel, kind: type[Measure], read: Sequence[int]) -> Plan
     def cut(step: int, corrected: bool) -> Callable[[], AbstractContextManager[object]]:
         return partial(snn.readout, step, corrected=corrected)
 
-    readouts = {step: Run(cut(step, True), kind(), counted=True) for step in read}
+    report = report_of(snn)
+    readouts = {step: Run(cut(step, True), kind.start(), counted=True) for step in read}
     last = max(read)
-    raw = {step: Run(cut(step, False), kind()) for step in read if step != last}
+    raw = {step: Run(cut(step, False), kind.start()) for step in read if step != last}
     refits = {
-        int(k): Run(partial(snn.with_steps, int(k)), kind(), counted=True) for k in snn.refitted
+        int(k): Run(partial(snn.with_steps, int(k)), kind.start(), counted=True)
+        for k in snn.refitted
     }
-    if snn.report is None:
-        raise InputError("the network has no report, which evaluate needs; convert it again")
-    encoders = {row.name for row in snn.report.sites if row.function == IDENTITY}
+    encoders = {row.name for row in report.sites if row.function == IDENTITY}
     others = [name for name in snn.sites if name not in encoders]
-    bare = Run(partial(snn.spiking_only, others), kind()) if encoders else None
+    bare = Run(partial(snn.spiking_only, others), kind.start()) if encoders else None
     return Plan(readouts, raw | {last: readouts[last]}, refits, bare)
 
 
@@ -98,11 +110,23 @@ class Batch:
 
     inputs: tuple[tuple[Any, ...], dict[str, Any]]
     expected: Outputs
-    labels: Tensor | None
+    labels: Any
 
-    def pieces(self, snn: SpikingModel, size: int, device: torch.device) -> Iterator[Batch]:
-        """The batch cut along its `size` images, if the network takes any batch and a cut helps."""
+    def pieces(
+        self, snn: SpikingModel, size: int, device: torch.device, *, whole: bool = False
+    ) -> Iterator[Batch]:
+        """The batch cut along its `size` images, if the network takes any batch and a cut helps.
+
+        Args:
+            snn: the network.
+            size: images of the batch.
+            device: where the network is.
+            whole: leaves the batch as it is.
+        """
         signature = snn.signature
+        if whole:
+            yield self
+            return
         free = any(axis is not None for axis in signature.axes) and not signature.whole
         count = max(round(size / _PIECE), 1) if free and device.type == "cpu" else 1
         sizes = signature.sizes(size, count)
@@ -116,7 +140,7 @@ class Batch:
             else output.split(sizes)
             for (name, output), layout in zip(self.expected.items(), layouts, strict=True)
         }
-        labels = [None] * len(sizes) if self.labels is None else self.labels.split(sizes)
+        labels = list(label_parts(self.labels, size, sizes))
         for i, inputs in enumerate(signature.cut(self.inputs, sizes)):
             yield Batch(inputs, {name: cut[i] for name, cut in expected.items()}, labels[i])
 
@@ -134,39 +158,73 @@ def run_all(snn: SpikingModel, plan: Plan, piece: Batch, device: torch.device) -
                     run.spikes.update(spikes)
                 else:
                     found = outputs(snn, piece.inputs, device)
-            found = by_image(snn.signature, found, type(run.measure))
+            found = by_image(snn.signature, found, run.measure)
             run.measure.add(found, piece.expected, piece.labels)
 
 
 def outputs(
     model: Callable[..., Any], inputs: Any, device: torch.device, to: torch.device | None = None
-) -> dict[str, Tensor]:
+) -> Returned:
     """The floating-point outputs by name, on the model's device or another."""
     args, kwargs = moved(inputs, device)
     found = outputs_of(model(*args, **kwargs))
-    return {name: output.to(to or device) for name, output in found.items()}
+    if to is not None and to != device:
+        found = outputs_of(moved(found.result, to))
+    return Returned({name: output.to(to or device) for name, output in found.items()}, found.result)
 
 
-def by_row(signature: Signature, found: Outputs) -> dict[str, Tensor]:
+def by_row(signature: Signature, found: Outputs) -> Returned:
     """Outputs with the images first, ``[N, ...]``, or their rows, ``[N*T, ...]``."""
-    layouts = signature.layouts(len(found))
-    return {
-        name: layout.by_row(output)
-        for (name, output), layout in zip(found.items(), layouts, strict=True)
-    }
+    pairs = zip(found.items(), signature.layouts(len(found)), strict=True)
+    named = {name: layout.by_row(output) for (name, output), layout in pairs}
+    return Returned(named, result_of(found))
 
 
-def by_image(signature: Signature, found: Outputs, kind: type[Measure]) -> dict[str, Tensor]:
-    """Outputs as a measure takes them, ``[N, ...]`` each.
+def by_image(signature: Signature, found: Outputs, kind: Measure) -> Returned:
+    """Outputs as a measure takes them, ``[N, ...]`` each, with what the network returned.
 
     One with another length that the batch decides, ``[N, N]``, has no elements that could be
     compared over the images: a measure of elements is given each by itself.
     """
+
+    def taken(output: Tensor, layout: Layout) -> Tensor:
+        if layout.varies and kind.elements:
+            return output.flatten()
+        if kind.positions_second:
+            return layout.one_by_one(output)
+        return layout.by_image(output)
+
     layouts = signature.layouts(len(found))
-    return {
-        name: output.flatten() if layout.varies and kind.elements else layout.by_image(output)
-        for (name, output), layout in zip(found.items(), layouts, strict=True)
-    }
+    pairs = zip(found.items(), layouts, strict=True)
+    named = {name: taken(output, layout) for (name, output), layout in pairs}
+    return Returned(named, result_of(found))
+
+
+def targets_of(signature: Signature, kind: Measure, batch: Given, found: Outputs, size: int) -> Any:
+    """What a batch is measured against.
+
+    Args:
+        signature: how the network is called.
+        kind: what is measured.
+        batch: as it was read.
+        found: the original's outputs as it returned them.
+        size: images of the batch.
+    """
+    if kind.positions_second:
+        return kind.targets(batch, by_image(signature, found, kind), size)
+    labels = kind.targets(batch, by_row(signature, found), size)
+    if isinstance(labels, Tensor):
+        return labels_by_image(signature, labels, found, size)
+    return labels
+
+
+def first_labels(labels: Any, size: int, count: int) -> Any:
+    """The labels of the first `count` images of a batch of `size`, as a measure takes them."""
+    if count == size or labels is None:
+        return labels
+    if isinstance(labels, Targets):
+        return Targets(next(label_parts(labels.label, size, [count])), count)
+    return next(label_parts(labels, size, [count]))
 
 
 def labels_by_image(signature: Signature, labels: Tensor, found: Outputs, size: int) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 from ..common.files import atomic_path
 from ..common.tables import table
 from ..network.report import Report
-from .metrics import METRICS, Metric
+from .measures import Shown
 from .plots import draw_trade_off
 from .result import Evaluation
 from .rows import PricedRow, plain
@@ -26,19 +26,21 @@ class TradeOff:
         points: a network each, from the fewest events to the most.
         metric: what was measured, see `evaluate`.
         images: test images.
+        shown: how the measures are called in tables and pictures.
     """
 
     points: tuple[PricedRow, ...]
-    metric: Metric
+    metric: str
     images: int
+    shown: Shown
 
     @classmethod
     def of(cls, found: Sequence[Evaluation]) -> TradeOff:
         """The trade-off of networks that were evaluated on the same images, one at least."""
-        metric = found[0].metric
+        shown = found[0].shown
         rows = sorted(map(_row, found), key=lambda row: row.spikes_per_neuron)
-        points = _marked(rows, METRICS[metric].error)
-        return cls(tuple(points), metric, found[0].images)
+        points = _marked(rows, shown.error)
+        return cls(tuple(points), found[0].metric, found[0].images, shown)
 
     @property
     def front(self) -> tuple[PricedRow, ...]:
@@ -48,7 +50,7 @@ class TradeOff:
     def to_dict(self) -> dict[str, Any]:
         """Everything in JSON's types; a number that isn't finite is None."""
         found: dict[str, Any] = plain(
-            {"metric": self.metric.value, "images": self.images, "points": self.points}
+            {"metric": self.metric, "images": self.images, "points": self.points}
         )
         return found
 
@@ -61,10 +63,10 @@ class TradeOff:
     def plot(self, path: str | os.PathLike[str]) -> None:
         """Draws error, and agreement where there are classes, over the events into a picture."""
         title = f"price of spikes, {self.images} images"
-        draw_trade_off(self.points, path, metric=self.metric, title=title)
+        draw_trade_off(self.points, path, shown=self.shown, title=title)
 
     def __str__(self) -> str:
-        columns = METRICS[self.metric].columns
+        columns = self.shown.columns
         head = ("events/neuron", *columns.values(), "spike_cost", "K", "gates", "latency", "")
         rows = [
             (

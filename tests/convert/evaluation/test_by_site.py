@@ -21,8 +21,8 @@ def _error(snn: SpikingModel, sites: list[str], images: Tensor) -> float:
 
 
 def test_each_alone_and_all_up_to_it(converted: SpikingModel, noise: Tensor) -> None:
-    kept = [((part,), {}) for part in noise.split(20)]
-    silu, act = errors_by_site(converted, kept, Agreement, progress=False)
+    kept = [(((part,), {}), None) for part in noise.split(20)]
+    silu, act = errors_by_site(converted, kept, Agreement(), progress=False)
     assert (silu.name, act.name) == ("silu", "act")
     assert silu.logit_rmse == pytest.approx(_error(converted, ["silu"], noise), rel=1e-4)
     assert act.logit_rmse == pytest.approx(_error(converted, ["act"], noise), rel=1e-4)
@@ -35,8 +35,8 @@ def test_each_alone_and_all_up_to_it(converted: SpikingModel, noise: Tensor) -> 
 def test_a_broken_site_is_shown_as_the_culprit(converted: SpikingModel, noise: Tensor) -> None:
     snn = copy.deepcopy(converted)
     snn.sites["act"].weights.mul_(-3)
-    silu, act = errors_by_site(snn, [((noise,), {})], Agreement, progress=False)
+    silu, act = errors_by_site(snn, [(((noise,), {}), None)], Agreement(), progress=False)
     assert act.logit_rmse > 10 * silu.logit_rmse
     snn.sites["act"].weights.mul_(torch.nan)
-    _, act = errors_by_site(snn, [((noise,), {})], Agreement, progress=False)
+    _, act = errors_by_site(snn, [(((noise,), {}), None)], Agreement(), progress=False)
     assert act.logit_rmse is None and act.agreement == 0 and act["without_prediction"] == 48

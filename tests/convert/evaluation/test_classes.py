@@ -168,7 +168,7 @@ def test_true_and_false_are_labels_of_one_logit() -> None:
         (torch.zeros(3, 2).long(), r"\(3, 2\).*\(3,\)"),
         (torch.full((3, 3), 1 / 3), "soft labels give the classes"),
         (torch.ones(3, 3), "several classes or none"),
-        ([torch.zeros(3).long(), torch.ones(3).long()], "2 labels; accuracy is that of one"),
+        ([torch.zeros(3).long(), torch.ones(3).long()], "2 labels; this metric is that of one"),
         ([{"boxes": 1}] * 3, "list of dicts"),
         (2, r"\(\).*\(3,\)"),
         ([0, 1], r"\(2,\).*\(3,\)"),

@@ -7,16 +7,21 @@ import matplotlib.figure
 import numpy as np
 import pytest
 
-from convert.evaluation.metrics import Metric
+from convert.evaluation.classes import Agreement
+from convert.evaluation.output_error import OutputError
 from convert.evaluation.plots import draw_steps
 from convert.evaluation.rows import (
     ClassMeasures,
+    ClassOriginal,
     FittedRow,
     OutputMeasures,
+    OutputOriginal,
     Predicted,
     Row,
     StepRow,
 )
+
+_CLASSES = Agreement().shown()
 
 
 @pytest.fixture
@@ -54,7 +59,7 @@ def test_classes(figures: list[Any], tmp_path: Path) -> None:
         FittedRow(1, by_step[0].measures, 0.1, 3),
     ]
     path = tmp_path / "steps.png"
-    draw_steps(by_step, by_K, path, metric=Metric.AGREEMENT, accuracy=0.875, title="K = 2")
+    draw_steps(by_step, by_K, path, shown=_CLASSES, original=ClassOriginal(0.875), title="K = 2")
     assert path.read_bytes()[:4] == b"\x89PNG"
     assert _curves(figures[0]) == {
         "agreement, raw": [0.25, 1.0],
@@ -63,7 +68,7 @@ def test_classes(figures: list[Any], tmp_path: Path) -> None:
         "original's accuracy": [0.875, 0.875],
         "agreement, fitted for that K": [0.5, 0.9],
     }
-    draw_steps(by_step, [], path, metric=Metric.CLASSES, accuracy=None, title="K = 2")
+    draw_steps(by_step, [], path, shown=_CLASSES, original=ClassOriginal(None), title="K = 2")
     assert set(_curves(figures[1])) == {"agreement, raw", "agreement with the original"}
 
 
@@ -74,7 +79,9 @@ def test_errors_without_a_value_are_gaps(
 ) -> None:
     measures: list[Row] = [OutputMeasures(error, {"output": error}) for error in errors]
     by_step, path = _steps(measures, measures), tmp_path / "steps.png"
-    draw_steps(by_step, [], path, metric=Metric.OUTPUT, accuracy=None, title="K = 2")
+    draw_steps(
+        by_step, [], path, shown=OutputError().shown(), original=OutputOriginal(), title="K = 2"
+    )
     curve = _curves(figures[0])["relative error of the outputs"]
     assert [None if np.isnan(y) else y for y in curve] == list(errors)
     assert path.read_bytes()[:4] == b"\x89PNG"

@@ -52,11 +52,38 @@ def test_no_value_is_none(classes: int) -> None:
         assert error.value == expected
 
 
-def test_an_output_of_another_shape_is_refused() -> None:
+def test_an_output_with_other_axes_is_refused() -> None:
     spread = Spread("output")
     spread.add(torch.ones(2, 3), torch.ones(2, 3))
-    with pytest.raises(InputError, match=r"output was \[3\].*\[4\]"):
-        spread.add(torch.ones(2, 4), torch.ones(2, 4))
+    with pytest.raises(InputError, match=r"output was \[3\].*\[3, 1\]"):
+        spread.add(torch.ones(2, 3, 1), torch.ones(2, 3, 1))
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_mean_is_over_axes_that_vary(order: int) -> None:
+    """Texts of several lengths: the mean is that of each channel over images and positions."""
+    random = torch.Generator().manual_seed(0)
+    shapes = [(4, 5, 3), (2, 5, 3), (3, 7, 3), (1, 2, 3)][::order]
+    exact = [torch.randn(shape, generator=random) * 2 + torch.arange(3) * 50 for shape in shapes]
+    found = [part + 0.3 * torch.randn(part.shape, generator=random) for part in exact]
+    spread = Spread("output")
+    for pair in zip(found, exact, strict=True):
+        spread.add(*pair)
+    rows = torch.cat([part.reshape(-1, 3) for part in exact]).double()
+    other = torch.cat([part.reshape(-1, 3) for part in found]).double()
+    expected = (other - rows).norm() / (rows - rows.mean(0)).norm()
+    assert spread.varies and spread.relative_error == pytest.approx(float(expected), rel=1e-9)
+
+
+def test_axes_that_vary_one_after_the_other() -> None:
+    random = torch.Generator().manual_seed(1)
+    exact = [torch.randn(2, 3, h, w, generator=random) + 9 for h, w in ((4, 4), (4, 6), (5, 4))]
+    spread = Spread("output")
+    for part in exact:
+        spread.add(part * 1.1, part)
+    rows = torch.cat([part.movedim(1, -1).reshape(-1, 3) for part in exact]).double()
+    expected = 0.1 * rows.norm() / (rows - rows.mean(0)).norm()
+    assert spread.relative_error == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_one_number_without_dimensions_is_one_image() -> None:

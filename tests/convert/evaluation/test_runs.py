@@ -12,7 +12,7 @@ _CPU = torch.device("cpu")
 
 
 def test_the_plan(converted: SpikingModel) -> None:
-    plan = planned(converted, Agreement, [2, 5])
+    plan = planned(converted, Agreement(), [2, 5])
     assert list(plan.readouts) == list(plan.raw) == [2, 5] and list(plan.refits) == [3]
     # The whole network is its own raw readout; there is no neuron on an operand to leave out.
     assert plan.raw[5] is plan.readouts[5] is plan.whole and plan.bare is None
@@ -22,7 +22,7 @@ def test_the_plan(converted: SpikingModel) -> None:
 
 
 def test_every_run_is_what_its_context_gives(converted: SpikingModel, noise: Tensor) -> None:
-    plan = planned(converted, Agreement, [2, 5])
+    plan = planned(converted, Agreement(), [2, 5])
     with torch.no_grad():
         expected = converted(noise)
         for part in noise.split(20):

@@ -1,4 +1,4 @@
-"""Metrics by name, and the error of outputs that are no classes."""
+"""The error of outputs that are no classes."""
 
 import math
 
@@ -7,34 +7,7 @@ import torch
 from torch import Tensor
 
 from convert.errors import InputError
-from convert.evaluation.classes import Agreement
-from convert.evaluation.measures import outputs_of
-from convert.evaluation.metrics import METRICS, Metric, OutputError, metric_named
-
-
-def test_names() -> None:
-    assert metric_named("output") is Metric.OUTPUT == "output"
-    assert METRICS[metric_named("classes")] is METRICS[metric_named("agreement")] is Agreement
-    for name in ("mse", "", None, ["output"]):
-        with pytest.raises(InputError, match=r"agreement.*output") as caught:
-            metric_named(name)  # type: ignore[arg-type]
-        assert repr(name) in str(caught.value)
-
-
-def test_every_column_is_measured() -> None:
-    outputs = {"output": torch.eye(3)}
-    for kind in METRICS.values():
-        measure = kind()
-        measure.add(outputs, outputs, None)
-        assert set(kind.columns) <= set(measure.values)
-        assert kind.drawn in measure.raw and kind.error in measure.site
-
-
-def test_outputs_have_names() -> None:
-    one, two = torch.ones(1), torch.zeros(1, dtype=torch.long)
-    assert list(outputs_of({"a": one, "b": [two, one]})) == ["output['a']", "output['b'][1]"]
-    with pytest.raises(InputError, match="no floating-point"):
-        outputs_of(two)
+from convert.evaluation.output_error import OutputError
 
 
 def test_a_constant_prediction_has_error_one() -> None:

@@ -28,6 +28,7 @@ from .text import TextPreprocessing
 DEFAULT = "DEFAULT"
 _CONFIG, _IMAGES = "config.json", "preprocessor_config.json"
 _WEIGHTS = (".safetensors", ".bin", ".msgpack", ".h5", ".onnx", ".pt")
+_TOKENIZER = ("tokenizer", "vocab", "merges", "spiece", "sentencepiece")
 _USUAL_LENGTH = 128
 # Lengths that tokenizers give where there is no limit.
 _NO_LIMIT = 1_000_000
@@ -56,6 +57,9 @@ def tokenizer(name: str) -> _Loaded:
     library = _transformers()
     with _folder(name, weights=False) as folder:
         try:
+            # Without its files some classes give an empty tokenizer and no error.
+            if not any(file.name.startswith(_TOKENIZER) for file in folder.iterdir()):
+                raise OSError("there are no files of one")
             found = library.AutoTokenizer.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError, KeyError, ImportError, AttributeError) as error:
             raise NoPreprocessingError(

@@ -74,12 +74,15 @@ class Labelled:
         """
         if count < 1:
             raise DataError(f"{self.source}: asked for {count} images; ask for at least one")
-        order = np.random.default_rng(seed).permutation(len(self))
-        by_class = order[np.argsort(self.y[order], kind="stable")]
-        starts = np.searchsorted(self.y[by_class], self.y[by_class])
-        turn = np.empty(len(self), np.int64)  # the how manyth of its class
-        turn[by_class] = np.arange(len(self)) - starts
-        chosen = order[np.argsort(turn[order], kind="stable")][:count]
+        rng = np.random.default_rng(seed)
+        order = rng.permutation(len(self))
+        _, kinds = np.unique(self.y[order], return_inverse=True)
+        by_class = np.argsort(kinds, kind="stable")
+        turn = np.empty(len(self), np.int64)  # the how manyth of its class in this order
+        turn[by_class] = np.arange(len(self)) - np.searchsorted(kinds[by_class], kinds[by_class])
+        # Which classes give one more where the count doesn't come out even.
+        luck = rng.permutation(kinds.max() + 1)[kinds]
+        chosen = order[np.lexsort((luck, turn))][:count]
         chosen.sort()
         return self._chosen(chosen)
 

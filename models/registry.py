@@ -177,8 +177,7 @@ def get(
     """
     spec = spec_of(name)
     own = name in _ENTRIES
-    if not spec.kind:
-        _known(name)
+    _check_name(spec)
     _check_activation(name, activation, own)
     if weights == "DEFAULT" and (own or spec.kind == "file"):
         raise ModelError(f"weights='DEFAULT' means those of a library; {name} is not from one")
@@ -191,6 +190,16 @@ def get(
     if weights is not None and weights not in ("random", "DEFAULT"):
         load_weights(model, weights, name)
     return model.eval()
+
+
+def _check_name(spec: Spec) -> None:
+    """Refuses a name that its library, or this package, doesn't know."""
+    if spec.kind == "torchvision":
+        torchvision_zoo.check_name(spec.name)
+    elif spec.kind == "timm":
+        timm_zoo.check_name(spec.name)
+    elif not spec.kind:
+        _known(spec.name)
 
 
 def _made(spec: Spec, weights: object, activation: str | None, classes: int | None) -> nn.Module:

@@ -10,12 +10,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from .data import Images, check_source, open_images
+from .data import check_source, open_images
 from .errors import ModelError
-from .image_files import BY_FOLDER, ImageFiles
+from .image_files import BY_FOLDER
 from .labelled import Loader
 from .preprocessing import Preprocessing
-from .text import TextLoader, TextPreprocessing, load_texts, part_of
+from .text import TextLoader, TextPreprocessing, Texts, load_texts, part_of
 
 
 class Batches(Protocol):
@@ -123,46 +123,78 @@ def open_sources(
     """
     check_sources(data, calibration, preprocessing, labels)
     if isinstance(preprocessing, TextPreprocessing):
-        return _texts(
-            data, calibration, preprocessing, calibration_size, limit, seed, batch_size, varying
+        test, drawn = load_texts(data, preprocessing), load_texts(calibration, preprocessing)
+        return Sources(
+            TextLoader(test.limited(limit), batch_size, varying=varying),
+            TextLoader(drawn.sample(calibration_size, seed), batch_size, varying=varying),
+            notes=_notes_on(test, drawn),
         )
-    test: Images | ImageFiles = open_images(data, train=False, root=root, labels=labels)
-    test = test.limited(limit)
+    images = open_images(calibration, train=True, root=root, labels=labels)
+    return Sources(
+        open_test(
+            data, preprocessing, limit=limit, batch_size=batch_size, workers=workers,
+            labelled=labelled, labels=labels, root=root,
+        ),
+        Loader(
+            (images.sample_evenly if evenly else images.sample)(calibration_size, seed),
+            preprocessing,
+            batch_size,
+            workers,
+        ),
+        images.classes,
+    )  # fmt: skip
+
+
+def open_test(
+    data: str,
+    preprocessing: Preprocessing | TextPreprocessing,
+    *,
+    limit: int | None = None,
+    batch_size: int = 32,
+    workers: int = 0,
+    labelled: bool = True,
+    labels: str = BY_FOLDER,
+    root: str | os.PathLike[str] = "data",
+) -> Batches:
+    """Opens the source of a test alone; see `open_sources`.
+
+    Raises:
+        DataError: for a source that can't be used.
+        ModelError: if a tokenizer can't be had.
+    """
+    if isinstance(preprocessing, TextPreprocessing):
+        return TextLoader(load_texts(data, preprocessing).limited(limit), batch_size)
+    test = open_images(data, train=False, root=root, labels=labels).limited(limit)
     if labelled:
         test.check_labels(preprocessing.classes)
-    drawn: Images | ImageFiles = open_images(calibration, train=True, root=root, labels=labels)
-    classes = drawn.classes
-    draw = drawn.sample_evenly if evenly else drawn.sample
-    return Sources(
-        Loader(test, preprocessing, batch_size, workers),
-        Loader(draw(calibration_size, seed), preprocessing, batch_size, workers),
-        classes,
-    )
+    return Loader(test, preprocessing, batch_size, workers)
 
 
-def _texts(
-    data: str, calibration: str, preprocessing: TextPreprocessing, calibration_size: int,
-    limit: int | None, seed: int, batch_size: int, varying: bool,
-) -> Sources:  # fmt: skip
+def _notes_on(test: Texts, drawn: Texts) -> tuple[str, ...]:
+    """What a reader of the figures should know of two texts."""
     notes = []
-    if part_of(data).overlaps(part_of(calibration)):
+    if part_of(test.source).overlaps(part_of(drawn.source)):
         notes.append(
             "the test text and the calibration text overlap: the figures are too good; give parts, "
             "as text.txt[0:0.9] and text.txt[0.9:1]"
         )
-    test = load_texts(data, preprocessing)
-    drawn = load_texts(calibration, preprocessing)
     for texts in (test, drawn):
         if texts.shortened:
             notes.append(
                 f"{texts.source}: {texts.shortened} of {len(texts)} lines are longer than "
-                f"{preprocessing.length} tokens and were cut; --length changes that"
+                f"{texts.preprocessing.length} tokens and were cut; --length changes that"
             )
-    return Sources(
-        TextLoader(test.limited(limit), batch_size, varying=varying),
-        TextLoader(drawn.sample(calibration_size, seed), batch_size, varying=varying),
-        notes=tuple(notes),
-    )
+    return tuple(notes)
+
+
+def preprocessing_from(values: Any) -> Preprocessing | TextPreprocessing:
+    """The preprocessing that a file keeps.
+
+    Raises:
+        ModelError: for what is none.
+    """
+    texts = isinstance(values, dict) and "tokenizer" in values
+    return TextPreprocessing.from_dict(values) if texts else Preprocessing.from_dict(values)
 
 
 def check_classes(model: nn.Module, sources: Sources, classes: int) -> None:

@@ -97,6 +97,23 @@ class TextPreprocessing:
 
         return tokenizer(self.tokenizer)
 
+    @classmethod
+    def from_dict(cls, values: Any) -> TextPreprocessing:
+        """What `to_dict` gave, read back from a file.
+
+        Raises:
+            ModelError: if an entry is missing or no number.
+        """
+        try:
+            positions = None if values["positions"] is None else int(values["positions"])
+            numbers = int(values["vocabulary"]), positions, bool(values["causal"])
+            return cls(str(values["tokenizer"]), *numbers, int(values["length"]))
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise ModelError(
+                f"{values!r:.200} is no preprocessing of texts; it needs tokenizer, vocabulary, "
+                "positions, causal and length"
+            ) from error
+
     def to_dict(self) -> dict[str, Any]:
         """As plain numbers and words."""
         return asdict(self)
@@ -275,7 +292,7 @@ def load_texts(source: str | os.PathLike[str], preprocessing: TextPreprocessing)
             f"{name} has the token {most}, and the model knows 0 to "
             f"{preprocessing.vocabulary - 1}; give the tokenizer that belongs to the model"
         )
-    return Texts(tuple(rows), preprocessing, tokenizer.padding, name, shortened)
+    return Texts(tuple(rows), preprocessing, tokenizer.padding, str(source), shortened)
 
 
 def _read(part: Part) -> str:

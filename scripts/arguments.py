@@ -17,7 +17,8 @@ from typing import Any, NoReturn
 
 # Those of convert.fitting.problem and convert.fitting.methods.
 MOST_STEPS, MOST_GATES = 63, 15
-METHODS, DEFAULT_METHOD = ("binary", "tbpi", "tbpi-exact"), "tbpi-exact"
+METHODS = ("binary", "random", "random-best", "tbpi", "tbpi-exact")
+DEFAULT_METHOD = "tbpi-exact"
 EFFORTS = ("normal", "high")
 # What torch, and the seeds of epochs that are made of it, take.
 _MOST_SEED = 2**32 - 1

@@ -13,7 +13,6 @@ from ..calls.batch_reading import moved
 from ..calls.own_classes import register
 from ..capture.copying import copy_of
 from ..capture.fidelity import ROUNDING, floats, largest_gap
-from ..capture.isolate import for_inference
 from ..errors import CaptureError
 from ..network.model import SpikingModel
 from ..network.settings import ConversionSettings
@@ -22,8 +21,7 @@ from .model import SpikingParts
 from .part_calls import PartCall
 from .recording import Recording
 from .report import PartRow, joined
-from .spiking_part import SpikingPart
-from .stand_in import owners, place
+from .spiking_part import put_in
 from .whole_model import WholeModel
 
 # Outputs of the model with exact parts that differ by more of their magnitude are told of.
@@ -143,33 +141,6 @@ def assembled(
         snn.report.about.append(note)
         warnings.warn(note, stacklevel=5)
     return snn
-
-
-def put_in(
-    module: nn.Module,
-    parts: Sequence[Chosen],
-    networks: Mapping[str, SpikingModel],
-    *,
-    caches: bool = True,
-) -> nn.Module:
-    """Puts networks in the places of a model's parts.
-
-    Args:
-        module: a copy of the user's model; changed.
-        parts: which parts.
-        networks: by name; parts without one stay as they are.
-        caches: False switches off that a language model keeps keys and values.
-    """
-    if not caches:
-        for_inference(module)
-    module.eval().requires_grad_(False)
-    for part in parts:
-        if part.name not in networks:
-            continue
-        own = [network for name, network in networks.items() if name.partition("#")[0] == part.name]
-        stands = SpikingPart(owners(module, part.paths)[0], part.name, own)
-        place(module, part.paths, stands.eval())
-    return module
 
 
 def _gap(snn: SpikingParts, whole: WholeModel) -> float | None:

@@ -17,6 +17,7 @@ from ..calls.batch_forms import Given
 from ..calls.batch_reading import BatchReader, read_by
 from ..calls.forward_parameters import parameters_of
 from ..capture.copying import copy_of
+from ..capture.model_kinds import eager_module
 from ..common.batches import batches_of
 from ..errors import CalibrationError, InputError
 from ..network.blocks import Blocks
@@ -24,9 +25,10 @@ from ..network.model import SpikingModel
 from ..network.run_plan import RunPlan
 from ..network.site_map import SiteMap
 from .chosen import Chosen
+from .origin import Origin
 from .recording import Recording
 from .report import PartsReport, joined
-from .spiking_part import SpikingPart
+from .spiking_part import SpikingPart, put_in
 from .whole_calls import WholeCall, WholeReader, image_count
 
 # What a model with parts has by itself; everything else is the user's model's.
@@ -47,9 +49,11 @@ class SpikingParts(SpikingModel):
         paths: the names at which each part stands, by its first one.
         report: of all parts.
         lists: whether the model takes the images of a batch as a list.
+        origin: which model it was, where that isn't there; see `into`.
     """
 
     report: PartsReport
+    signature: WholeCall
 
     def __init__(
         self,
@@ -57,6 +61,7 @@ class SpikingParts(SpikingModel):
         paths: Mapping[str, tuple[str, ...]],
         report: PartsReport,
         lists: bool = False,
+        origin: Origin | None = None,
     ) -> None:
         Blocks.__init__(self, {})
         self.module = module
@@ -64,7 +69,8 @@ class SpikingParts(SpikingModel):
         self.report = report
         self.from_file = False
         self.metadata: dict[str, Any] = {}
-        self.signature: WholeCall = WholeCall.by(module, lists)
+        self.signature = WholeCall.by(module, lists)
+        self._origin = origin
         self.names = {
             f"{name}.{site}": f"{place}.network.{path}"
             for name, (place, network) in self._placed().items()
@@ -314,13 +320,34 @@ class SpikingParts(SpikingModel):
         Raises:
             StorageError: naming the operator or value that a file can't hold.
         """
-        from ..storage.parts_file import save
+        from ..storage.file import save
 
         save(self, path, metadata=metadata)
 
+    @property
+    def origin(self) -> Origin:
+        """Which model this is without its parts."""
+        return Origin.of(self.module) if self._origin is None else self._origin
+
+    def into(self, model: nn.Module) -> SpikingParts:
+        """The parts in a copy of the user's model.
+
+        Args:
+            model: the model that was converted, with its weights; it is left as it was.
+
+        Raises:
+            InputError: for another model, or other weights.
+        """
+        model = eager_module(model)
+        self.origin.check(model, (path for paths in self.paths.values() for path in paths))
+        parts = [Chosen(name, paths, True) for name, paths in self.paths.items()]
+        off = any("config.use_cache was switched off" in note for note in self.report.about)
+        module = put_in(copy_of(model)[0], parts, copy.deepcopy(self.parts), caches=not off)
+        return _made(module, self.paths, self.report, self.signature.lists, self.metadata)
+
     def __reduce__(self) -> Any:
         """For pickle: the user's model by its own code, each part in its own safe format."""
-        return _unpickled, (
+        return _made, (
             self.module,
             self.paths,
             # Its operations lie in graphs, which don't pickle.
@@ -328,6 +355,7 @@ class SpikingParts(SpikingModel):
             self.signature.lists,
             self.metadata,
             self.training,
+            self._origin,
         )
 
     def __copy__(self) -> SpikingParts:
@@ -336,13 +364,14 @@ class SpikingParts(SpikingModel):
         return copied
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SpikingParts:
-        copied = _unpickled(
+        copied = _made(
             copy_of(self.module, memo)[0],
             self.paths,
             self.report,
             self.signature.lists,
             copy.deepcopy(self.metadata),
             self.training,
+            self._origin,
         )
         copied.from_file = self.from_file
         memo[id(self)] = copied
@@ -390,18 +419,20 @@ def _told_as(part: str, told: Callable[[str, Any], None]) -> Callable[[str, Any]
     return lambda site, what: told(f"{part}.{site}", what)
 
 
-def _unpickled(
+def _made(
     module: nn.Module,
     paths: Mapping[str, tuple[str, ...]],
     report: PartsReport,
     lists: bool,
     metadata: dict[str, Any],
-    training: bool,
+    training: bool = False,
+    origin: Origin | None = None,
 ) -> SpikingParts:
-    """The model that pickle took apart."""
-    snn = SpikingParts(module, paths, report, lists)
+    """A model with these parts; its report is put together from theirs and what is said of all."""
+    snn = SpikingParts(module, paths, report, lists, origin)
+    reports = {name: network.report for name, network in snn.parts.items() if network.report}
     snn.report = joined(
-        {name: network.report for name, network in snn.parts.items() if network.report},
+        reports,
         report.parts,
         report.python,
         report.settings,

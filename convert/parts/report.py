@@ -98,7 +98,7 @@ def joined(
             sites.append(replace(site, name=f"{name}.{site.name}", neurons=neurons))
         for operation in report.operations:
             accumulates = round(operation.multiply_accumulates * row.per_image)
-            where = f"{name}.{operation.where}" if operation.where else name
+            where = _within(name, operation.where)
             operations.append(replace(operation, where=where, multiply_accumulates=accumulates))
         all_notes += [f"{name}: {note}" for note in report.notes]
         all_notes += [f"{name}: {correction}" for correction in report.corrections]
@@ -121,3 +121,10 @@ def joined(
         python=dict(python),
         about=list(notes),
     )
+
+
+def _within(part: str, where: str) -> str:
+    """A place in a part: the path of a module, or a line of its source."""
+    if not where:
+        return part
+    return f"{where} ({part})" if ":" in where else f"{part}.{where}"

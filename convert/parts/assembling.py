@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,11 +19,11 @@ from ..errors import CaptureError
 from ..network.model import SpikingModel
 from ..network.settings import ConversionSettings
 from .chosen import Chosen
-from .model import SpikingParts
+from .model import SpikingParts, made
 from .part_calls import PartCall
 from .recording import Recording
 from .report import PartRow, joined
-from .spiking_part import put_in
+from .spiking_part import SpikingPart, put_in
 from .whole_model import WholeModel
 
 # Outputs of the model with exact parts that differ by more of their magnitude are told of.
@@ -156,3 +158,32 @@ def _gap(snn: SpikingParts, whole: WholeModel) -> float | None:
     allowed = [ROUNDING.get(t.dtype, 0.0) for t in found]
     gaps = map(largest_gap, whole.expected, found)
     return max((g for g, a in zip(gaps, allowed, strict=True) if not g <= a), default=0.0)
+
+
+def exchanged(
+    snn: SpikingParts,
+    networks: Mapping[str, SpikingModel],
+    settings: ConversionSettings,
+    rows: Sequence[PartRow],
+    images: int,
+) -> SpikingParts:
+    """A copy of a model with other networks for its parts.
+
+    Args:
+        snn: the model; it is left as it was.
+        networks: by name, all of them.
+        settings: of the new ones.
+        rows: of the report.
+        images: of the whole model's calibration data.
+    """
+    copied = copy.deepcopy(snn)
+    for name in copied.paths:
+        part = copied.module.get_submodule(name)
+        assert isinstance(part, SpikingPart)
+        own = [network for key, network in networks.items() if key.partition("#")[0] == name]
+        part.networks = nn.ModuleList(own)
+    about = dataclasses.replace(
+        copied.report, parts=list(rows), settings=settings, calibration_images=images
+    )
+    lists, metadata = copied.signature.lists, copied.metadata
+    return made(copied.module, copied.paths, about, lists, metadata, origin=snn.known_origin)

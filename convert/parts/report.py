@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ..common.tables import table
+from ..network.model import SpikingModel
 from ..network.report import Report
 from ..network.settings import ConversionSettings
 
@@ -65,6 +66,13 @@ class PartsReport(Report):
             else ("stays Python: forward of the model")
         )
         return f"{table(head, rows)}\n\n{super().__str__()}\n\n{stays}"
+
+
+def output_error(network: SpikingModel) -> float | None:
+    """The error of a part's own outputs on its calibration data; None if it wasn't measured."""
+    rows = network.report.output_errors if network.report is not None else []
+    known = [row.error for row in rows if row.steps == network.fitted_as]
+    return known[0] if known else None
 
 
 def joined(

@@ -147,7 +147,7 @@ class SpikingParts(SpikingModel):
         return max(network._longest(_fit(network, fit)) for network in self.parts.values())
 
     @property
-    def check_inputs(self) -> bool:  # type: ignore[override]
+    def check_inputs(self) -> bool:
         """Whether inputs of a part outside its calibrated range are warned about."""
         return all(network.check_inputs for network in self.parts.values())
 

@@ -16,12 +16,13 @@ from .calls.sizes import NewShape, Shapes
 from .capture.capture import Captured
 from .common.batches import batches_of, others_of
 from .common.devices import usable_device
-from .errors import CalibrationError, InputError
+from .errors import CalibrationError, CaptureError, InputError
 from .fitting.methods import DEFAULT
 from .fitting.problem import warn_of_many_steps
 from .network.model import SpikingModel
 from .network.settings import ConversionSettings
 from .parts.converting import convert_parts
+from .parts.suggesting import with_parts
 
 
 def to_spiking(
@@ -165,4 +166,6 @@ def to_spiking(
             if error.shapes in seen:
                 raise
             seen.append(error.shapes)
+        except (CaptureError, InputError) as error:
+            raise with_parts(error, model, first) from error.__cause__
     return build(source, settings, seconds=ready.seconds, progress=progress)

@@ -22,7 +22,7 @@ from ..common.silence import silent
 from ..errors import CaptureError
 from ..graph.decompositions import table
 from .cached_state import CachedState
-from .capturable_parts import capturable
+from .capturable_parts import advice as parts_advice
 from .examples import Examples
 from .flat_call import FlatCall, called_flat, exportable
 from .graph_checks import check_graph, reads_values
@@ -202,7 +202,7 @@ class _Exporter:
         name = type(self.model).__name__
         advice = (
             "; forward must not branch on tensor values, nor on the batch size: use torch.where, "
-            "or convert the part that is free of such branches"
+            "or convert the parts that are free of such branches"
         )
         if isinstance(error, CaptureError):
             text = f"{name} can't be captured: {error}"
@@ -214,8 +214,8 @@ class _Exporter:
             where = f" at {line}" if line else ""
             text = f"{name} can't be captured by torch.export{where}: {reason(error)}{advice}"
         args, kwargs = self.given.checked
-        if parts := capturable(self.model, args, kwargs):
-            text += f" ({', '.join(parts)} can be captured)"
+        if call := parts_advice(self.model, args, kwargs):
+            text += f"; {call}"
         return CaptureError(text)
 
 

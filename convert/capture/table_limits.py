@@ -18,8 +18,11 @@ from ..graph.run import compute
 
 aten = torch.ops.aten
 
-# A table that is long enough for so many positions sets no bound.
-_MOST = 2**17
+# A table that is long enough for so many positions sets no bound; one of their distances, which are
+# as many squared, where it is long enough for fewer.
+_MOST, _MOST_SQUARED = 2**17, 2**10
+# An index of at most so many times the length grows as the length does.
+_LINEAR = 4
 # Values pass through these unchanged.
 _SAME = (
     aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.alias.default,
@@ -61,11 +64,12 @@ def longest(graph_module: GraphModule, signature: Signature, size: Size) -> Size
             continue
 
         def fits(length: int, needed: list[Node] = needed, rows: int = table.shape[0]) -> bool:
-            lengths = {s.name: s.example for s in signature.varying} | {size.name: length}
-            found = _index(graph_module, signature, needed, lengths)
+            found = _index(graph_module, signature, needed, _at(signature, size, length))
             return found.numel() == 0 or (int(found.max()) < rows and int(found.min()) >= 0)
 
-        most = _largest(fits, size.example, min(bounds.most or _MOST, _MOST))
+        double = _index(graph_module, signature, needed, _at(signature, size, 2 * size.example))
+        tried = _MOST if double.numel() <= _LINEAR * size.example else _MOST_SQUARED
+        most = _largest(fits, size.example, max(min(bounds.most or tried, tried), size.example))
         if most is not None:
             place = f"{where(node)}, a table of {table.shape[0]} rows"
             bounds = replace(bounds, most=most, asked=place)
@@ -94,6 +98,11 @@ def _by_sizes(graph_module: GraphModule, index: Node) -> list[Node] | None:
             stack += node.all_input_nodes
     sizes = any(node.target is aten.sym_size.int for node in needed)
     return [node for node in graph_module.graph.nodes if node in needed] if sizes else None
+
+
+def _at(signature: Signature, size: Size, length: int) -> dict[str, int]:
+    """The example's lengths, with another of one size."""
+    return {s.name: s.example for s in signature.varying} | {size.name: length}
 
 
 def _index(

@@ -156,12 +156,13 @@ def _with_examples(
     places = [(owners[leaf], axis, v.name) for v in found for leaf, axis in v.places]
     only = " x ".join(str(v.exported) for v in found)
     names = " and ".join(v.name for v in found)
-    wanted = as_asked(places) if any(v.asked for v in found) else "batches of different shapes"
     why = f" ({trial.refusal})" if trial.refusal else ""
-    raise CaptureError(
-        f"{names} must be {only}: the model takes no other{why}; found {wanted}, give batches "
-        "of this size alone"
+    advice = (
+        f"leave out {as_asked(places)}"
+        if any(v.asked for v in found)
+        else "the calibration batches have others: give batches of this size alone"
     )
+    raise CaptureError(f"{names} must be {only}: the model takes no other{why}; {advice}")
 
 
 def _made(v: Varying, exported: int, checked: int) -> Varying:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from ..calls.size_bounds import fixed, related, suggested
 from ..errors import CaptureError
+from .guard_bounds import by_guards
 from .guards import Guard, line_of
 from .varying import Varying
 
@@ -34,6 +35,7 @@ def _narrowed(v: Varying, message: str, guards: list[Guard]) -> Varying:
     if length is not None:
         raise CaptureError(_must_be(v, str(length), line_of(guards, [length])))
     bounds = suggested(message, v.bounds, v.name)
+    bounds = bounds or by_guards(message, v.name, v.exported, v.bounds)
     if bounds is None:
         return v
     numbers = [bounds.least, bounds.divisor, *([bounds.most] if bounds.most else [])]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,17 +15,15 @@ from ..calls.batch_reading import moved
 from ..calls.own_classes import register
 from ..capture.copying import copy_of
 from ..capture.fidelity import ROUNDING, floats, largest_gap
-from ..capture.isolate import for_inference
 from ..errors import CaptureError
 from ..network.model import SpikingModel
 from ..network.settings import ConversionSettings
 from .chosen import Chosen
-from .model import SpikingParts
+from .model import SpikingParts, made
 from .part_calls import PartCall
 from .recording import Recording
 from .report import PartRow, joined
-from .spiking_part import SpikingPart
-from .stand_in import owners, place
+from .spiking_part import SpikingPart, put_in
 from .whole_model import WholeModel
 
 # Outputs of the model with exact parts that differ by more of their magnitude are told of.
@@ -145,33 +145,6 @@ def assembled(
     return snn
 
 
-def put_in(
-    module: nn.Module,
-    parts: Sequence[Chosen],
-    networks: Mapping[str, SpikingModel],
-    *,
-    caches: bool = True,
-) -> nn.Module:
-    """Puts networks in the places of a model's parts.
-
-    Args:
-        module: a copy of the user's model; changed.
-        parts: which parts.
-        networks: by name; parts without one stay as they are.
-        caches: False switches off that a language model keeps keys and values.
-    """
-    if not caches:
-        for_inference(module)
-    module.eval().requires_grad_(False)
-    for part in parts:
-        if part.name not in networks:
-            continue
-        own = [network for name, network in networks.items() if name.partition("#")[0] == part.name]
-        stands = SpikingPart(owners(module, part.paths)[0], part.name, own)
-        place(module, part.paths, stands.eval())
-    return module
-
-
 def _gap(snn: SpikingParts, whole: WholeModel) -> float | None:
     """How far the model with exact parts is off on the first batch; None for other shapes."""
     device = next((t.device for t in snn.state_dict().values()), whole.home)
@@ -185,3 +158,32 @@ def _gap(snn: SpikingParts, whole: WholeModel) -> float | None:
     allowed = [ROUNDING.get(t.dtype, 0.0) for t in found]
     gaps = map(largest_gap, whole.expected, found)
     return max((g for g, a in zip(gaps, allowed, strict=True) if not g <= a), default=0.0)
+
+
+def exchanged(
+    snn: SpikingParts,
+    networks: Mapping[str, SpikingModel],
+    settings: ConversionSettings,
+    rows: Sequence[PartRow],
+    images: int,
+) -> SpikingParts:
+    """A copy of a model with other networks for its parts.
+
+    Args:
+        snn: the model; it is left as it was.
+        networks: by name, all of them.
+        settings: of the new ones.
+        rows: of the report.
+        images: of the whole model's calibration data.
+    """
+    copied = copy.deepcopy(snn)
+    for name in copied.paths:
+        part = copied.module.get_submodule(name)
+        assert isinstance(part, SpikingPart)
+        own = [network for key, network in networks.items() if key.partition("#")[0] == name]
+        part.networks = nn.ModuleList(own)
+    about = dataclasses.replace(
+        copied.report, parts=list(rows), settings=settings, calibration_images=images
+    )
+    lists, metadata = copied.signature.lists, copied.metadata
+    return made(copied.module, copied.paths, about, lists, metadata, origin=snn.known_origin)

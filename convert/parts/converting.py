@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-import glob
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -26,8 +24,9 @@ from .assembling import Made, assembled, keeps_caches, python_modules
 from .chosen import Wanted, choose
 from .lengths import lengths_apart
 from .model import SpikingParts
+from .part_settings import check_settings, numbers_of_parts, of_part
 from .recording import Recorded, Recording, check_called, given_of
-from .report import PartRow
+from .report import PartRow, output_error
 from .whole_calls import image_count
 from .whole_model import WholeModel
 
@@ -72,7 +71,7 @@ def convert_parts(
     Raises:
         ConversionError: a subclass for parts, data or a setting that can't be used.
     """
-    _check_settings(settings)
+    check_settings(settings)
     notes: list[str] = []
     with isolated(model, notes) as isolation:
         chosen, told = choose(isolation.copied, wanted)
@@ -87,19 +86,6 @@ def convert_parts(
         rows = [_row(each, converted[each.name], recording) for each in networks]
         made = Made(converted, rows, python, notes, kept)
         return assembled(eager_module(model), whole, recording, made, settings, device)
-
-
-def _check_settings(settings: ConversionSettings) -> None:
-    """Refuses what makes sense for one graph alone.
-
-    Raises:
-        InputError: naming the setting.
-    """
-    if settings.budget is not None:
-        raise InputError(
-            "budget= divides steps among the sites of one graph, and modules= makes several; give "
-            "max_loss= or budget_spikes=, which hold for each part, or per_site_steps="
-        )
 
 
 def _networks(
@@ -125,7 +111,7 @@ def _networks(
             continue
         for index, each in enumerate(forms):
             name = part.name if not index else f"{part.name}#{index + 1}"
-            own = _own(settings, name)
+            own = of_part(settings, name)
             with named(name):
                 try:
                     batches = recording.calls(each)
@@ -157,75 +143,38 @@ def _networks(
     return found
 
 
-def _own(settings: ConversionSettings, part: str) -> ConversionSettings:
-    """The settings of a part's conversion but for numbers by site.
-
-    A batch axis is one number for all parts, or given by ``part.input``.
-    """
-    axis = settings.batch_axis
-    if isinstance(axis, Mapping):
-        start = f"{part}."
-        axis = {key[len(start) :]: a for key, a in axis.items() if key.startswith(start)} or None
-    return dataclasses.replace(settings, batch_axis=axis, dynamic=None, modules=())
-
-
 def _converted(
     networks: Sequence[_Network], settings: ConversionSettings, progress: bool
 ) -> dict[str, SpikingModel]:
     """The networks with their neurons, by name."""
-    sites = [
-        dataclasses.replace(site, name=f"{each.name}.{site.name}")
-        for each in networks
-        for site in each.ready.sites
-    ]
-    fixed = by_site(sites, settings.per_site_steps, "per_site_steps")
-    gates = gates_of(sites, settings)
-    own_gates = by_site(sites, settings.per_site_gates, "per_site_gates")
+    names = {each.name: [site.name for site in each.ready.sites] for each in networks}
+    own = numbers_of_parts(settings, names)
     found = {}
     for each in networks:
-        start = f"{each.name}."
-        own = dataclasses.replace(
-            _own(settings, each.name),
-            per_site_steps=_exactly(_of(start, fixed, each)),
-            per_site_gates=_exactly(_of(start, own_gates, each)),
-        )
+        settings, sites = own[each.name], each.ready.sites
         with named(each.name):
             source = calibrated(
                 each.ready,
-                own,
-                _of(start, fixed, each),
-                _of(start, gates, each),
+                settings,
+                by_site(sites, settings.per_site_steps, "per_site_steps"),
+                gates_of(sites, settings),
                 progress=progress,
             )
             found[each.name] = build(
-                source, own, seconds=each.ready.seconds, part=each.name, progress=progress
+                source, settings, seconds=each.ready.seconds, part=each.name, progress=progress
             )
     return found
-
-
-def _of(start: str, numbers: Mapping[str, int], network: _Network) -> dict[str, int]:
-    """The numbers of a network's sites, by their names in it."""
-    return {
-        site.name: numbers[start + site.name]
-        for site in network.ready.sites
-        if start + site.name in numbers
-    }
-
-
-def _exactly(numbers: Mapping[str, int]) -> dict[str, int]:
-    return {glob.escape(name): number for name, number in numbers.items()}
 
 
 def _row(network: _Network, converted: SpikingModel, recording: Recording) -> PartRow:
     report = converted.report
     assert report is not None
-    known = [e for e in report.output_errors if e.steps == converted.fitted_as]
     return PartRow(
         name=network.name,
         module=type(recording.recorders[network.recorded.part.name].replaced).__name__,
         calls=network.recorded.count / recording.runs,
         per_image=report.calibration_images / recording.images,
-        error=known[0].error if known else None,
+        error=output_error(converted),
     )
 
 

@@ -17,6 +17,7 @@ from ..calls.batch_forms import Given
 from ..calls.batch_reading import BatchReader, read_by
 from ..calls.forward_parameters import parameters_of
 from ..capture.copying import copy_of
+from ..capture.model_kinds import eager_module
 from ..common.batches import batches_of
 from ..errors import CalibrationError, InputError
 from ..network.blocks import Blocks
@@ -24,14 +25,15 @@ from ..network.model import SpikingModel
 from ..network.run_plan import RunPlan
 from ..network.site_map import SiteMap
 from .chosen import Chosen
-from .recording import Recording
+from .origin import Origin
+from .recording import PartBatches, Recording
 from .report import PartsReport, joined
-from .spiking_part import SpikingPart
+from .spiking_part import SpikingPart, put_in
 from .whole_calls import WholeCall, WholeReader, image_count
 
 # What a model with parts has by itself; everything else is the user's model's.
 _OWN = (
-    "module training names report fitted_as metadata check_inputs from_file signature paths".split()
+    "module training names report fitted_as metadata from_file signature paths known_origin".split()
 )
 
 
@@ -47,9 +49,11 @@ class SpikingParts(SpikingModel):
         paths: the names at which each part stands, by its first one.
         report: of all parts.
         lists: whether the model takes the images of a batch as a list.
+        origin: which model it was, where that isn't there; see `into`.
     """
 
     report: PartsReport
+    signature: WholeCall
 
     def __init__(
         self,
@@ -57,6 +61,7 @@ class SpikingParts(SpikingModel):
         paths: Mapping[str, tuple[str, ...]],
         report: PartsReport,
         lists: bool = False,
+        origin: Origin | None = None,
     ) -> None:
         Blocks.__init__(self, {})
         self.module = module
@@ -64,7 +69,9 @@ class SpikingParts(SpikingModel):
         self.report = report
         self.from_file = False
         self.metadata: dict[str, Any] = {}
-        self.signature: WholeCall = WholeCall.by(module, lists)
+        self.signature = WholeCall.by(module, lists)
+        # None where the model itself is there.
+        self.known_origin = origin
         self.names = {
             f"{name}.{site}": f"{place}.network.{path}"
             for name, (place, network) in self._placed().items()
@@ -140,7 +147,7 @@ class SpikingParts(SpikingModel):
         return max(network._longest(_fit(network, fit)) for network in self.parts.values())
 
     @property
-    def check_inputs(self) -> bool:  # type: ignore[override]
+    def check_inputs(self) -> bool:
         """Whether inputs of a part outside its calibrated range are warned about."""
         return all(network.check_inputs for network in self.parts.values())
 
@@ -241,7 +248,7 @@ class SpikingParts(SpikingModel):
             weights: those of the parts' layers, and of the modules that stay Python.
             neurons: thresholds, resets and output weights of the neurons, which become parameters.
         """
-        replaced = {id(p) for part in self.paths for p in self._replaced(part).parameters()}
+        replaced = {id(p) for part in self.paths for p in self._module_of(part).parameters()}
         inside = {id(p) for network in self.parts.values() for p in network.parameters()}
         for parameter in self.module.parameters() if weights else ():
             if id(parameter) not in replaced | inside and parameter.is_floating_point():
@@ -250,7 +257,7 @@ class SpikingParts(SpikingModel):
             network.unfreeze(weights=weights, neurons=neurons)
         return self
 
-    def _replaced(self, part: str) -> nn.Module:
+    def _module_of(self, part: str) -> nn.Module:
         stands = self.module.get_submodule(part)
         assert isinstance(stands, SpikingPart)
         return stands.replaced
@@ -275,27 +282,37 @@ class SpikingParts(SpikingModel):
         if part not in self.parts:
             near = get_close_matches(str(part), self.parts, 3, 0.3) or list(self.parts)[:3]
             raise InputError(f"no part is called {part!r}; there are e.g. {', '.join(near)}")
-        name, network = part.partition("#")[0], self.parts[part]
-        recording = self.recording(data, (name,))
-        recorded = recording.record()[name]
-        found = [r for r in recorded if r.first.fits(network.signature)]
-        if not found:
+        _, calls = self.recorded(data, (part.partition("#")[0],))
+        if part not in calls:
             raise CalibrationError(
                 f"the part {part} isn't called so on this data; give data that reaches it"
             )
-        return list(recording.calls(found[0]))
+        return list(calls[part])
 
-    def recording(self, data: Any, parts: Collection[str]) -> Recording:
-        """The original, whose parts tell what they are called with.
+    def recorded(
+        self, data: Any, parts: Collection[str] | None = None
+    ) -> tuple[Recording, dict[str, PartBatches]]:
+        """What the networks of parts are called with while the original runs on data.
 
         Args:
             data: batches of the model.
-            parts: the names of these parts.
+            parts: the names of these parts; all if None.
+
+        Returns:
+            The recording, and the calls by the name of the network.
         """
-        chosen = [Chosen(name, self.paths[name], True) for name in parts]
+        names = self.paths if parts is None else parts
+        chosen = [Chosen(name, self.paths[name], True) for name in names]
         batches = read_by(batches_of(data, self.signature.cut_axis), self.reader())
         device = next((t.device for t in self.module.state_dict().values()), None)
-        return Recording(self.original(), chosen, batches, device, image_count)
+        recording = Recording(self.original(), chosen, batches, device, image_count)
+        found = {}
+        for name, forms in recording.record().items():
+            for key, network in self.parts.items():
+                fits = [r for r in forms if r.first.fits(network.signature)]
+                if key.partition("#")[0] == name and fits:
+                    found[key] = recording.calls(fits[0])
+        return recording, found
 
     # Files and copies.
 
@@ -314,13 +331,34 @@ class SpikingParts(SpikingModel):
         Raises:
             StorageError: naming the operator or value that a file can't hold.
         """
-        from ..storage.parts_file import save
+        from ..storage.file import save
 
         save(self, path, metadata=metadata)
 
+    @property
+    def origin(self) -> Origin:
+        """Which model this is without its parts."""
+        return Origin.of(self.module) if self.known_origin is None else self.known_origin
+
+    def into(self, model: nn.Module) -> SpikingParts:
+        """The parts in a copy of the user's model.
+
+        Args:
+            model: the model that was converted, with its weights; it is left as it was.
+
+        Raises:
+            InputError: for another model, or other weights.
+        """
+        model = eager_module(model)
+        self.origin.check(model, (path for paths in self.paths.values() for path in paths))
+        parts = [Chosen(name, paths, True) for name, paths in self.paths.items()]
+        off = any("config.use_cache was switched off" in note for note in self.report.about)
+        module = put_in(copy_of(model)[0], parts, copy.deepcopy(self.parts), caches=not off)
+        return made(module, self.paths, self.report, self.signature.lists, self.metadata)
+
     def __reduce__(self) -> Any:
         """For pickle: the user's model by its own code, each part in its own safe format."""
-        return _unpickled, (
+        return made, (
             self.module,
             self.paths,
             # Its operations lie in graphs, which don't pickle.
@@ -328,6 +366,7 @@ class SpikingParts(SpikingModel):
             self.signature.lists,
             self.metadata,
             self.training,
+            self.known_origin,
         )
 
     def __copy__(self) -> SpikingParts:
@@ -336,13 +375,14 @@ class SpikingParts(SpikingModel):
         return copied
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SpikingParts:
-        copied = _unpickled(
+        copied = made(
             copy_of(self.module, memo)[0],
             self.paths,
             self.report,
             self.signature.lists,
             copy.deepcopy(self.metadata),
             self.training,
+            self.known_origin,
         )
         copied.from_file = self.from_file
         memo[id(self)] = copied
@@ -390,18 +430,20 @@ def _told_as(part: str, told: Callable[[str, Any], None]) -> Callable[[str, Any]
     return lambda site, what: told(f"{part}.{site}", what)
 
 
-def _unpickled(
+def made(
     module: nn.Module,
     paths: Mapping[str, tuple[str, ...]],
     report: PartsReport,
     lists: bool,
     metadata: dict[str, Any],
-    training: bool,
+    training: bool = False,
+    origin: Origin | None = None,
 ) -> SpikingParts:
-    """The model that pickle took apart."""
-    snn = SpikingParts(module, paths, report, lists)
+    """A model with these parts; its report is put together from theirs and what is said of all."""
+    snn = SpikingParts(module, paths, report, lists, origin)
+    reports = {name: network.report for name, network in snn.parts.items() if network.report}
     snn.report = joined(
-        {name: network.report for name, network in snn.parts.items() if network.report},
+        reports,
         report.parts,
         report.python,
         report.settings,

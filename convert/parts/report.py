@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ..common.tables import table
+from ..network.model import SpikingModel
 from ..network.report import Report
 from ..network.settings import ConversionSettings
 
@@ -67,6 +68,13 @@ class PartsReport(Report):
         return f"{table(head, rows)}\n\n{super().__str__()}\n\n{stays}"
 
 
+def output_error(network: SpikingModel) -> float | None:
+    """The error of a part's own outputs on its calibration data; None if it wasn't measured."""
+    rows = network.report.output_errors if network.report is not None else []
+    known = [row.error for row in rows if row.steps == network.fitted_as]
+    return known[0] if known else None
+
+
 def joined(
     reports: Mapping[str, Report],
     rows: Sequence[PartRow],
@@ -98,7 +106,7 @@ def joined(
             sites.append(replace(site, name=f"{name}.{site.name}", neurons=neurons))
         for operation in report.operations:
             accumulates = round(operation.multiply_accumulates * row.per_image)
-            where = f"{name}.{operation.where}" if operation.where else name
+            where = _within(name, operation.where)
             operations.append(replace(operation, where=where, multiply_accumulates=accumulates))
         all_notes += [f"{name}: {note}" for note in report.notes]
         all_notes += [f"{name}: {correction}" for correction in report.corrections]
@@ -121,3 +129,10 @@ def joined(
         python=dict(python),
         about=list(notes),
     )
+
+
+def _within(part: str, where: str) -> str:
+    """A place in a part: the path of a module, or a line of its source."""
+    if not where:
+        return part
+    return f"{where} ({part})" if ":" in where else f"{part}.{where}"

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
+from ..capture.isolate import for_inference
 from ..errors import InputError
 from ..network.model import SpikingModel
 from ..network.original import OriginalModel
-from .stand_in import StandIn
+from .chosen import Chosen
+from .stand_in import StandIn, owners, place
 
 
 class SpikingPart(StandIn):
@@ -59,6 +61,33 @@ class SpikingPart(StandIn):
     def extra_repr(self) -> str:
         """Its name."""
         return self.name
+
+
+def put_in(
+    module: nn.Module,
+    parts: Sequence[Chosen],
+    networks: Mapping[str, SpikingModel],
+    *,
+    caches: bool = True,
+) -> nn.Module:
+    """Puts networks in the places of a model's parts.
+
+    Args:
+        module: a copy of the user's model; changed.
+        parts: which parts.
+        networks: by name; parts without one stay as they are.
+        caches: False switches off that a language model keeps keys and values.
+    """
+    if not caches:
+        for_inference(module)
+    module.eval().requires_grad_(False)
+    for part in parts:
+        if part.name not in networks:
+            continue
+        own = [network for name, network in networks.items() if name.partition("#")[0] == part.name]
+        stands = SpikingPart(owners(module, part.paths)[0], part.name, own)
+        place(module, part.paths, stands.eval())
+    return module
 
 
 def _without_cache(opaque: tuple[str, Any] | None) -> str:

@@ -51,7 +51,7 @@ class StandIn(nn.Module):
         return len(self.replaced)  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self.replaced)  # type: ignore[call-overload, no-any-return]
+        return iter(self.replaced)  # type: ignore[call-overload]
 
     def __getitem__(self, key: Any) -> Any:
         return self.replaced[key]  # type: ignore[index]

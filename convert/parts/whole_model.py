@@ -42,7 +42,7 @@ class WholeModel:
         self._batches = batches
         self.model = isolation.copied
         self.home = device_of_model(self.model)
-        self._caching = [
+        self._caching: list[Any] = [
             config
             for module in self.model.modules()
             if getattr(config := getattr(module, "config", None), "use_cache", False) is True

@@ -38,7 +38,8 @@ from .signature_json import read_signature, write_signature
 _NEURON = ("thresholds", "resets", "weights", "offset", "missing_mean")
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """What a file was written with."""
     found = {"python": platform.python_version()}
     for name in ("fewspikes", "torch", "spikingjelly", "numpy"):
         try:
@@ -82,7 +83,7 @@ def write_network(
         for key, part in parts.items():
             tensors[f"histograms/{site}/{key}"] = part
     document: dict[str, Any] = {
-        "versions": _versions(),
+        "versions": versions(),
         "metadata": plain(metadata, "the metadata"),
         "signature": write_signature(snn.signature),
         "batch": _batch(snn),

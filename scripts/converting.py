@@ -290,8 +290,8 @@ def run(options: argparse.Namespace, *, evenly: bool) -> None:
         model,
         sources.test,
         by_site=options.by_site,
+        metric=metric,
         progress=bars,
-        **({"metric": metric} if metric else {}),
     )
     print(result)
     files = [options.output / name for name in written(options)]

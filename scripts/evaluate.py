@@ -67,6 +67,12 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--model", metavar="NAME", help="of CHECKPOINT; what FILE says if left out")
     result.add_argument("--limit", type=whole, metavar="N", help="N images only")
     result.add_argument("--batch-size", type=whole, default=250, metavar="N")
+    result.add_argument(
+        "--metric",
+        choices=sorted(convert.METRICS),
+        metavar="NAME",
+        help=f"{', '.join(sorted(convert.METRICS))}; what suits the outputs if left out",
+    )
     result.add_argument("--by-site", type=count, default=0, metavar="N", help="images; 0 for none")
     result.add_argument("--device", default="cpu")
     result.add_argument("--size", type=whole, help="these four override what FILE says")
@@ -145,9 +151,13 @@ def run(options: argparse.Namespace) -> int:
         raise Refusal(BAD_NETWORK, error) from error
     if options.step is not None and options.step > snn.longest:
         raise Refusal(WRONG_USE, f"--step {options.step}: the network has steps 1 to {snn.longest}")
+    for key in ("accuracy", "agreement"):
+        limited = options.metric and getattr(options, f"min_{key}") is not None
+        if limited and key not in convert.METRICS[options.metric]().shown().columns:
+            raise Refusal(WRONG_USE, f"--min-{key}: --metric {options.metric} measures no {key}")
     try:
         prepared = preprocessing(snn, options)
-        metric = check_metric(None, prepared)
+        metric = options.metric or check_metric(None, prepared)
         images = isinstance(prepared, models.Preprocessing)
         model = checkpoint(snn, options, prepared.classes if images else None)
         test = open_test(
@@ -155,6 +165,7 @@ def run(options: argparse.Namespace) -> int:
             prepared,
             limit=options.limit,
             batch_size=options.batch_size,
+            labelled=metric in (None, "accuracy", "agreement", "classes"),
             labels=options.labels,
             root=options.root,
         )
@@ -162,10 +173,10 @@ def run(options: argparse.Namespace) -> int:
             snn,
             model,
             test,
+            metric=metric,
             by_site=options.by_site,
             at=None if options.step is None else [options.step],
             progress=not options.quiet,
-            **({} if metric is None else {"metric": metric}),
         )
     except (convert.ConversionError, models.ModelError, models.DataError) as error:
         raise Refusal(BAD_DATA, error) from error

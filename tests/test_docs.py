@@ -13,8 +13,7 @@ from torch.nn import functional as F
 
 import convert
 import models
-from convert import evaluate, load, to_spiking
-from convert.evaluation.metrics import METRICS, Metric
+from convert import load, to_spiking
 
 _ROOT = Path(__file__).resolve().parents[1]
 _DOCS = _ROOT / "docs"
@@ -77,12 +76,65 @@ def test_peers(small: nn.Module, images: Tensor) -> None:
     assert len(names["by_layer"]) > 1
 
 
-def test_architecture(
-    small: nn.Module, images: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    text = (_DOCS / "architecture.md").read_text(encoding="utf-8")
+class _Language(nn.Module):
+    """A causal language model of 9 tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.head = nn.Embedding(9, 8), nn.Linear(8, 9)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+        x = (self.table(input_ids) * attention_mask[:, :, None]).cumsum(1)
+        return {"logits": self.head(F.silu(x))}
+
+
+class _Segmenter(nn.Module):
+    """Four classes of pixels, as torchvision's networks return them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.out, self.aux = nn.Conv2d(1, 6, 3), nn.Conv2d(6, 4, 1), nn.Conv2d(6, 4, 1)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        x = F.pad(F.silu(self.body(x)), (1, 1, 1, 1))
+        return {"out": self.out(x), "aux": self.aux(x)}
+
+
+def test_measures(small: nn.Module, images: Tensor) -> None:
+    pytest.importorskip("torchmetrics", reason="one example evaluates a metric of it")
+    text = (_DOCS / "measures.md").read_text(encoding="utf-8")
     examples = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert len(examples) == 5
+    torch.manual_seed(0)
+    mask = (torch.arange(6) < torch.tensor([[6], [4], [5]])).long()
+    names: dict[str, Any] = {
+        "lm": _Language().eval(),
+        "texts": {"input_ids": torch.randint(1, 9, (3, 6)) * mask, "attention_mask": mask},
+        "segmenter": _Segmenter().eval(),
+        "maps": torch.randint(4, (48, 8, 8)).masked_fill(torch.rand(48, 8, 8) < 0.1, 255),
+        "model": small,
+        "snn": to_spiking(small, images, steps=4, method="binary", progress=False),
+        "images": images,
+        "labels": torch.arange(48) % 4,
+    }
+    measured = []
+    for example in examples:
+        exec(compile(example, "docs/measures.md", "exec"), names)
+        measured.append(names["result"])
+    assert [found.metric for found in measured] == [
+        "perplexity", "perplexity", "iou", "MulticlassF1Score", "gaps"
+    ]  # fmt: skip
+    # The page names every key of the report.
+    for found in measured:
+        report = found.to_dict()
+        for key in {*report["original"], *report["by_step"][0]["raw"]}:
+            assert f"`{key}`" in text or found.metric in ("MulticlassF1Score", "gaps")
+
+
+def test_architecture(small: nn.Module, images: Tensor, tmp_path: Path) -> None:
+    text = (_DOCS / "architecture.md").read_text(encoding="utf-8")
+    examples = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(examples) == 6
     snn = to_spiking(small, images, steps=4, method="binary", progress=False)
     names: dict[str, Any] = {
         "model": small, "snn": snn, "images": images, "torch": torch, "nn": nn, "copy": copy,
@@ -99,9 +151,7 @@ def test_architecture(
     with snn.count_spikes() as spikes, snn.readout(3):
         snn(images)
     assert 0 < names["spikes"]["act"] < spikes["act"]
-    # The measure has all that an evaluation asks of one.
-    monkeypatch.setitem(METRICS, Metric.OUTPUT, names["LargestGap"])
-    result = evaluate(snn, small, images, metric="output", progress=False)
+    result = names["found"]
     assert result.spiking["largest_gap"] == pytest.approx(names["measure"].values.largest_gap)
     assert "largest gap" in str(result)
     result.to_json(tmp_path / "report.json")

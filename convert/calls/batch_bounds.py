@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from ..common.label_names import named_parts
 from ..errors import InputError
 from .size_bounds import SizeBounds
 
@@ -76,6 +77,8 @@ def label_parts(label: Any, size: int, sizes: list[int]) -> Iterator[Any]:
         size: images of the batch.
         sizes: of the parts.
     """
+    if not isinstance(label, tuple | dict):
+        label = label if (named := named_parts(label)) is None else named
     held = {id(part) for part in (label, *_elements(label)) if _is_list_of(part, size)}
     leaves, spec = pytree.tree_flatten(label, is_leaf=lambda value: id(value) in held)
     begin = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -50,6 +50,8 @@ class Given:
         names: the parameters that are given, in order.
         label_from: place or name of the label in the batch.
         notes: how it was read, where that isn't plain.
+        others: a dict of arrays beside the inputs, where nothing in the batch is the label: several
+            targets, for who knows them.
     """
 
     args: tuple[Any, ...]
@@ -58,6 +60,12 @@ class Given:
     names: tuple[str, ...] = ()
     label_from: int | str | None = None
     notes: tuple[str, ...] = ()
+    others: dict[str, Any] | None = None
+
+    @property
+    def targets(self) -> Any:
+        """The label, or the several targets where there is none."""
+        return self.others if self.label is None else self.label
 
 
 def read_batch(batch: Any, parameters: Parameters) -> Given:
@@ -179,9 +187,11 @@ def _by_name(named: dict[Any, Any], parameters: Parameters, *, whole: bool) -> G
     order = {name: i for i, name in enumerate(parameters.known)}
     kwargs = dict(sorted(inputs.items(), key=lambda pair: order.get(pair[0], len(order))))
     label = None if label_name is None else named[label_name]
+    beside = _several(others)
     if not parameters.known and missing:
-        return Given(tuple(kwargs.values()), {}, label, ("input0",), label_name, tuple(notes))
-    return Given((), kwargs, label, tuple(kwargs), label_name, tuple(notes))
+        args = tuple(kwargs.values())
+        return Given(args, {}, label, ("input0",), label_name, tuple(notes), beside)
+    return Given((), kwargs, label, tuple(kwargs), label_name, tuple(notes), beside)
 
 
 def _label_name(named: dict[str, Any], parameters: Parameters, whole: bool) -> str | None:
@@ -389,7 +399,15 @@ def _labelled(given: Given, batch: Sequence[Any], start: int) -> Given:
         told = "" if place is None else f"the {ordinal(place)} element was read as the label, "
         notes.append(f"of a batch, {told}the {' and '.join(beside)} {are} left out")
     label = None if place is None else batch[place]
-    return Given(given.args, given.kwargs, label, given.names, place, tuple(notes))
+    found = [several for i in rest if (several := _several(named_parts(batch[i])))]
+    others = found[0] if len(found) == 1 else given.others
+    return replace(given, label=label, label_from=place, notes=tuple(notes), others=others)
+
+
+def _several(named: dict[Any, Any] | None) -> dict[str, Any] | None:
+    """The arrays in a dict that isn't the label; None if it holds none."""
+    arrays = {n: v for n, v in (named or {}).items() if isinstance(v, Tensor) and v.dim()}
+    return arrays or None
 
 
 def _no_fractions(value: Any) -> bool:
@@ -408,6 +426,4 @@ def _collated(batch: Sequence[Any], parameters: Parameters) -> Given:
         ) from error
     given = read_batch(together, parameters)
     note = "a batch is a list of single images with labels; they were put together"
-    return Given(
-        given.args, given.kwargs, given.label, given.names, given.label_from, (note, *given.notes)
-    )
+    return replace(given, notes=(note, *given.notes))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sized
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -90,7 +91,7 @@ class BatchReader:
         if all(a is b for a, b in zip(cast, leaves, strict=True)):
             return given
         args, kwargs = pytree.tree_unflatten(cast, spec)
-        return Given(args, kwargs, given.label, given.names, given.label_from, given.notes)
+        return replace(given, args=args, kwargs=kwargs)
 
     def _as(self, leaf: Any, place: int, dtype: torch.dtype | None) -> Any:
         """One flat input in a type; what can't be cast is refused when the network is called."""

@@ -194,8 +194,10 @@ class Signature:
     def divided(self, batch: Given, size: int, sizes: list[int]) -> Iterator[Given]:
         """A batch of `size` images in parts of these sizes, its label with it."""
         calls = self.cut((batch.args, batch.kwargs), sizes)
-        for (args, kwargs), label in zip(calls, label_parts(batch.label, size, sizes), strict=True):
-            yield replace(batch, args=args, kwargs=kwargs, label=label)
+        labels = label_parts(batch.label, size, sizes)
+        beside = label_parts(batch.others, size, sizes)
+        for (args, kwargs), label, others in zip(calls, labels, beside, strict=True):
+            yield replace(batch, args=args, kwargs=kwargs, label=label, others=others)
 
     def flatten(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
         """The flat inputs of a call, checked.

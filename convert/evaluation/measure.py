@@ -195,7 +195,7 @@ class _Both:
         between = time.perf_counter()
         self.begun = self.begun or self._begin(batch, returned)
         name, kind, plan, exact = self.begun
-        if kind.needs_labels and batch.label is None:
+        if kind.needs_labels and kind.given(batch) is None:
             raise InputError(
                 f"a batch has no labels, which metric={name!r} needs; give (inputs, labels), or "
                 "metric='output' to compare the outputs alone"

@@ -153,6 +153,10 @@ class Measure(ABC):
     def labels(self, label: Any, outputs: Outputs) -> Any:
         """A batch's label in the form that `add` takes; InputError for one that doesn't fit."""
 
+    def given(self, batch: Given) -> Any:
+        """What a batch has for the metric to measure against; None for nothing."""
+        return batch.label
+
     def targets(self, batch: Given, outputs: Outputs, size: int) -> Any:
         """The same of a whole batch, for metrics that need its inputs, or its number of images.
 

@@ -84,9 +84,13 @@ class OwnMetric(Measure):
         """The label as it is, of as many images as the first output has."""
         return self._of(label, outputs, len(next(iter(outputs.values()))))
 
+    def given(self, batch: Given) -> Any:
+        """The label, or a dict of several targets where nothing is the label."""
+        return batch.targets
+
     def targets(self, batch: Given, outputs: Outputs, size: int) -> Targets:
-        """The label as it is."""
-        return self._of(batch.label, outputs, size)
+        """What is given, as it is."""
+        return self._of(batch.targets, outputs, size)
 
     def _of(self, label: Any, outputs: Outputs, size: int) -> Targets:
         device = next(iter(outputs.values())).device

@@ -98,7 +98,7 @@ class _Curves:
         shares = all(key in shown.shares for key in keys)
         lower = all(shown.better.get(key) == "lower" for key in keys)
         if shares:
-            label = "share of test images" if own in ([], ["accuracy"]) else "share"
+            label = "share of test images" if shown.own == ("accuracy",) else "share"
             axes.set(ylabel=label, ylim=(0, 1.02))
         else:
             positive = any(np.any(np.asarray(line.get_ydata()) > 0) for line in axes.lines)

@@ -93,9 +93,10 @@ class TorchMetric(OwnMetric):
         output = raw[name] if name is not None else next(iter(raw.values()))
         label = _tensor(targets.label, output)
         if isinstance(label, Tensor):
+            _check_classes(str(self), self._given, label)
             if output.shape == (*label.shape, 1):
                 output = output.squeeze(-1)
-            elif label.dim() > 1 and label.shape[-1] == 1 and label.shape[:-1] == output.shape[:1]:
+            elif label.shape == (*output.shape[:1], 1) != output.shape:
                 label = label.squeeze(-1)
         return output, label
 
@@ -162,6 +163,20 @@ def _as_they_are(result: Any) -> bool:
     """Whether outputs are a list of dicts, as detectors return them."""
     listed = isinstance(result, list | tuple) and bool(result)
     return listed and all(named_parts(part) is not None for part in result)
+
+
+def _check_classes(name: str, metric: Any, label: Tensor) -> None:
+    """Refuses classes that a metric doesn't have; it may not look itself."""
+    classes = getattr(metric, "num_classes", None)
+    if not isinstance(classes, int) or label.is_floating_point() or label.is_complex():
+        return
+    ignored = getattr(metric, "ignore_index", None)
+    known = label if ignored is None else label[label != ignored]
+    if known.numel() and not 0 <= int(known.min()) <= int(known.max()) < classes:
+        raise InputError(
+            f"labels go from {int(known.min())} to {int(known.max())}, but metric '{name}' has "
+            f"{classes} classes; give it ignore_index= for a label that is none"
+        )
 
 
 def _tensor(label: Any, output: Tensor) -> Any:

@@ -358,6 +358,10 @@ def places(
         (["{saved}", "--data", "{images}", "--device", "nothing"], 2, "nothing"),
         (["{saved}"], 2, "--data"),
         (["{saved}", "--data", "{images}", "--by-site", "-1"], 2, "'-1'"),
+        (["{saved}", "--data", "{images}", "--metric", "magic"], 2, "'perplexity'"),
+        (["{saved}", "--data", "{images}", "--metric", "iou"], 4, "metric='iou' needs logits"),
+        ("{saved} --data {images} --metric output --min-accuracy 0.5".split(), 2, "no accuracy"),
+        ("{saved} --data {images} --metric accuracy --min-accuracy 0".split(), 0, ""),
     ],
 )
 def test_evaluate_exit_codes(

@@ -312,6 +312,7 @@ def run(options: argparse.Namespace, *, evenly: bool) -> None:
             calibration=sources.calibration,
             spike_costs=options.pareto,
             steps=None if options.steps == ["auto"] else options.steps,
+            metric=metric,
             progress=bars,
         )
         print(f"\n{trade_off}")

@@ -191,31 +191,41 @@ def _limit_of_tokenizer(name: str) -> int | None:
 
 def _of_images(said: dict[str, Any], config: Any, name: str) -> Preprocessing:
     """What an image processor's settings mean."""
-    side, crop = said.get("size"), said.get("crop_size")
-    side = {"shortest_edge": side} if isinstance(side, int) else side or {}
-    exact = (side.get("height"), side.get("width"))
-    resize = side.get("shortest_edge") or exact[0]
-    if isinstance(crop, dict):
-        crop = crop.get("height") if crop.get("height") == crop.get("width") else None
-    size = crop if said.get("do_center_crop", crop is not None) else resize
-    squash = side.get("shortest_edge") is None
-    share = said.get("crop_pct")
-    if share and not squash:  # as ConvNeXT's processor has it
-        size, squash = resize, resize >= 384
-        resize = size if squash else int(size / share)
+    sides = _sides(said)
     strange = [key for key in ("do_pad", "do_reduce_labels") if said.get(key)]
-    strange += ["do_rescale false"] if said.get("do_rescale") is False else []
-    known = isinstance(resize, int) and isinstance(size, int) and said.get("do_resize", True)
-    if not known or strange or (squash and exact[0] != exact[1] and exact[0] is not None):
+    strange += [key for key in ("do_resize", "do_rescale") if said.get(key) is False]
+    if sides is None or strange:
         raise NoPreprocessingError(
             f"{shown(name)} prepares images in a way that isn't known here (size {said.get('size')}"
             f"{''.join(f', {key}' for key in strange)}); give --size, --mean, --std and --classes"
         )
+    size, resize, squash = sides
     kind = Image.Resampling(said.get("resample", Image.Resampling.BILINEAR)).name.lower()
     normalised = said.get("do_normalize", True)
     mean = tuple(said["image_mean"]) if normalised else (0.0,) * 3
     std = tuple(said["image_std"]) if normalised else (1.0,) * 3
     return Preprocessing(size, mean, std, config.num_labels, resize, squash, kind)
+
+
+def _sides(said: dict[str, Any]) -> tuple[int, int, bool] | None:
+    """The input's side, that of the resized image, and whether both its sides get that length."""
+    asked = said.get("size")
+    sides = {"shortest_edge": asked} if isinstance(asked, int) else asked or {}
+    shortest, height = sides.get("shortest_edge"), sides.get("height")
+    resize = height if shortest is None else shortest
+    crop = said.get("crop_size")
+    if isinstance(crop, dict):
+        crop = crop.get("height") if crop.get("height") == crop.get("width") else None
+    size = crop if said.get("do_center_crop", crop is not None) else resize
+    if not isinstance(resize, int) or not isinstance(size, int):
+        return None
+    if shortest is None:
+        return (size, resize, True) if height == sides.get("width") else None
+    if not said.get("crop_pct"):
+        return size, resize, False
+    # As ConvNeXT's processor has it.
+    whole = resize >= 384
+    return resize, resize if whole else int(resize / said["crop_pct"]), whole
 
 
 @contextmanager

@@ -66,7 +66,7 @@ def _function(path: str, name: str) -> Callable[[], Any]:
         raise ModelError(
             f"{shown(path)} has no function {name!r}; it has {', '.join(own[:8]) or 'none'}"
         )
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def _imported(path: str) -> ModuleType:

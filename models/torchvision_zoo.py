@@ -41,7 +41,7 @@ def preprocessing(name: str) -> Preprocessing:
     """
     check_name(name)
     try:
-        weights = torchvision.models.get_model_weights(name).DEFAULT  # type: ignore[attr-defined]
+        weights = torchvision.models.get_model_weights(name).DEFAULT
     except (AttributeError, ValueError):
         return Preprocessing(224, *IMAGENET, 1000, 256)
     recipe, classes = weights.transforms(), len(weights.meta.get("categories") or ())

@@ -1,5 +1,6 @@
 """Models of torchvision and timm by name, and what is refused before any work."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -92,3 +93,15 @@ def test_weights_used_twice_are_saved_once(tmp_path: Path) -> None:
     torch.save(kept, tmp_path / "a.pt")
     with pytest.raises(ModelError, match="2 missing"):
         load_weights(other, tmp_path / "a.pt", "tied")
+
+
+@pytest.mark.parametrize(
+    ("library", "name", "extra"), [("timm", "timm:x", "timm"), ("transformers", "hf:x", "hf")]
+)
+def test_a_library_that_is_not_installed(
+    monkeypatch: pytest.MonkeyPatch, library: str, name: str, extra: str
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    for call in (models.get, models.preprocessing):
+        with pytest.raises(ModelError, match=rf"needs {library}; .*fewspikes\[{extra}\]"):
+            call(name)

@@ -103,5 +103,5 @@ def test_a_library_that_is_not_installed(
 ) -> None:
     monkeypatch.setitem(sys.modules, library, None)
     for call in (models.get, models.preprocessing):
-        with pytest.raises(ModelError, match=rf"needs {library}; .*fewspikes\[{extra}\]"):
+        with pytest.raises(ModelError, match=rf"need {library}; .*fewspikes\[{extra}\]"):
             call(name)

@@ -60,7 +60,9 @@ def tokenizer(name: str) -> _Loaded:
             # Without its files some classes give an empty tokenizer and no error.
             if not any(file.name.startswith(_TOKENIZER) for file in folder.iterdir()):
                 raise OSError("there are no files of one")
-            found = library.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            found = library.AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
         except (OSError, ValueError, KeyError, ImportError, AttributeError) as error:
             raise NoPreprocessingError(
                 f"{shown(name)} has no tokenizer that can be loaded ({_reason(error)}); give one "
@@ -126,7 +128,11 @@ def _filled(library: ModuleType, place: Path | str, name: str, *, local: bool) -
     try:
         with _quietly(library):
             model, told = _auto_class(library, config).from_pretrained(
-                place, dtype=torch.float32, local_files_only=local, output_loading_info=True
+                place,
+                dtype=torch.float32,
+                local_files_only=local,
+                trust_remote_code=False,
+                output_loading_info=True,
             )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise ModelError(
@@ -149,7 +155,9 @@ def _plain(model: nn.Module) -> nn.Module:
 
 def _config(library: ModuleType, place: Path | str, name: str, *, local: bool = True) -> Any:
     try:
-        return library.AutoConfig.from_pretrained(place, local_files_only=local)
+        return library.AutoConfig.from_pretrained(
+            place, local_files_only=local, trust_remote_code=False
+        )
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
             f"{shown(name)} is no model that transformers knows ({_reason(error)}); give a folder "

@@ -119,6 +119,19 @@ def test_weights_that_do_not_fill_a_model(bert: Path, tmp_path: Path) -> None:
         models.get(f"hf:{folder}")
 
 
+def test_code_that_comes_with_a_model_is_not_run(bert: Path, tmp_path: Path) -> None:
+    folder, ran = tmp_path / "coded", tmp_path / "ran"
+    shutil.copytree(bert, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.C", "AutoModel": "own.M"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "own.py").write_text(f"open({str(ran)!r}, 'w')")
+    for call in (models.get, models.preprocessing):
+        with pytest.raises(ModelError, match="no model that transformers knows"):
+            call(f"hf:{folder}")
+    assert not ran.exists()
+
+
 @pytest.mark.parametrize("content", ["nothing", "folder", "text", "zip", "damaged"])
 def test_what_is_no_model(content: str, tmp_path: Path) -> None:
     place = tmp_path / "place"

@@ -91,6 +91,7 @@ class _Exporter:
 
     Attributes:
         settled: what forward asks of values, once that is settled.
+        copies: whether forward writes to its inputs, and is given copies.
         guards: what the last capture took for granted of sizes.
     """
 
@@ -98,6 +99,7 @@ class _Exporter:
         self.model, self.given, self.state = model, given, state
         self.varying = given.varying
         self.settled: Settled | None = None
+        self.copies = False
         self.guards: list[Guard] = []
 
     def at(self, size: int) -> Exported:
@@ -151,6 +153,7 @@ class _Exporter:
 
     def _once(self, size: int, bounds: BatchBounds) -> Exported:
         call = FlatCall.of(self.model, *self.given.of(size))
+        call.copies = self.copies
         settled = self.settled
         self.guards = []
         with (
@@ -171,6 +174,10 @@ class _Exporter:
         check_graph(program.graph)
         left_out = tuple(settled.left_out) if settled else ()
         program = program.run_decompositions(table())
+        if program.graph_signature.user_inputs_to_mutate and not self.copies:
+            # A graph writes to nothing; what it is given stays as it is.
+            self.copies = True
+            return self._once(size, bounds)
         return Exported(program, call.out_spec, size, None, self.varying, left_out)
 
     def _shapes(self, call: FlatCall, bounds: BatchBounds) -> dict[str, Any]:

@@ -119,7 +119,10 @@ def assembled(
     Raises:
         CaptureError: where a part changes what it is given, and the model reads that.
     """
-    module = put_in(copy_of(user)[0], recording.parts, made.networks, caches=made.caches)
+    alone = [row.name for row in made.rows if row.alone]
+    module = put_in(
+        copy_of(user)[0], recording.parts, made.networks, alone=alone, caches=made.caches
+    )
     module.to(device or whole.home)
     paths = {p.name: p.paths for p in recording.parts if p.name in made.networks}
     reports = {name: n.report for name, n in made.networks.items() if n.report is not None}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +19,7 @@ from ..assembly.stages import Ready, calibrated, made_ready
 from ..capture.isolate import isolated
 from ..capture.model_kinds import eager_module
 from ..common.batches import batches_of
-from ..errors import ConversionError, InputError, SiteError
+from ..errors import CaptureError, ConversionError, InputError, SiteError
 from ..network.model import SpikingModel
 from ..network.settings import ConversionSettings
 from .assembling import Made, assembled, keeps_caches, python_modules
@@ -25,11 +27,13 @@ from .chosen import Wanted, choose
 from .lengths import lengths_apart
 from .model import SpikingParts
 from .part_settings import check_settings, numbers_of_parts, of_part
-from .recording import Recorded, Recording, check_called, given_of
+from .recording import Recorded, Recorder, Recording, check_called, given_of
 from .report import PartRow, output_error
 from .whole_calls import image_count
 from .whole_model import WholeModel
 
+# The parts that an error of capture names.
+_PARTS = re.compile(r"modules=\[(.*?)\]")
 # So many modules are named in a note.
 _NAMED = 5
 
@@ -114,17 +118,7 @@ def _networks(
             own = of_part(settings, name)
             with named(name):
                 try:
-                    batches = recording.calls(each)
-                    first = given_of(each.first)
-                    ready = made_ready(
-                        recorder.replaced,
-                        first,
-                        lambda _, batches=batches: batches,  # type: ignore[misc]
-                        own,
-                        seen=each.shapes,
-                        device=device,
-                        progress=progress,
-                    )
+                    ready = _ready(recording, recorder, each, own, device, progress)
                 except SiteError:
                     if part.exact:
                         raise
@@ -141,6 +135,59 @@ def _networks(
             f"function; it chose {_few(unused + plain)}"
         )
     return found
+
+
+def _ready(
+    recording: Recording,
+    recorder: Recorder,
+    recorded: Recorded,
+    settings: ConversionSettings,
+    device: torch.device | None,
+    progress: bool,
+) -> Ready:
+    """One network of a part, captured; calls without a batch are read as batches of one.
+
+    Raises:
+        ConversionError: a subclass where it can't be captured.
+    """
+    batches = recording.calls(recorded)
+
+    def ready() -> Ready:
+        shapes = recorded.shapes
+        if recorded.alone:
+            shapes = [{name: (1, *shape) for name, shape in row.items()} for row in shapes]
+        return made_ready(
+            recorder.replaced,
+            given_of(recorded.first, recorded.alone),
+            lambda _: batches,
+            settings,
+            seen=shapes,
+            device=device,
+            progress=progress,
+        )
+
+    try:
+        return ready()
+    except (CaptureError, InputError) as error:
+        if recorder.takes_batches(recorded.first):
+            recorded.alone = True
+            with contextlib.suppress(CaptureError, InputError):
+                return ready()
+        raise type(error)(f"{error}{_shapes(recorded)}") from error.__cause__
+
+
+def _shapes(recorded: Recorded) -> str:
+    """What to think of where the inputs of a part that can't be captured vary."""
+    if len(recorded.shapes) < 2:
+        return ""
+    some = " and ".join(
+        ", ".join(f"{name} {list(shape)}" for name, shape in row.items())
+        for row in recorded.shapes[:2]
+    )
+    return (
+        f"; the model calls it with inputs of {len(recorded.shapes)} shapes ({some}): give data on "
+        "which they are alike, or choose parts inside it"
+    )
 
 
 def _converted(
@@ -175,12 +222,19 @@ def _row(network: _Network, converted: SpikingModel, recording: Recording) -> Pa
         calls=network.recorded.count / recording.runs,
         per_image=report.calibration_images / recording.images,
         error=output_error(converted),
+        alone=network.recorded.alone,
     )
 
 
 def _few(names: Sequence[str]) -> str:
     more = len(names) - _NAMED
     return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _inside(part: str, names: str) -> str:
+    """The call that converts modules inside a part, by their names in the model."""
+    own = ", ".join(f'"{part}.{name}"' for name in re.findall('"(.*?)"', names))
+    return f"modules=[{own}]"
 
 
 @contextmanager
@@ -195,6 +249,7 @@ def named(part: str) -> Iterator[None]:
         try:
             yield
         except ConversionError as error:
-            raise type(error)(f"the part {part}: {error}") from error.__cause__
+            told = _PARTS.sub(lambda found: _inside(part, found[1]), str(error))
+            raise type(error)(f"the part {part}: {told}") from error.__cause__
     for warning in caught:
         warnings.warn(f"{part}: {warning.message}", warning.category, stacklevel=4)

@@ -238,7 +238,7 @@ class SpikingParts(SpikingModel):
         for name, part in stands.items():
             assert isinstance(part, SpikingPart)
             networks = [make(network) for network in part.networks]
-            shared[id(part)] = SpikingPart(part.replaced, name, networks).eval()
+            shared[id(part)] = SpikingPart(part.replaced, name, networks, part.alone).eval()
         return copy_of(self.module, shared)[0]
 
     def unfreeze(self, *, weights: bool = True, neurons: bool = False) -> SpikingParts:
@@ -306,12 +306,18 @@ class SpikingParts(SpikingModel):
         batches = read_by(batches_of(data, self.signature.cut_axis), self.reader())
         device = next((t.device for t in self.module.state_dict().values()), None)
         recording = Recording(self.original(), chosen, batches, device, image_count)
-        found = {}
+        rows = {row.name: row for row in self.report.parts}
+        found: dict[str, PartBatches] = {}
         for name, forms in recording.record().items():
             for key, network in self.parts.items():
-                fits = [r for r in forms if r.first.fits(network.signature)]
-                if key.partition("#")[0] == name and fits:
-                    found[key] = recording.calls(fits[0])
+                if key.partition("#")[0] != name:
+                    continue
+                for each in forms:
+                    each.alone = rows[key].alone
+                    call = each.first.batched() if each.alone else each.first
+                    if call.fits(network.signature):
+                        found[key] = recording.calls(dataclasses.replace(each))
+                        break
         return recording, found
 
     # Files and copies.
@@ -353,7 +359,10 @@ class SpikingParts(SpikingModel):
         self.origin.check(model, (path for paths in self.paths.values() for path in paths))
         parts = [Chosen(name, paths, True) for name, paths in self.paths.items()]
         off = any("config.use_cache was switched off" in note for note in self.report.about)
-        module = put_in(copy_of(model)[0], parts, copy.deepcopy(self.parts), caches=not off)
+        alone = [row.name for row in self.report.parts if row.alone]
+        module = put_in(
+            copy_of(model)[0], parts, copy.deepcopy(self.parts), alone=alone, caches=not off
+        )
         return made(module, self.paths, self.report, self.signature.lists, self.metadata)
 
     def __reduce__(self) -> Any:

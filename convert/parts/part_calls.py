@@ -105,6 +105,15 @@ class PartCall:
         args, kwargs = pytree.tree_unflatten(made, spec)
         return PartCall(args, kwargs, self.names)
 
+    def batched(self) -> PartCall:
+        """The call of a single image, whose tensors have no batch, as a batch of one."""
+
+        def longer(leaf: Any) -> Any:
+            return leaf[None] if isinstance(leaf, Tensor) else leaf
+
+        args, kwargs = pytree.tree_map(longer, (self.args, self.kwargs))
+        return PartCall(args, kwargs, self.names)
+
     def _flat_names(self) -> list[tuple[str, int]]:
         """The argument and the place in it of every leaf."""
         return [
@@ -165,6 +174,12 @@ class Form:
     spec: pytree.TreeSpec
     leaves: tuple[Any, ...]
     constants: tuple[tuple[str, Any], ...] = field(compare=False)
+
+
+def single(result: Any) -> Any:
+    """What a batch of one gave, without the batch."""
+    register(result)
+    return pytree.tree_map_only(Tensor, lambda leaf: leaf[0], result)
 
 
 def _flat_names(signature: Signature) -> list[tuple[str, int]]:

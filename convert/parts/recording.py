@@ -24,7 +24,7 @@ from ..capture.fidelity import floats, gap_between
 from ..common.messages import first_line
 from ..errors import CalibrationError, CaptureError, ConversionError, InputError
 from .chosen import Chosen
-from .part_calls import Form, PartCall
+from .part_calls import Form, PartCall, single
 from .stand_in import StandIn, owners, place
 
 # Inputs of all parts together that are kept in memory.
@@ -93,6 +93,17 @@ class Recorder(StandIn):
         finally:
             self.calls, self.seen = calls, seen
 
+    def takes_batches(self, call: PartCall) -> bool:
+        """Whether the module gives the same for a call and for a batch of one that holds it."""
+        try:
+            with torch.no_grad():
+                expected = floats(self.replaced(*call.args, **call.kwargs))
+                batch = call.batched()
+                found = floats(single(self.replaced(*batch.args, **batch.kwargs)))
+            return bool(found) and gap_between(expected, found) <= _SAME
+        except Exception:
+            return False
+
     def _called(self, module: nn.Module, args: Any) -> None:
         self.seen += 1
 
@@ -111,6 +122,7 @@ class Recorded:
         first: the call with the most numbers, by which the part is captured.
         count: how many calls.
         calls: all of them; None where they are recorded anew each time.
+        alone: whether they have no batch, and are each read as a batch of one.
         size: bytes of these.
         shapes: those of the tensors, by the names of the inputs; each once, not all.
     """
@@ -120,6 +132,7 @@ class Recorded:
     first: PartCall
     count: int = 0
     calls: list[PartCall] | None = field(default_factory=list)
+    alone: bool = False
     size: int = 0
     shapes: list[Shapes] = field(default_factory=list)
 
@@ -297,11 +310,18 @@ class PartBatches:
 
     def __iter__(self) -> Iterator[Given]:
         calls = self.recorded.calls
-        return map(given_of, self.recording.again(self.recorded) if calls is None else calls)
+        for call in self.recording.again(self.recorded) if calls is None else calls:
+            yield given_of(call, self.recorded.alone)
 
 
-def given_of(call: PartCall) -> Given:
-    """A call as a batch that was read."""
+def given_of(call: PartCall, alone: bool = False) -> Given:
+    """A call as a batch that was read.
+
+    Args:
+        call: of a part.
+        alone: whether it has no batch, and becomes a batch of one.
+    """
+    call = call.batched() if alone else call
     return Given(call.args, call.kwargs, names=call.names)
 
 

@@ -22,6 +22,7 @@ class PartRow:
         calls: in one run of the model on a batch of the calibration data, on average.
         per_image: its rows for one image of the model: regions of a detector, time steps.
         error: of its own outputs on its calibration data; None where that wasn't measured.
+        alone: whether its calls have no batch, and are each read as a batch of one.
     """
 
     name: str
@@ -29,6 +30,7 @@ class PartRow:
     calls: float
     per_image: float
     error: float | None = None
+    alone: bool = False
 
 
 @dataclass

@@ -7,7 +7,7 @@ is kept of it is which model it was.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -109,7 +109,6 @@ def read_parts(document: Any, tensors: dict[str, Tensor], device: torch.device) 
         raise StorageError(f"the tensor {next(iter(tensors))!r} belongs to no part")
     origin = _origin(take(document, "model", dict))
     paths = _paths(document, networks)
-    module = _tree(paths, networks, origin.kind)
     lists, inputs = take(document, "lists", bool), take(document, "inputs", list)
     if not all(isinstance(name, str) for name in inputs):
         raise StorageError("the inputs of the model are damaged")
@@ -117,6 +116,7 @@ def read_parts(document: Any, tensors: dict[str, Tensor], device: torch.device) 
     rows = [row_of(PartRow, row) for row in take(data, "rows", list)]
     if [row.name for row in rows] != list(networks):
         raise StorageError("the rows of the report aren't those of the parts")
+    module = _tree(paths, networks, [row.name for row in rows if row.alone], origin.kind)
     reports = {name: _report(network) for name, network in networks.items()}
     report = joined(
         reports,
@@ -168,13 +168,17 @@ def _paths(document: Any, networks: Mapping[str, SpikingModel]) -> dict[str, tup
 
 
 def _tree(
-    paths: Mapping[str, tuple[str, ...]], networks: Mapping[str, SpikingModel], kind: str
+    paths: Mapping[str, tuple[str, ...]],
+    networks: Mapping[str, SpikingModel],
+    alone: Sequence[str],
+    kind: str,
 ) -> nn.Module:
     """The parts at their places in a model that isn't there."""
     root = Elsewhere(kind)
     for name, places in paths.items():
-        own = [network for key, network in networks.items() if key.partition("#")[0] == name]
-        part = SpikingPart(Elsewhere(kind), name, own)
+        keys = [key for key in networks if key.partition("#")[0] == name]
+        places_alone = [i for i, key in enumerate(keys) if key in alone]
+        part = SpikingPart(Elsewhere(kind), name, [networks[key] for key in keys], places_alone)
         for place in places:
             at: nn.Module = root
             *outer, last = place.split(".")

@@ -25,7 +25,7 @@ class _Doubt(NamedTuple):
 
 
 def suitable(batch: Given, outputs: Outputs) -> tuple[str, str]:
-    """The name of the metric for a network, and a note where it isn't that of classes.
+    """The name of the metric for a network, and a note on it where it isn't plain.
 
     Outputs count as logits of classes if nothing speaks against it: ``[N, classes]`` without
     labels, or with labels that are classes of images or positions. Labels that are classes of
@@ -37,11 +37,23 @@ def suitable(batch: Given, outputs: Outputs) -> tuple[str, str]:
     """
     doubt = _doubt(batch, outputs)
     if doubt is None:
-        return "agreement", ""
+        return "agreement", _taken(batch, outputs)
     unread = "" if batch.label is None else ", and the labels aren't looked at"
     return "output", (
         f"{doubt.why}: the relative error of the outputs is measured (metric='output'){unread}; "
         f"give {doubt.instead}"
+    )
+
+
+def _taken(batch: Given, outputs: Outputs) -> str:
+    """What is said of outputs that nothing but their shape makes classes."""
+    name = main_output(outputs, lambda output: output.dim() >= 2)
+    if name is None or batch.label is not None or own_name(name) == "logits":
+        return ""
+    count = outputs[name].shape[1]
+    return (
+        f"without labels the outputs [N, {count}] are taken to be logits of {count} classes; "
+        "metric='output' compares outputs that are none"
     )
 
 
@@ -62,7 +74,8 @@ def _by_outputs(named: str, logits: Tensor) -> _Doubt | None:
     """What in the outputs themselves speaks against classes."""
     if any(part in named.lower() for part in _VECTORS):
         return _Doubt(f"the output is called {named!r}")
-    if logits.dim() == 2 and logits.shape[1] > 1 and bool((logits < 0).any()):
+    # One vector may have that length by chance.
+    if logits.dim() == 2 and min(logits.shape) > 1 and bool((logits < 0).any()):
         norms = logits.double().square().sum(1).sqrt()
         if bool(((norms - 1).abs() < 1e-3).all()):
             return _Doubt("the outputs have length 1, as embeddings have")

@@ -127,7 +127,7 @@ def evaluate(
             for site in report.sites
         },
         seconds=both.seconds,
-        notes=remarks.told(reader.notes),
+        notes=remarks.told(reader.notes, plan.whole.measure.remarks()),
     )
 
 
@@ -178,7 +178,7 @@ class _Both:
             name, why = suitable(batch, by_row(self.snn.signature, expected))
             given = metric_of(name)
         name, kind = given
-        self.remarks.begin(kind, why, expected)
+        self.remarks.begin(kind, why, by_image(self.snn.signature, expected, kind))
         return _Begun(name, kind, planned(self.snn, kind, self.steps), kind.start())
 
     def add(self, batch: Given) -> None:

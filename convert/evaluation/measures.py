@@ -187,17 +187,21 @@ class Measure(ABC):
         """How the targets were read, where that isn't plain."""
         return []
 
+    def remarks(self) -> list[str]:
+        """What should be known of the figures of what was added."""
+        return []
+
     def shown(self) -> Shown:
         """How the figures are called and drawn."""
         return Shown(
-            columns=self.columns,
+            columns=dict(self.columns),
             error=self.error,
             drawn=self.drawn,
             broken=self.broken,
             broken_text=self.broken_text,
             own=self.own,
             shares=self.shares,
-            better=self.better,
+            better=dict(self.better),
         )
 
     @property

@@ -58,11 +58,17 @@ class OutputError(Measure):
                 "give the model that was converted"
             )
         for (name, exact), output in zip(reference.items(), found.values(), strict=True):
+            if output.shape[1:] == exact.shape[1:] and "[" in name and len(output) != len(exact):
+                raise InputError(
+                    f"{name}: {len(exact)} from the original, {len(output)} from the spiking "
+                    "network, which can't be compared one by one; of detections give a metric of "
+                    "torchmetrics, or a function of (outputs, targets)"
+                )
             check_alike(name, output, exact)
             self._sums.setdefault(name, Spread(name)).add(output, exact)
         self._broken += _images_not_finite(found)
 
-    def notes(self) -> list[str]:
+    def remarks(self) -> list[str]:
         """Which outputs had several shapes."""
         names = ", ".join(name for name, spread in self._sums.items() if spread.varies)
         return [f"{names} has several shapes: its mean is over the axes that vary, too"] * bool(

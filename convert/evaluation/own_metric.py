@@ -16,12 +16,12 @@ from torch.utils import _pytree as pytree
 
 from ..calls.batch_forms import Given
 from ..errors import InputError
-from .measures import Measure, Outputs, Shown
+from .measures import Measure, Outputs, Shown, result_of
 from .output_error import OutputError
 from .rows import OwnMeasures, OwnOriginal
 
 # Keys of the rows into which the figures go.
-_TAKEN = {
+TAKEN = {
     "step", "steps", "raw", "measures", "relative_error", "without_value", "spikes_per_neuron",
     "spikes_per_image", "spike_driven", "latency_steps", "neurons", "without_encoding", "name",
     "spike_cost", "gates", "dominated", "figures",
@@ -105,7 +105,13 @@ class OwnMetric(Measure):
         self._alike &= len(found) == len(reference) and all(a.shape == b.shape for a, b in pairs)
         if self._alike:
             self._outputs.add(found, reference, None)
+        before = _versions(found, labels)
         self.update(found, labels, original=found is reference)
+        if _versions(found, labels) != before:
+            raise InputError(
+                f"metric '{self}' changes its outputs or targets in place; give one that works on "
+                "copies: outputs.clone()"
+            )
 
     def shown(self) -> Shown:
         """The figures under their names, and the outputs' error."""
@@ -122,7 +128,7 @@ class OwnMetric(Measure):
             better={**said, "relative_error": "lower"},
         )
 
-    def notes(self) -> list[str]:
+    def remarks(self) -> list[str]:
         """Whether the outputs could be compared."""
         if self._alike:
             return []
@@ -150,12 +156,18 @@ class OwnMetric(Measure):
         return OwnOriginal(self.figures, without_value=self._broken)
 
 
+def _versions(found: Outputs, targets: Targets) -> list[int]:
+    """How often each tensor was changed in place, where torch counts that."""
+    leaves = pytree.tree_leaves((result_of(found), targets.label))
+    return [x._version for x in leaves if isinstance(x, Tensor) and not x.is_inference()]
+
+
 def check_names(metric: object, names: Mapping[Any, Any]) -> None:
     """Refuses names of figures that are no text, or keys of the report's rows."""
     for name in names:
         if not isinstance(name, str):
             raise InputError(f"metric '{metric}' returns a dict with the key {name!r}; give text")
-        if name in _TAKEN or name.startswith("accumulated_"):
+        if name in TAKEN or name.startswith("accumulated_"):
             raise InputError(
                 f"metric '{metric}' calls a figure {name!r}, which the report's rows have already; "
                 "give it another name"

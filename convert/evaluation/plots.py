@@ -34,8 +34,8 @@ def draw_steps(
 ) -> None:
     """The measures over the steps, those of the original beside them; and the spikes.
 
-    Shares go into one picture: accuracy and agreement. Other figures that the original has, too, go
-    into one of their own.
+    Shares go into one picture: accuracy and agreement. Each other figure that the original has as
+    well goes into one of its own.
 
     Args:
         by_step: readouts, in order.
@@ -51,7 +51,9 @@ def draw_steps(
 
     own = [key for key in shown.own if original.get(key) is not None][:_MOST_CURVES]
     apart = [key for key in own if key not in shown.shares or shown.drawn not in shown.shares]
-    panels: list[list[str]] = [apart] if apart else []
+    shares = [key for key in apart if key in shown.shares]
+    panels = [shares] if shares else []
+    panels += [[key] for key in apart if key not in shares]
     panels.append([key for key in own if key not in apart])
     width = 6.4 * len(panels) + 3.2
     figure = Figure(figsize=(width, 4.0), layout="constrained")
@@ -142,7 +144,9 @@ def draw_trade_off(
     """
     from matplotlib.figure import Figure
 
-    figures = [key for key in shown.own[:1] if key not in shown.shares]
+    # Of classes the agreement stands for the accuracy.
+    classes = shown.own == ("accuracy",) and shown.drawn in shown.shares
+    figures = [] if classes else shown.own[:1]
     keys = list(dict.fromkeys((shown.error, shown.drawn, *figures)))
     figure = Figure(figsize=(4.8 * len(keys), 4.0), layout="constrained")
     panels = figure.subplots(1, len(keys), squeeze=False)[0]

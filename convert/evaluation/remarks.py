@@ -103,11 +103,12 @@ class Remarks:
                 "network that was converted (snn.original()): other weights, or another model"
             )
 
-    def told(self, readings: list[str]) -> tuple[str, ...]:
+    def told(self, readings: list[str], of_figures: list[str]) -> tuple[str, ...]:
         """All notes, those on how the batches were read first; the doubts are warned of, too.
 
         Args:
             readings: how the batches were read.
+            of_figures: what should be known of the figures.
         """
         doubts = list(self._doubts)
         if self._with_nan:
@@ -116,6 +117,7 @@ class Remarks:
             doubts += self._classes.doubts
         notes = [*readings, *([self._metric] if self._metric else [])]
         notes += self._kind.notes() if self._kind is not None else []
+        notes += of_figures
         if self._labelled and self._labelled < self._images:
             notes.append(
                 f"{self._images - self._labelled} of {self._images} images have no label; the "

@@ -190,9 +190,8 @@ def by_image(signature: Signature, found: Outputs, kind: Measure) -> Returned:
     def taken(output: Tensor, layout: Layout) -> Tensor:
         if layout.varies and kind.elements:
             return output.flatten()
-        if kind.positions_second:
-            return layout.one_by_one(output)
-        return layout.by_image(output)
+        images = layout.by_image(output)
+        return images.movedim(-1, 1) if kind.positions_second and layout.rows > 1 else images
 
     layouts = signature.layouts(len(found))
     pairs = zip(found.items(), layouts, strict=True)

@@ -34,7 +34,8 @@ class TokenTargets:
         self._asked = self._shift = shift
         self._from_ids = False
         self._mask = ""
-        self._masked = self._tokens = 0
+        # Positions that a mask left out, and those whose label stands for none.
+        self._masked = self._without = self._tokens = 0
 
     def read(self, batch: Given, logits: Tensor) -> Tensor:
         """The token that each position is to give ``[N, T]``, `IGNORED` for none.
@@ -58,6 +59,7 @@ class TokenTargets:
         for value in _NO_TOKEN:
             known &= labels != value
         _check_range(labels[known], logits.shape[2])
+        self._without += int((~known).sum())
         self._mask, kept = _kept(inputs, labels)
         if self._decided(labels, known, kept, ids):
             targets = _ahead(labels.masked_fill(~known, IGNORED), IGNORED)
@@ -77,7 +79,9 @@ class TokenTargets:
         """How the targets were read."""
         what = "the input ids" if self._from_ids else "the labels"
         how = ", shifted by one," if self._shift else ", which are shifted already,"
-        left = f"; {self._mask} leaves out {self._masked} others" if self._mask else ""
+        left = f"; {self._mask} leaves out {self._masked} others" if self._masked else ""
+        if not self._mask and not self._without:
+            left = "; neither a mask nor -100 says what is padding: every position counts"
         return [f"{what}{how} are the {self._tokens} tokens to be predicted{left}"]
 
     def _labels(self, label: Any, ids: Tensor | None, logits: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..common.label_names import label_among, named_parts
 from ..errors import InputError
 from .measures import Measure, Outputs, Shown, main_output, outputs_of, result_of
-from .own_metric import OwnMetric, Targets, check_names, finite, kind_of, number_of, refused
+from .own_metric import TAKEN, OwnMetric, Targets, check_names, finite, kind_of, number_of, refused
 
 
 def is_torch_metric(given: Any) -> bool:
@@ -114,6 +114,8 @@ class TorchMetric(OwnMetric):
             lines = str(error).strip().splitlines() or [type(error).__name__]
             raise InputError(f"metric '{self}' computes nothing: {lines[0][:200]}") from error
         parts = dict(given) if isinstance(given, Mapping) else {str(self): given}
+        # Nobody can give them other names.
+        parts = {f"{self}_{n}" if n in TAKEN else n: value for n, value in parts.items()}
         check_names(self, parts)
         numbers = {name: number_of(value) for name, value in parts.items()}
         known = {name: value for name, value in numbers.items() if value is not None}
@@ -136,10 +138,10 @@ class TorchMetric(OwnMetric):
                 "give a metric that has a value for them"
             )
 
-    def notes(self) -> list[str]:
+    def remarks(self) -> list[str]:
         """Which figures aren't shown."""
         left = [f"{', '.join(self._left_out)} of '{self}' are no single numbers and were left out"]
-        return [*super().notes(), *(left if self._left_out else [])]
+        return [*super().remarks(), *(left if self._left_out else [])]
 
     def shown(self) -> Shown:
         """As of every metric of a user's own; shares are known by the metric's bounds."""

@@ -202,6 +202,18 @@ def test_other_names_in_a_later_batch(converted: SpikingModel, images: Tensor) -
         _result(converted, None, [images[:20], images[20:]], changing)
 
 
+@pytest.mark.parametrize("which", ["outputs", "targets"])
+def test_changes_in_place_are_refused(
+    converted: SpikingModel, images: Tensor, labels: Tensor, which: str
+) -> None:
+    def changing(outputs: Tensor, targets: Tensor) -> float:
+        {"outputs": outputs, "targets": targets}[which].zero_()
+        return 1.0
+
+    with pytest.raises(InputError, match="'changing' changes its outputs or targets in place"):
+        _result(converted, None, [(images, labels)], changing)
+
+
 def test_missing_labels_are_told_where_the_function_fails(
     converted: SpikingModel, images: Tensor
 ) -> None:

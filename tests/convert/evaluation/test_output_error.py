@@ -73,3 +73,21 @@ def test_outputs_of_another_model_are_refused() -> None:
         OutputError().add(_outputs(a=torch.ones(2, 4)), one, None)
     with pytest.raises(InputError, match=r"1 outputs.*2"):
         OutputError().add(_outputs(a=torch.ones(2, 3), b=torch.ones(2)), one, None)
+
+
+def test_texts_of_several_lengths_have_an_error() -> None:
+    random = torch.Generator().manual_seed(0)
+    measure = OutputError()
+    exact = [torch.randn(4, length, 3, generator=random) for length in (5, 7)]
+    for part in exact:
+        measure.add({"output": part * 1.25}, {"output": part}, None)
+    rows = torch.cat([part.reshape(-1, 3) for part in exact]).double()
+    expected = 0.25 * rows.norm() / (rows - rows.mean(0)).norm()
+    assert measure.values.relative_error == pytest.approx(float(expected), rel=1e-6)
+    assert "output has several shapes" in measure.remarks()[0]
+
+
+def test_other_numbers_of_detections_are_one_line() -> None:
+    found, exact = torch.ones(2, 4), torch.ones(3, 4)
+    with pytest.raises(InputError, match=r"3 from the original, 2 from.*of detections give a"):
+        OutputError().add({"output[0]['boxes']": found}, {"output[0]['boxes']": exact}, None)

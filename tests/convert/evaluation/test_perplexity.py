@@ -119,7 +119,7 @@ def test_as_by_hand_with_padding(snn: SpikingModel, model: Language, side: str) 
     unlabelled = _result(snn, model, batches, at=[], by_site=0)
     assert unlabelled.spiking.measures == whole
     assert "the input ids, shifted by one, are the" in unlabelled.notes[-1]
-    assert "attention_mask leaves out" in result.notes[-1]
+    assert "attention_mask leaves out" in unlabelled.notes[-1]
 
 
 def test_divergence_and_agreement(snn: SpikingModel, model: Language) -> None:
@@ -220,6 +220,49 @@ def test_the_logits_among_other_outputs() -> None:
     plain.load_state_dict(model.state_dict())
     assert found.original.perplexity == pytest.approx(_by_hand(plain, [texts]), rel=1e-6)
     assert any("output['logits'] is measured" in note for note in found.notes)
+
+
+def test_outputs_and_batches_of_transformers() -> None:
+    transformers = pytest.importorskip("transformers", reason="its classes are what is read")
+    from transformers.modeling_outputs import CausalLMOutput
+
+    class Hugging(Language):
+        def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Any:
+            logits = super().forward(input_ids, attention_mask)
+            return CausalLMOutput(logits=logits, hidden_states=(logits[:, :, :4],))
+
+    torch.manual_seed(2)
+    model, texts = Hugging().eval(), _texts("left")
+    labels = texts["input_ids"].masked_fill(texts["attention_mask"] == 0, -100)
+    batch = transformers.BatchEncoding({**texts, "labels": labels})
+    snn = to_spiking(model, [batch], steps=4, method="binary", progress=False)
+    found = _result(snn, model, [batch], by_site=5)
+    plain = Language().eval()
+    plain.load_state_dict(model.state_dict())
+    assert found.original.perplexity == pytest.approx(_by_hand(plain, [texts]), rel=1e-6)
+    assert any("output['logits'] is measured" in note for note in found.notes)
+
+    def loss(outputs: Any, targets: Tensor) -> Tensor:
+        assert isinstance(outputs, CausalLMOutput)
+        return outputs.logits.mean()
+
+    assert _result(snn, model, [batch], metric=loss, by_site=5, at=[]).metric == "loss"
+
+
+def test_logits_of_one_position_behind_the_other() -> None:
+    class Flat(Language):
+        def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+            logits: Tensor = super().forward(input_ids, attention_mask)
+            return logits.flatten(0, 1)
+
+    torch.manual_seed(2)
+    model, texts = Flat().eval(), _texts("right")
+    snn = to_spiking(model, [texts], steps=4, method="binary", progress=False)
+    plain = Language().eval()
+    plain.load_state_dict(model.state_dict())
+    found = _result(snn, model, [texts], by_site=5)
+    assert found.original.perplexity == pytest.approx(_by_hand(plain, [texts]), rel=1e-6)
+    assert found.by_step[-1].measures == found.spiking.measures
 
 
 def test_texts_without_labels_get_their_outputs_error(snn: SpikingModel, model: Language) -> None:

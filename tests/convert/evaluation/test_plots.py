@@ -8,15 +8,19 @@ import numpy as np
 import pytest
 
 from convert.evaluation.classes import Agreement
+from convert.evaluation.measures import Shown
 from convert.evaluation.output_error import OutputError
-from convert.evaluation.plots import draw_steps
+from convert.evaluation.plots import draw_steps, draw_trade_off
 from convert.evaluation.rows import (
     ClassMeasures,
     ClassOriginal,
     FittedRow,
     OutputMeasures,
     OutputOriginal,
+    OwnMeasures,
+    OwnOriginal,
     Predicted,
+    PricedRow,
     Row,
     StepRow,
 )
@@ -85,3 +89,39 @@ def test_errors_without_a_value_are_gaps(
     curve = _curves(figures[0])["relative error of the outputs"]
     assert [None if np.isnan(y) else y for y in curve] == list(errors)
     assert path.read_bytes()[:4] == b"\x89PNG"
+
+
+def _own(share: float, loss: float) -> OwnMeasures:
+    return OwnMeasures({"share": share, "loss": loss}, 0.5)
+
+
+def test_figures_of_ones_own_have_their_axes(figures: list[Any], tmp_path: Path) -> None:
+    shown = Shown(
+        columns={"share": "share", "loss": "loss", "relative_error": "relative error"},
+        error="relative_error",
+        drawn="relative_error",
+        broken="without_value",
+        broken_text="",
+        own=("share", "loss"),
+        shares=frozenset({"share"}),
+        better={"loss": "lower", "relative_error": "lower"},
+    )
+    measures: list[Row] = [_own(0.2, 3.0), _own(0.4, 2.0)]
+    by_step, original = _steps(measures, measures), OwnOriginal({"share": 0.5, "loss": 1.0})
+    path = tmp_path / "steps.png"
+    fitted = [FittedRow(1, measures[0], 0.1, 3)]
+    draw_steps(by_step, fitted, path, shown=shown, original=original, title="mine")
+    labels = [axes.get_ylabel() for axes in figures[0].axes]
+    assert labels == [
+        "share", "loss (lower is better)", "relative error (lower is better)",
+        "spikes per neuron and image",
+    ]  # fmt: skip
+    assert _curves(figures[0]) == {
+        "share": [0.2, 0.4], "original's share": [0.5, 0.5], "share, fitted for that K": [0.2],
+    }  # fmt: skip
+    assert figures[0].axes[0].get_ylim() == (0, 1.02)
+    assert figures[0].axes[1].get_yscale() == "log"
+    priced = [PricedRow(0.0, 4, 0, 4, row, 0.5 + t, False) for t, row in enumerate(measures)]
+    draw_trade_off(priced, path, shown=shown, title="mine")
+    labels = [axes.get_ylabel() for axes in figures[1].axes]
+    assert labels == ["relative error (lower is better)", "share"]

@@ -60,7 +60,7 @@ def test_another_original(converted: SpikingModel, small: nn.Module, images: Ten
     nn.init.normal_(other.head.weight)
     with pytest.warns(UserWarning, match="differ by .*snn.original.*another model"):
         result(converted, other, images)
-    assert result(converted, None, images).notes == ()
+    assert result(converted, None, images, metric="agreement").notes == ()
 
 
 def test_positions_are_said_to_be_no_classes(images: Tensor) -> None:

@@ -1,7 +1,9 @@
 """A result as a table, a dict, a JSON file."""
 
+import copy
 import json
 import math
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,6 +60,11 @@ def test_written_whole_with_a_picture(result: Evaluation, tmp_path: Path) -> Non
     assert found["spiking"] == result.spiking
     assert (tmp_path / "deep" / "steps.png").read_bytes()[:4] == b"\x89PNG"
     assert sorted(p.name for p in (tmp_path / "deep").iterdir()) == ["report.json", "steps.png"]
+
+
+def test_headings_are_copied_and_pickled(result: Evaluation) -> None:
+    assert pickle.loads(pickle.dumps(result.shown)) == copy.deepcopy(result.shown) == result.shown
+    assert result.shown.axis("logit_rmse") == "logit RMSE (lower is better)"
 
 
 def test_what_is_not_finite_is_null_and_a_dash(result: Evaluation, tmp_path: Path) -> None:

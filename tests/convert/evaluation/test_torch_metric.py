@@ -10,6 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from convert import Evaluation, InputError, SpikingModel, evaluate, to_spiking
+from convert.evaluation.function_metric import FunctionMetric
+from convert.evaluation.measures import outputs_of
+from convert.evaluation.own_metric import Targets
+from convert.evaluation.torch_metric import TorchMetric
 
 torchmetrics = pytest.importorskip("torchmetrics", reason="its metrics are evaluated")
 
@@ -67,6 +71,62 @@ def test_a_collection(
     result = _result(converted, small, [(images, labels)], several, at=[])
     assert result.metric == "MetricCollection" and set(result.original) == {"top1", "f1"}
     assert result.original["top1"] == pytest.approx(39 / 48)
+
+
+def test_figures_with_the_names_of_the_reports_keys(
+    converted: SpikingModel, small: nn.Module, images: Tensor, labels: Tensor
+) -> None:
+    ends = torchmetrics.MinMaxMetric(_accuracy())  # its figures are raw, min and max
+    result = _result(converted, small, [(images, labels)], ends, at=[])
+    assert set(result.original) == {"MinMaxMetric_raw", "min", "max"}
+    assert result.original["MinMaxMetric_raw"] == pytest.approx(39 / 48)
+
+
+class Detector(nn.Module):
+    """So many boxes for each image."""
+
+    def forward(self, x: Tensor) -> list[dict[str, Tensor]]:
+        return [{"boxes": torch.rand(int(n), 4), "scores": torch.rand(int(n))} for n in x]
+
+
+class Boxes(torchmetrics.Metric):
+    """How many boxes there are of how many, and a list of them that is no number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("found", torch.tensor(0.0))
+        self.add_state("wanted", torch.tensor(0.0))
+
+    def update(self, outputs: list[dict[str, Tensor]], targets: list[dict[str, Tensor]]) -> None:
+        self.found += sum(len(image["boxes"]) for image in outputs)
+        self.wanted += sum(len(image["boxes"]) for image in targets)
+
+    def compute(self) -> dict[str, Tensor]:
+        return {"share": self.found / self.wanted, "both": torch.stack([self.found, self.wanted])}
+
+
+def test_detections_come_as_they_are() -> None:
+    exact = outputs_of(Detector()(torch.tensor([2, 3])))
+    found = outputs_of(Detector()(torch.tensor([2, 1])))
+    label = [{"boxes": torch.rand(3, 4)}, {"boxes": torch.rand(3, 4)}]
+    for make in (lambda: TorchMetric(Boxes()), lambda: FunctionMetric(_share)):
+        original, spiking = make(), make()
+        original.add(exact, exact, Targets(label, 2))
+        spiking.add(found, exact, Targets(label, 2))
+        (name,) = original.original
+        assert original.original[name] == pytest.approx(5 / 6)
+        assert spiking.values[name] == 0.5
+        # Other numbers of boxes have no difference.
+        assert original.values.relative_error == 0 and spiking.values.relative_error is None
+        assert "have other shapes" in spiking.remarks()[0] and original.measured(exact) is None
+    boxes = TorchMetric(Boxes())
+    boxes.add(exact, exact, Targets(label, 2))
+    assert set(boxes.values) == {"share", "relative_error"}
+    assert "both of 'Boxes' are no single numbers" in boxes.remarks()[0]
+
+
+def _share(outputs: list[dict[str, Tensor]], targets: list[dict[str, Tensor]]) -> float:
+    return sum(len(o["boxes"]) for o in outputs) / sum(len(t["boxes"]) for t in targets)
 
 
 class Numbers(nn.Module):

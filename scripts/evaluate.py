@@ -18,6 +18,7 @@ from torch import nn
 
 import convert
 import models
+from convert.parts.model import SpikingParts
 from models.devices import device_named
 from models.sources import check_metric, open_test, preprocessing_from
 
@@ -64,7 +65,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="original|CHECKPOINT",
         help="the exact functions in FILE, or weights of the model that it was converted from",
     )
-    result.add_argument("--model", metavar="NAME", help="of CHECKPOINT; what FILE says if left out")
+    result.add_argument(
+        "--model", metavar="NAME", help="of CHECKPOINT, or around parts; what FILE says if left out"
+    )
     result.add_argument("--limit", type=whole, metavar="N", help="N images only")
     result.add_argument("--batch-size", type=whole, default=250, metavar="N")
     result.add_argument(
@@ -117,8 +120,13 @@ def preprocessing(
 def checkpoint(
     snn: convert.SpikingModel, options: argparse.Namespace, classes: int | None
 ) -> nn.Module | None:
-    """The model to compare with, None for the exact functions in the file."""
-    if options.against == "original":
+    """The model to compare with, None for the exact functions in the file.
+
+    A file of converted parts needs the model around them: with the weights of --against, or those
+    that it has by itself.
+    """
+    own = options.against == "original"
+    if own and not isinstance(snn, SpikingParts):
         return None
     name = options.model or snn.metadata.get("model")
     if not isinstance(name, str):
@@ -136,7 +144,8 @@ def checkpoint(
     activation = None if options.model else snn.metadata.get("activation")
     if activation is not None and not isinstance(activation, str):
         raise Refusal(WRONG_USE, f"{options.file} names no activation; give --model")
-    return models.get(name, options.against, activation, classes).to(options.device)
+    weights = None if own else options.against
+    return models.get(name, weights, activation, classes).to(options.device)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -160,6 +169,8 @@ def run(options: argparse.Namespace) -> int:
         metric = options.metric or check_metric(None, prepared)
         images = isinstance(prepared, models.Preprocessing)
         model = checkpoint(snn, options, prepared.classes if images else None)
+        if isinstance(snn, SpikingParts) and model is not None:
+            snn = snn.into(model)
         test = open_test(
             options.data,
             prepared,

@@ -173,12 +173,20 @@ def test_an_axis_that_varies(monkeypatch: pytest.MonkeyPatch, file: Path, tmp_pa
 
 
 def test_a_part_of_a_model(
-    monkeypatch: pytest.MonkeyPatch, file: Path, archive: Path, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, capsys: Any, file: Path, archive: Path, tmp_path: Path
 ) -> None:
     data = ["--data", f"{archive}:b", "--calibration", f"{archive}:a", "--labels", "name"]
     words = ["--model", f"{file}:images", *data, *_QUICK, "--output", tmp_path / "out"]
     assert _run(monkeypatch, "convert", *words, "--modules", "1") == 0
-    assert len(_report(tmp_path / "out")["sites"]) == 1
+    report = _report(tmp_path / "out")
+    assert len(report["sites"]) == 1
+    evaluated = [tmp_path / "out" / "images.fsnn", "--data", f"{archive}:b", "--labels", "name"]
+    capsys.readouterr()
+    assert _run(monkeypatch, "evaluate", *evaluated) == 2
+    assert "give --model yourself" in capsys.readouterr().err
+    model = ["--model", f"{file}:images", "--json", "-"]
+    assert _run(monkeypatch, "evaluate", *evaluated, *model) == 0
+    assert json.loads(capsys.readouterr().out)["spiking"] == report["spiking"]
 
 
 def test_random_weights_are_said_loudly(

@@ -10,20 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from .assembly.build import build
-from .assembly.calibrated import Calibrated
 from .assembly.site_numbers import by_site, gates_of
-from .calibration.observe import calibrate
-from .capture.capture import capture
-from .common.batches import batches_of
+from .assembly.stages import calibrated, made_ready
+from .calls.sizes import NewShape, Shapes
+from .capture.capture import Captured
+from .common.batches import batches_of, others_of
 from .common.devices import usable_device
-from .common.timing import timed
-from .errors import CalibrationError
+from .errors import CalibrationError, CaptureError, InputError
 from .fitting.methods import DEFAULT
 from .fitting.problem import warn_of_many_steps
 from .inspect.size_costs import costs_of
 from .network.model import SpikingModel
 from .network.settings import ConversionSettings
-from .sites.prepare import Preparation, prepare
+from .parts.converting import convert_parts
+from .parts.suggesting import with_parts
 
 
 def to_spiking(
@@ -48,6 +48,8 @@ def to_spiking(
     normalisation: bool = False,
     max_pool: bool | str = False,
     batch_axis: int | Mapping[str, int | None] | None = None,
+    dynamic: Mapping[str, Any] | None = None,
+    modules: Sequence[str | type[nn.Module]] | None = None,
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> SpikingModel:
@@ -102,6 +104,14 @@ def to_spiking(
         batch_axis: the axis of the inputs that holds the images of a batch, 1 for sequences
             ``[T, N, F]``; ``{"state": 1, "mask": None}`` says it by the name of an input, None for
             one without a batch. None finds it by what the model does with a few images.
+        dynamic: axes of the inputs that may have any length beside the batch, as
+            ``{"input_ids": {1: "length"}}``: the axis and a name for its length, by the name of the
+            input. Axes of one name are equally long; ``{"input_ids": [1]}`` gives no name. Lengths
+            that differ from one calibration batch to the next vary without being named here.
+        modules: names or globs of the model's modules, or classes: these parts are converted where
+            the model calls them, and the rest stays Python (see ``docs/parts.md``). Sites are then
+            named with their part; numbers by site, and a batch axis by input, as well. None
+            converts the whole model.
         device: where the result lives; the model's device if None.
         progress: shows bars on stderr; one line a minute where that is no terminal.
 
@@ -127,9 +137,16 @@ def to_spiking(
         normalisation=normalisation,
         max_pool=max_pool,
         batch_axis=batch_axis,
+        dynamic=dynamic,
+        modules=[] if modules is None else modules,  # type: ignore[arg-type]
     )
+    if modules is not None and not settings.modules:
+        raise InputError("modules= names no module; leave it out to convert the whole model")
     warn_of_many_steps((*settings.wanted, *settings.per_site_steps.values()))
     device = None if device is None else usable_device(device)
+    if modules is not None:
+        wanted = [modules] if isinstance(modules, str | type) else modules
+        return convert_parts(model, calibration, wanted, settings, device=device, progress=progress)
     batches = batches_of(calibration)
     # One tensor is cut into batches once it is known along which axis.
     uncut = isinstance(calibration, Tensor | np.ndarray)
@@ -139,31 +156,27 @@ def to_spiking(
         raise CalibrationError("the calibration data yields no batch; give at least one image")
     if first is None:
         raise CalibrationError("the first calibration batch is None; give batches of images")
-    seconds: dict[str, float] = {}
-    with timed(seconds, "capture"):
-        captured = capture(model, first, device=device, batch_axis=settings.batch_axis)
-        if uncut:
-            batches = batches_of(calibration, captured.signature.cut_axis)
-        batches = captured.signature.within(captured.batches(batches))
-        sites = prepare(
-            Preparation(
-                captured,
-                batches,
-                settings.normalisation,
-                settings.max_pool,
-                settings.encode,
-                device,
-                progress,
+    others = [] if uncut else others_of(batches)
+    seen: list[Shapes] = []
+
+    def all_of(captured: Captured) -> Any:
+        return batches_of(calibration, captured.signature.cut_axis) if uncut else batches
+
+    while True:
+        try:
+            ready = made_ready(
+                model, first, all_of, settings, others, seen, device=device, progress=progress
             )
-        )
-        fixed = by_site(sites, settings.per_site_steps, "per_site_steps")
-        gated = gates_of(sites, settings)
-    target = next((t.device for t in captured.graph_module.state_dict().values()), device)
-    with timed(seconds, "calibrate"):
-        observed = calibrate(
-            captured, sites, batches, device=target, seed=settings.seed, progress=progress
-        )
-    captured.tell_readings()
-    source = Calibrated(captured, sites, observed, fixed, gated, batches)
+            fixed = by_site(ready.sites, settings.per_site_steps, "per_site_steps")
+            gated = gates_of(ready.sites, settings)
+            source = calibrated(ready, settings, fixed, gated, progress=progress)
+            break
+        except NewShape as error:
+            # A later batch has a length that none had before: once more, now that it varies.
+            if error.shapes in seen:
+                raise
+            seen.append(error.shapes)
+        except (CaptureError, InputError) as error:
+            raise with_parts(error, model, first) from error.__cause__
     costs = costs_of(source, settings.automatic)
-    return build(source, settings, costs=costs, seconds=seconds, progress=progress)
+    return build(source, settings, costs=costs, seconds=ready.seconds, progress=progress)

@@ -24,6 +24,11 @@ from .inspect.size_costs import costs_of
 from .network.from_file import errors_named
 from .network.model import SpikingModel
 from .network.settings import ConversionSettings
+from .parts.assembling import exchanged
+from .parts.converting import named
+from .parts.model import SpikingParts
+from .parts.part_settings import check_settings, numbers_of_parts
+from .parts.report import output_error
 from .sites.find import Site
 
 _NO_DATA = "biases stay as trained: without calibration data no mean error can be measured"
@@ -126,6 +131,8 @@ def refitted(
             measured on it, where the network carries what calibration saw.
         progress: shows bars on stderr.
     """
+    if isinstance(snn, SpikingParts):
+        return _refitted_parts(snn, settings, calibration, told, anew, progress)
     captured, sites = _exact(snn)
     batches = None if calibration is None else _batches(calibration, captured)
     fixed = by_site(sites, settings.per_site_steps, "per_site_steps")
@@ -153,6 +160,43 @@ def refitted(
         result.report = dataclasses.replace(result.report, operations=moved.operations)
     result.metadata = copy.deepcopy(snn.metadata)
     return result
+
+
+def _refitted_parts(
+    snn: SpikingParts,
+    settings: ConversionSettings,
+    calibration: Any,
+    told: bool,
+    anew: bool,
+    progress: bool,
+) -> SpikingParts:
+    """The same for a model with converted parts: each is fitted anew by itself."""
+    check_settings(settings)
+    own = numbers_of_parts(settings, {name: list(n.names) for name, n in snn.parts.items()})
+    recording, calls = (None, {}) if calibration is None else snn.recorded(calibration)
+    networks, rows = {}, []
+    for row, (name, network) in zip(snn.report.parts, snn.parts.items(), strict=True):
+        if recording is not None and name not in calls:
+            raise CalibrationError(
+                f"the part {name} isn't called on this data; give data that reaches it"
+            )
+        with named(name):
+            made = refitted(
+                network, own[name], calls.get(name), told=told, anew=anew, progress=progress
+            )
+        networks[name] = made
+        if recording is not None and made.report is not None:
+            row = dataclasses.replace(
+                row,
+                calls=len(calls[name]) / recording.runs,
+                per_image=made.report.calibration_images / recording.images
+                if anew
+                else row.per_image,
+            )
+        rows.append(dataclasses.replace(row, error=output_error(made)))
+    seen = recording is not None and anew
+    images = recording.images if recording is not None and seen else snn.report.calibration_images
+    return exchanged(snn, networks, settings, rows, images)
 
 
 def _batches(calibration: Any, captured: Captured) -> Iterable[Any]:

@@ -1,25 +1,33 @@
-"""CIFAR networks, a diffusion and a language model, torchvision's models, and images."""
+"""Models by name, of this package, a library or a file of yours, and images and texts for them."""
 
 from .byte_llama import byte_llama
-from .data import Images, check_source, load_images
+from .data import Images, check_source, load_images, open_images
 from .ddpm import ddpm_digits
-from .errors import DataError, ModelError
-from .preprocessing import Preprocessing
-from .registry import ACTIVATIONS, get, names, preprocessing, shipped, with_options
+from .errors import DataError, ModelError, NoPreprocessingError
+from .preprocessing import Preprocessing, with_options
+from .registry import ACTIVATIONS, get, names, prepared, preprocessing, shipped
+from .specs import short_name
+from .text import TextPreprocessing, load_texts
 
 __all__ = [
     "ACTIVATIONS",
     "DataError",
     "Images",
     "ModelError",
+    "NoPreprocessingError",
     "Preprocessing",
+    "TextPreprocessing",
     "byte_llama",
     "check_source",
     "ddpm_digits",
     "get",
     "load_images",
+    "load_texts",
     "names",
+    "open_images",
+    "prepared",
     "preprocessing",
     "shipped",
+    "short_name",
     "with_options",
 ]

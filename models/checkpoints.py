@@ -1,4 +1,7 @@
-"""Reading and writing checkpoints: plain weights only, never a pickle that runs code."""
+"""Reading and writing checkpoints: plain weights only, never a pickle that runs code.
+
+Files of safetensors are read, too.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .errors import ModelError
-from .files import shown, what_is, whole_file
+from .files import SAFETENSORS, shown, what_is, whole_file
 
 # Names under which training scripts wrap a state dict.
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
@@ -22,7 +27,7 @@ _SHOWN = 4
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Any:
-    """What a file written by `torch.save` holds, on the CPU.
+    """What a file written by `torch.save`, or one of safetensors, holds, on the CPU.
 
     Raises:
         ModelError: if there is no such file, or it holds more than plain tensors and containers.
@@ -35,6 +40,13 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Any:
         if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
             reason = str(error.strerror)
         raise ModelError(f"no weights at {shown(file)}: {reason}; check the path") from error
+    if found == SAFETENSORS:
+        try:
+            return load_file(file)
+        except (SafetensorError, OSError) as error:
+            raise ModelError(
+                f"{shown(file)} can't be read as safetensors ({str(error)[:160]}); fetch it again"
+            ) from error
     if found is not None:
         raise ModelError(
             f"{shown(file)} is no checkpoint: it is {found}; pass a file written by "
@@ -106,6 +118,9 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], name: str) -> N
     wanted = model.state_dict()
     # Counts how often batch norm was updated; older checkpoints lack it and nothing reads it.
     optional = {key for key in wanted if key.endswith("num_batches_tracked")}
+    # Weights that a model uses in two places are saved once.
+    given = {id(value) for key, value in _tied(model).items() if key in found}
+    optional |= {key for key, value in _tied(model).items() if id(value) in given}
     missing = [key for key in wanted if key not in found and key not in optional]
     unknown = [key for key in found if key not in wanted]
     shapes = [
@@ -128,6 +143,11 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], name: str) -> N
             "it was trained as"
         )
     model.load_state_dict(found, strict=False)
+
+
+def _tied(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Every name of every parameter."""
+    return dict(model.named_parameters(remove_duplicate=False))
 
 
 def write_checkpoint(content: Any, path: str | os.PathLike[str]) -> None:

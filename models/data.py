@@ -1,10 +1,13 @@
-"""Images and labels from CIFAR, a folder of class folders, or an npz file."""
+"""Images and labels from CIFAR, a folder or tar of class folders, or an npz file."""
 
 from __future__ import annotations
 
 import hashlib
+import lzma
 import os
+import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,14 +21,18 @@ from torchvision.io import ImageReadMode, decode_image
 
 from .errors import DataError
 from .files import shown, what_is
+from .image_files import BY_FOLDER, BY_NAME, ImageFiles, open_folder, open_tar
+from .labelled import Labelled, Loader
 from .preprocessing import Preprocessing
 from .progress import bar
+
+__all__ = ["Images", "Labelled", "Loader", "check_source", "load_images", "open_images"]
 
 _BUILT_IN = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}
 
 
 @dataclass(frozen=True, eq=False)
-class Images:
+class Images(Labelled):
     """Images and labels in memory.
 
     Args:
@@ -55,80 +62,23 @@ class Images:
         if len(x) == 0:
             raise DataError(f"{self.source}: there are no images in it; choose another source")
 
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def first(self, count: int | None) -> Images:
-        """The first `count` images, all if None.
-
-        Raises:
-            DataError: if count is below 1.
-        """
-        if count is not None and count < 1:
-            raise DataError(f"{self.source}: asked for {count} images; ask for at least one")
-        return self._chosen(slice(count))
-
-    def limited(self, count: int | None) -> Images:
-        """At most `count` images, all if None: the first, or where class after class comes, evenly.
-
-        Raises:
-            DataError: if count is below 1.
-        """
-        if count is None or not 0 < count < len(self) or not self._by_class:
-            return self.first(count)
-        return self._chosen(np.arange(count) * len(self) // count)
-
-    @property
-    def _by_class(self) -> bool:
-        """Whether the images of every class come together, as in a folder."""
-        return 1 < len(np.unique(self.y)) == 1 + np.count_nonzero(np.diff(self.y))
-
     def _chosen(self, which: slice | npt.NDArray[np.int64]) -> Images:
         return Images(self.x[which], self.y[which], self.source, self.classes)
 
-    def sample(self, count: int, seed: int) -> Images:
-        """At most `count` images, drawn without repetition, in order."""
-        if count < 1:
-            raise DataError(f"{self.source}: asked for {count} images; ask for at least one")
-        chosen = np.random.default_rng(seed).permutation(len(self))[:count]
-        chosen.sort()
-        return self._chosen(chosen)
-
-    def check_labels(self, classes: int) -> None:
-        """Refuses labels that a model with so many classes can't predict.
-
-        Raises:
-            DataError: naming the first such label.
-        """
-        wrong = np.flatnonzero((self.y < 0) | (self.y >= classes))
-        if len(wrong):
-            raise DataError(
-                f"{self.source}: {len(wrong)} of {len(self)} labels are outside 0..{classes - 1} "
-                f"(image {wrong[0]} has label {self.y[wrong[0]]}); check the labels, or the number "
-                "of classes of the model"
-            )
+    def image(self, index: int, *, gray: bool) -> npt.NDArray[np.uint8]:
+        """One image, in its own channels."""
+        return self.x[index]
 
     def batches(
-        self, preprocessing: Preprocessing, size: int = 250
+        self, preprocessing: Preprocessing, size: int = 250, workers: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Preprocessed ``[B, C, H, W]`` and labels ``[B]``, in order."""
+        if workers:
+            yield from super().batches(preprocessing, size, workers)
+            return
         for start in range(0, len(self), size):
             part = slice(start, start + size)
             yield preprocessing(self.x[part]), torch.from_numpy(self.y[part])
-
-
-class Loader:
-    """Batches that can be gone through again and again; the images are preprocessed on the way."""
-
-    def __init__(self, images: Images, preprocessing: Preprocessing, batch_size: int = 250) -> None:
-        self.images, self.preprocessing, self.batch_size = images, preprocessing, batch_size
-        self.classes = images.classes
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return self.images.batches(self.preprocessing, self.batch_size)
-
-    def __len__(self) -> int:
-        return -(-len(self.images) // self.batch_size)
 
 
 def load_images(
@@ -164,22 +114,81 @@ def load_images(
     return _folder(path, cache, progress) if path.is_dir() else _npz(path)
 
 
-def check_source(source: str | os.PathLike[str] | None) -> None:
+def open_images(
+    source: str | os.PathLike[str],
+    *,
+    train: bool = False,
+    root: str | os.PathLike[str] = "data",
+    labels: str = BY_FOLDER,
+) -> Images | ImageFiles:
+    """A SOURCE whose files are read and decoded only when they are wanted.
+
+    Args:
+        source: as for `load_images`, or a tar archive of class folders; ``FILE.tar:FOLDER`` where
+            it holds several sets. Images may have different sizes.
+        train: the training half of a built-in data set.
+        root: where torchvision keeps its downloads.
+        labels: how the class of a file is told, see `image_files.labelled_by`.
+
+    Raises:
+        DataError: if the source doesn't exist, is empty, or holds something else.
+    """
+    check_source(source, labels)
+    text = str(source)
+    built_in = text == "digits" or text in _BUILT_IN
+    path, inside = _archive(text)
+    if not built_in and path.is_dir():
+        return open_folder(path, labels)
+    if not built_in and (inside or _is_tar(path)):
+        return open_tar(path, inside, labels)
+    found = load_images(source, train=train, root=root) if built_in else _npz(path)
+    if labels != BY_FOLDER:
+        raise DataError(
+            f"{found.source} has labels of its own; --labels is for folders and tars of images"
+        )
+    return found
+
+
+def _archive(source: str) -> tuple[Path, str]:
+    """A file's path, and the folder in it that is meant: ``FILE.tar:FOLDER``."""
+    path, colon, inside = source.rpartition(":")
+    if colon and not Path(source).exists() and Path(path).is_file():
+        return Path(path), inside
+    return Path(source), ""
+
+
+def _is_tar(path: Path) -> bool:
+    try:
+        return path.is_file() and not zipfile.is_zipfile(path) and tarfile.is_tarfile(path)
+    except (OSError, EOFError, zlib.error, lzma.LZMAError):
+        return False
+
+
+def check_source(source: str | os.PathLike[str] | None, labels: str = BY_FOLDER) -> None:
     """Refuses a SOURCE that doesn't exist, before anything is read; None is no source.
+
+    Args:
+        source: of images.
+        labels: how the class of a file is told; only files in class folders can be told otherwise.
 
     Raises:
         DataError: naming it.
     """
-    if source is None or str(source) in ("digits", *_BUILT_IN):
-        return
+    built_in = source is None or str(source) in ("digits", *_BUILT_IN)
     try:
-        found = str(source) and Path(source).exists()
+        found = built_in or (str(source) and _archive(str(source))[0].exists())
+        listed = labels in (BY_FOLDER, BY_NAME) or Path(labels).is_file()
     except (OSError, ValueError):
-        found = False
+        found = listed = False
     if not found:
         raise DataError(
-            f"no data at {shown(source)}: there is no such file or folder; pass cifar10, cifar100, "
-            "a folder of class folders, or an .npz"
+            f"no data at {shown(str(source))}: there is no such file or folder; pass cifar10, "
+            "cifar100, a folder of class folders, a tar of them, or an .npz"
+        )
+    if not listed:
+        raise DataError(
+            f"no class folders at {shown(labels)}: there is no such file; --labels takes folder, "
+            "name, or a text file that lists the class folders, a line each"
         )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from .errors import DataError, ModelError
 
+SAFETENSORS = "a safetensors file"
 _STARTS = (
     (b"<!doctype html", "a web page, not the file that it offers"),
     (b"<html", "a web page, not the file that it offers"),
@@ -39,6 +40,9 @@ def what_is(path: Path) -> str | None:
         start = file.read(256)
     if not start:
         return "an empty file"
+    # The size of a header, and the header's JSON.
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= path.stat().st_size - 8:
+        return SAFETENSORS
     if start.startswith((b"PK", b"\x80")):
         return None
     plain = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
@@ -47,8 +51,7 @@ def what_is(path: Path) -> str | None:
             return name
     if all(32 <= byte < 127 or byte in b"\t\r\n\f" for byte in start):
         return "a text file"
-    # The size of a header, and the header's JSON.
-    return "a safetensors file" if start[8:9] == b"{" else "a file of another kind"
+    return SAFETENSORS if start[8:9] == b"{" else "a file of another kind"
 
 
 def shown(path: str | os.PathLike[str]) -> str:

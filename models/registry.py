@@ -1,22 +1,25 @@
-"""Models by name, with their preprocessing and weights."""
+"""Models by name, with their preprocessing and weights: of this package, a library or a file."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
-import torchvision
 from torch import nn
 
+from . import huggingface, own_file, timm_zoo, torchvision_zoo
 from .checkpoints import load_weights
-from .errors import ModelError
-from .preprocessing import CIFAR10, IMAGENET, Preprocessing
+from .errors import ModelError, NoPreprocessingError
+from .preprocessing import CIFAR10, IMAGENET, Preprocessing, with_options
 from .resnet_cifar import ResNetCifar
+from .specs import FORMS, Spec, spec_of
+from .text import TextPreprocessing, with_text_options
 from .vit_cifar import vit_small, vit_tiny
 
 _WEIGHTS = Path(__file__).parent / "weights"
@@ -39,7 +42,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 class _Entry:
     make: Callable[..., nn.Module]
     activation: str
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | TextPreprocessing
 
 
 def _resnet(depth: int, classes: int, activation: Callable[[], nn.Module]) -> nn.Module:
@@ -70,7 +73,7 @@ _ENTRIES = _entries()
 
 def names() -> list[str]:
     """Names of the CIFAR models, then torchvision's classification models."""
-    return [*_ENTRIES, *torchvision.models.list_models(module=torchvision.models)]
+    return [*_ENTRIES, *torchvision_zoo.classifiers()]
 
 
 def shipped() -> list[str]:
@@ -85,24 +88,67 @@ def _shipped_file(name: str) -> Path:
 def _known(name: str) -> None:
     if name not in names():
         near = get_close_matches(name, names(), 3, 0.4) or list(_ENTRIES)
-        raise ModelError(f"no model is called {name!r}; did you mean {', '.join(near)}?")
+        raise ModelError(
+            f"no model is called {name!r}; did you mean {', '.join(near)}? (a SPEC is {FORMS})"
+        )
 
 
-def preprocessing(name: str) -> Preprocessing:
-    """What a named model expects of its images.
+def preprocessing(name: str) -> Preprocessing | TextPreprocessing:
+    """What a named model expects of its images or texts.
+
+    A file of the user is imported for it, which runs its code.
 
     Raises:
+        NoPreprocessingError: if the model doesn't say.
         ModelError: for a name that doesn't exist.
     """
+    spec = spec_of(name)
+    if spec.kind == "torchvision":
+        return torchvision_zoo.preprocessing(spec.name)
+    if spec.kind == "timm":
+        return timm_zoo.preprocessing(spec.name)
+    if spec.kind == "hf":
+        return huggingface.preprocessing(spec.name)
+    if spec.kind == "file":
+        return own_file.preprocessing(spec.name, spec.function)
     _known(name)
-    if name in _ENTRIES:
-        return _ENTRIES[name].preprocessing
+    own = _ENTRIES.get(name)
+    return own.preprocessing if own else torchvision_zoo.preprocessing(name)
+
+
+def prepared(
+    name: str, *, tokenizer: str | None = None, length: int | None = None, **images: Any
+) -> Preprocessing | TextPreprocessing:
+    """What a model expects, with some of it overridden; all of it where the model doesn't say.
+
+    Args:
+        name: as for `get`.
+        tokenizer, length: of texts, in place of the model's own.
+        images: of images, see `preprocessing.with_options`; ``classes`` of texts is the number of
+            tokens that a model knows which doesn't say.
+
+    Raises:
+        ModelError: for a value that is missing, can't be used, or isn't one of this model's.
+    """
+    base: Preprocessing | TextPreprocessing | None = None
+    given = {key: value for key, value in images.items() if value is not None}
+    texts = {k: v for k, v in (("tokenizer", tokenizer), ("length", length)) if v is not None}
     try:
-        recipe = torchvision.models.get_model_weights(name).DEFAULT.transforms()  # type: ignore[attr-defined]
-        size, mean, std = recipe.crop_size[0], tuple(recipe.mean), tuple(recipe.std)
-    except (AttributeError, ValueError):
-        size, (mean, std) = 224, IMAGENET
-    return Preprocessing(size, mean, std, 1000)
+        base = preprocessing(name)
+    except NoPreprocessingError:
+        if not given and not tokenizer:
+            raise
+    of_texts = isinstance(base, TextPreprocessing) or (base is None and tokenizer is not None)
+    odd = [f"--{key}" for key in (given if of_texts else texts) if key != "classes" or base]
+    if odd:
+        kind, other = ("texts", "images") if of_texts else ("images", "texts")
+        raise ModelError(f"{name} takes {kind}, and {', '.join(odd)} is for {other}; leave it out")
+    if isinstance(base, Preprocessing) or not of_texts:
+        assert not isinstance(base, TextPreprocessing)
+        return with_options(base, **given)
+    return with_text_options(
+        base, tokenizer=tokenizer, length=length, vocabulary=given.get("classes")
+    )
 
 
 def get(
@@ -116,9 +162,12 @@ def get(
     """A model by name, in eval mode.
 
     Args:
-        name: one of `names()`.
-        weights: a checkpoint file; None for the weights that come with the package; ``"random"``
-            for an untrained network; ``"DEFAULT"`` for torchvision's own (downloaded by it).
+        name: one of `names()`; ``torchvision:NAME``; ``timm:NAME``; ``hf:NAME`` with a folder that
+            has config.json and safetensors, a zip file of one, or a name in the Hugging Face cache;
+            or ``FILE.py:FUNCTION``, which imports the file, runs its code and calls the function.
+        weights: a checkpoint file; ``"random"`` for an untrained network; ``"DEFAULT"`` for the
+            library's own, which it downloads. None for the weights that come with the package,
+            with an ``hf:`` folder, or with what the function returns.
         activation: one of `ACTIVATIONS` in place of the model's own (CIFAR models only).
         classes: number of outputs; the model's own if None.
         seed: of random weights.
@@ -126,80 +175,81 @@ def get(
     Raises:
         ModelError: for an unknown name or activation, or weights that don't exist or don't fit.
     """
-    _known(name)
-    if activation is not None and activation not in ACTIVATIONS:
-        raise ModelError(
-            f"no activation is called {activation!r}; choose from {', '.join(ACTIVATIONS)}"
-        )
-    count = classes or preprocessing(name).classes
-    if weights is None:
-        if not _shipped_file(name).is_file():
-            have = ", ".join(shipped()) or "no model yet"
-            raise ModelError(
-                f"{name} comes without weights (with weights: {have}); pass a checkpoint as "
-                "weights=PATH, or weights='random' for an untrained network"
-            )
-        weights = _shipped_file(name)
+    spec = spec_of(name)
+    own = name in _ENTRIES
+    _check_name(spec)
+    _check_activation(name, activation, own)
+    if weights == "DEFAULT" and (own or spec.kind == "file"):
+        raise ModelError(f"weights='DEFAULT' means those of a library; {name} is not from one")
+    if weights is None and spec.kind not in ("hf", "file"):
+        weights = _shipped_weights(name)
+    _check_classes(spec, weights, classes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if name in _ENTRIES:
-            entry = _ENTRIES[name]
-            model = entry.make(
-                classes=count, activation=ACTIVATIONS[activation or entry.activation]
-            )
-        else:
-            model = _torchvision(name, weights, activation, count)
-    if weights not in ("random", "DEFAULT"):
+        model = _made(spec, weights, activation, classes)
+    if weights is not None and weights not in ("random", "DEFAULT"):
         load_weights(model, weights, name)
-    elif weights == "DEFAULT" and name in _ENTRIES:
-        raise ModelError(f"weights='DEFAULT' means torchvision's own; {name} is not theirs")
     return model.eval()
 
 
-def _torchvision(name: str, weights: object, activation: str | None, classes: int) -> nn.Module:
-    if activation is not None:
+def _check_name(spec: Spec) -> None:
+    """Refuses a name that its library, or this package, doesn't know."""
+    if spec.kind == "torchvision":
+        torchvision_zoo.check_name(spec.name)
+    elif spec.kind == "timm":
+        timm_zoo.check_name(spec.name)
+    elif not spec.kind:
+        _known(spec.name)
+
+
+def _made(spec: Spec, weights: object, activation: str | None, classes: int | None) -> nn.Module:
+    """A model before a checkpoint is loaded into it."""
+    if spec.kind == "timm":
+        return timm_zoo.make(spec.name, weights, classes)
+    if spec.kind == "hf":
+        return huggingface.make(spec.name, weights, classes)
+    if spec.kind == "file":
+        return own_file.make(spec.name, spec.function)
+    if spec.kind == "torchvision" or spec.name not in _ENTRIES:
+        return torchvision_zoo.make(spec.name, weights, classes)
+    entry = _ENTRIES[spec.name]
+    return entry.make(
+        classes=classes or entry.preprocessing.classes,
+        activation=ACTIVATIONS[activation or entry.activation],
+    )
+
+
+def _check_activation(name: str, activation: str | None, own: bool) -> None:
+    if activation is None:
+        return
+    if activation not in ACTIVATIONS:
+        raise ModelError(
+            f"no activation is called {activation!r}; choose from {', '.join(ACTIVATIONS)}"
+        )
+    if not own:
         raise ModelError(
             f"activation= is a choice of the CIFAR models ({', '.join(_ENTRIES)}); {name} has its "
             "own: leave activation= out"
         )
-    own = "DEFAULT" if weights == "DEFAULT" else None
-    extra = {"init_weights": True} if name in ("googlenet", "inception_v3") and own is None else {}
-    sized = {} if own else {"num_classes": classes}
-    try:
-        model = torchvision.models.get_model(name, weights=own, **sized, **extra)
-    except OSError as error:
+
+
+def _check_classes(spec: Spec, weights: object, classes: int | None) -> None:
+    """Refuses another number of outputs than a library's own weights have."""
+    if weights != "DEFAULT" or classes is None or spec.kind == "hf":
+        return
+    own = (timm_zoo if spec.kind == "timm" else torchvision_zoo).preprocessing(spec.name).classes
+    if classes != own:
         raise ModelError(
-            f"torchvision's weights of {name} can't be downloaded ({error}); pass a checkpoint as "
-            "weights=PATH"
-        ) from error
-    return model
+            f"the library's weights of {spec.name} have {own} outputs, and {classes} are asked "
+            "for; leave the number out, or give weights of your own"
+        )
 
 
-def with_options(
-    base: Preprocessing,
-    *,
-    size: int | None = None,
-    mean: tuple[float, ...] | None = None,
-    std: tuple[float, ...] | None = None,
-    classes: int | None = None,
-) -> Preprocessing:
-    """A preprocessing with some of its values overridden.
-
-    Args:
-        base: what holds where nothing is given.
-        size, classes: in place of its own.
-        mean, std: in place of its own; one value holds for all channels.
-
-    Raises:
-        ModelError: for another number of channels, or a value that can't be used.
-    """
-    channels = len(base.mean)
-    for name, values in (("mean", mean), ("std", std)):
-        if values is not None and len(values) not in (1, channels):
-            raise ModelError(
-                f"{name} has {len(values)} values and the images have {channels} channels; give "
-                "one value, or one for each channel"
-            )
-    mean, std = (v * channels if v is not None and len(v) == 1 else v for v in (mean, std))
-    given = {"size": size, "mean": mean, "std": std, "classes": classes}
-    return replace(base, **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
+def _shipped_weights(name: str) -> Path:
+    if not _shipped_file(name).is_file():
+        have = ", ".join(shipped()) or "no model yet"
+        raise ModelError(
+            f"{name} comes without weights (with weights: {have}); pass a checkpoint as "
+            "weights=PATH, or weights='random' for an untrained network"
+        )
+    return _shipped_file(name)

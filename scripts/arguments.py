@@ -1,20 +1,25 @@
 """What options take: kinds of numbers, and a parser that refuses an option given twice.
 
-Every kind names what it wants and what it found.
+Every kind names what it wants and what it found. Nothing here imports torch, which takes seconds:
+a wrong option is refused at once.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from convert.fitting.problem import MOST_GATES, MOST_STEPS
-
+# Those of convert.fitting.problem and convert.fitting.methods.
+MOST_STEPS, MOST_GATES = 63, 15
+METHODS = ("binary", "random", "random-best", "tbpi", "tbpi-exact")
+DEFAULT_METHOD = "tbpi-exact"
+EFFORTS = ("normal", "high")
 # What torch, and the seeds of epochs that are made of it, take.
 _MOST_SEED = 2**32 - 1
 _SHOWN = 40
@@ -110,6 +115,16 @@ def gates(text: str) -> int:
 def steps_or_auto(text: str) -> int | str:
     """K of a neuron, or auto."""
     return text if text == "auto" else steps(text)
+
+
+def axis_name(text: str) -> tuple[str, int, str]:
+    """``INPUT:AXIS=NAME``: an axis of an input that may have any length, and a name for it."""
+    found = re.fullmatch(r"(\w+):(\d{1,2})=(\w+)", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(
+            f"must be INPUT:AXIS=NAME, as in input_ids:1=length, found {text[:_SHOWN]!r}"
+        )
+    return found[1], int(found[2]), found[3]
 
 
 def finite(text: str) -> float:

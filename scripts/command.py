@@ -19,11 +19,7 @@ from typing import NoReturn
 
 from output import OutputError, check_file, output_folder
 
-import convert
-import models
-
 WRONG_USE, INTERRUPTED, TERMINATED, NOBODY_READS = 2, 130, 143, 141
-_REFUSALS = (convert.ConversionError, models.ModelError, models.DataError, OutputError)
 
 
 class Refusal(Exception):
@@ -32,6 +28,18 @@ class Refusal(Exception):
     def __init__(self, code: int, error: object) -> None:
         super().__init__(str(error))
         self.code = code
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """The errors of use that the packages raise; none where they weren't imported."""
+    found: list[type[Exception]] = [Refusal, OutputError]
+    for package, names in (
+        ("convert", ["ConversionError"]),
+        ("models", ["ModelError", "DataError"]),
+    ):
+        module = sys.modules.get(package)
+        found += [getattr(module, name) for name in names if hasattr(module, name)]
+    return tuple(found)
 
 
 class Terminated(BaseException):
@@ -62,8 +70,8 @@ def run_command(
             if writes is not None:
                 stack.enter_context(output_folder(options.output, writes(options)))
             return run(options) or 0
-    except (Refusal, *_REFUSALS, OSError) as error:
-        if options.traceback:
+    except Exception as error:
+        if options.traceback or not isinstance(error, (*_refusals(), OSError)):
             raise
         if isinstance(error, BrokenPipeError):
             return _nobody_reads()
@@ -113,7 +121,7 @@ def _warned(message: Warning | str, *_: object) -> None:
 
 
 def _one_line(error: BaseException) -> str:
-    if isinstance(error, OSError) and not isinstance(error, _REFUSALS):
+    if isinstance(error, OSError) and not isinstance(error, _refusals()):
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror or error}"
     return " ".join(str(error).split())

@@ -18,8 +18,9 @@ from torch import nn
 
 import convert
 import models
-from models.data import Loader
+from convert.parts.model import SpikingParts
 from models.devices import device_named
+from models.sources import check_metric, open_test, preprocessing_from
 
 BAD_NETWORK, BAD_DATA, BELOW = 3, 4, 5
 EXIT_CODES = f"""\
@@ -45,7 +46,14 @@ def parser() -> argparse.ArgumentParser:
         "--data",
         required=True,
         metavar="SOURCE",
-        help="cifar10, cifar100, digits, a folder of class folders, or an .npz with x and y",
+        help="cifar10, cifar100, digits, a folder or tar of class folders, an .npz with x and y, "
+        "or a text file",
+    )
+    result.add_argument(
+        "--labels",
+        default="folder",
+        metavar="folder|name|FILE",
+        help="what tells the class of an image, as in convert.py",
     )
     result.add_argument("--root", default="data", help="where torchvision keeps downloads")
     result.add_argument(
@@ -57,7 +65,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="original|CHECKPOINT",
         help="the exact functions in FILE, or weights of the model that it was converted from",
     )
-    result.add_argument("--model", metavar="NAME", help="of CHECKPOINT; what FILE says if left out")
+    result.add_argument(
+        "--model", metavar="NAME", help="of CHECKPOINT, or around parts; what FILE says if left out"
+    )
     result.add_argument("--limit", type=whole, metavar="N", help="N images only")
     result.add_argument("--batch-size", type=whole, default=250, metavar="N")
     result.add_argument(
@@ -81,8 +91,10 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def preprocessing(snn: convert.SpikingModel, options: argparse.Namespace) -> models.Preprocessing:
-    """What the file says of its images, with the options in place of it."""
+def preprocessing(
+    snn: convert.SpikingModel, options: argparse.Namespace
+) -> models.Preprocessing | models.TextPreprocessing:
+    """What the file says of its images or texts, with the options in place of it."""
     given = {
         "size": options.size,
         "mean": options.mean and tuple(options.mean),
@@ -91,6 +103,8 @@ def preprocessing(snn: convert.SpikingModel, options: argparse.Namespace) -> mod
     }
     stored = snn.metadata.get("preprocessing")
     stored = stored if isinstance(stored, dict) else {}
+    if "tokenizer" in stored and not any(given.values()):
+        return preprocessing_from(stored)
     if set(given) <= set(stored):
         return models.with_options(models.Preprocessing.from_dict(stored), **given)
     merged = {**stored, **{key: value for key, value in given.items() if value is not None}}
@@ -104,18 +118,34 @@ def preprocessing(snn: convert.SpikingModel, options: argparse.Namespace) -> mod
 
 
 def checkpoint(
-    snn: convert.SpikingModel, options: argparse.Namespace, classes: int
+    snn: convert.SpikingModel, options: argparse.Namespace, classes: int | None
 ) -> nn.Module | None:
-    """The model to compare with, None for the exact functions in the file."""
-    if options.against == "original":
+    """The model to compare with, None for the exact functions in the file.
+
+    A file of converted parts needs the model around them: with the weights of --against, or those
+    that it has by itself.
+    """
+    own = options.against == "original"
+    if own and not isinstance(snn, SpikingParts):
         return None
     name = options.model or snn.metadata.get("model")
     if not isinstance(name, str):
         raise Refusal(WRONG_USE, f"{options.file} names no model; give --model for the checkpoint")
+    if (
+        options.model is None
+        and name.partition(":")[0] not in ("timm", "torchvision")
+        and ":" in name
+    ):
+        raise Refusal(
+            WRONG_USE,
+            f"{options.file} says that its model is {name[:60]!r}, which may run code or read "
+            "files; give --model yourself",
+        )
     activation = None if options.model else snn.metadata.get("activation")
     if activation is not None and not isinstance(activation, str):
         raise Refusal(WRONG_USE, f"{options.file} names no activation; give --model")
-    return models.get(name, options.against, activation, classes).to(options.device)
+    weights = None if own else options.against
+    return models.get(name, weights, activation, classes).to(options.device)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -136,15 +166,25 @@ def run(options: argparse.Namespace) -> int:
             raise Refusal(WRONG_USE, f"--min-{key}: --metric {options.metric} measures no {key}")
     try:
         prepared = preprocessing(snn, options)
-        model = checkpoint(snn, options, prepared.classes)
-        test = models.load_images(options.data, root=options.root, progress=not options.quiet)
-        test = test.limited(options.limit)
-        test.check_labels(prepared.classes)
+        metric = options.metric or check_metric(None, prepared)
+        images = isinstance(prepared, models.Preprocessing)
+        model = checkpoint(snn, options, prepared.classes if images else None)
+        if isinstance(snn, SpikingParts) and model is not None:
+            snn = snn.into(model)
+        test = open_test(
+            options.data,
+            prepared,
+            limit=options.limit,
+            batch_size=options.batch_size,
+            labelled=metric in (None, "accuracy", "agreement", "classes"),
+            labels=options.labels,
+            root=options.root,
+        )
         result = convert.evaluate(
             snn,
             model,
-            Loader(test, prepared, options.batch_size),
-            metric=options.metric,
+            test,
+            metric=metric,
             by_site=options.by_site,
             at=None if options.step is None else [options.step],
             progress=not options.quiet,

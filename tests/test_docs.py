@@ -3,11 +3,13 @@
 import copy
 import pkgutil
 import re
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -74,6 +76,19 @@ def test_peers(small: nn.Module, images: Tensor) -> None:
     assert names["spikingjelly"] == pytest.approx(ours) and ours > 0
     assert names["neurobench"] == pytest.approx(ours)
     assert len(names["by_layer"]) > 1
+
+
+def test_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (_DOCS / "models.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    Image.new("RGB", (30, 40)).save(tmp_path / "7.png")
+    with tarfile.open(tmp_path / "photos.tar", "w") as archive:
+        archive.add(tmp_path / "7.png", "cat/7.png")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(compile(example, "docs/models.md", "exec"), names)
+    ((x, y),) = names["batches"]
+    assert y.tolist() == [7] and names["model"](x).shape == (1, 1000)
 
 
 class _Language(nn.Module):
@@ -206,7 +221,7 @@ def test_modules_and_commands_exist(page: Path) -> None:
     files = re.findall(r"(?<![\w./])(?:\w+/)+\w+\.py\b", text)
     missing = [f for f in files if not any((b / f).is_file() for b in (_ROOT, _ROOT / "convert"))]
     assert not missing
-    for name in re.findall(r"\bconvert(?:\.\w+)+", text):
+    for name in re.findall(r"\bconvert(?!\.py\b)(?:\.\w+)+", text):
         assert pkgutil.resolve_name(name)
 
 

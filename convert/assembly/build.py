@@ -33,6 +33,7 @@ def build(
     *,
     costs: SizeCosts | None = None,
     seconds: dict[str, float],
+    part: str = "",
     progress: bool = False,
 ) -> SpikingModel:
     """The spiking network of a captured graph.
@@ -42,6 +43,7 @@ def build(
         settings: of the conversion.
         costs: of every size, where they have a budget.
         seconds: of the stages before; those of the stages here are added.
+        part: the name of the module in a model, where it is one.
         progress: shows bars on stderr.
     """
     fits = SiteFits(source, settings, progress=progress)
@@ -66,7 +68,7 @@ def build(
                 progress=progress,
             )
         if report.output_errors[0].poor:
-            warnings.warn(str(report.output_errors[0]), stacklevel=3)
+            warnings.warn(str(report.output_errors[0].within(part)), stacklevel=3)
     return model
 
 

@@ -13,7 +13,7 @@ from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
 from ..calls.call_signature import Signature
-from ..graph.node_facts import captured_batch
+from ..graph.node_facts import captured_batch, has_batch, size_names
 from ..graph.run import Modules, last_read, walk
 from ..neuron.few_spikes import FewSpikesNeuron
 
@@ -54,6 +54,7 @@ class Sample:
         self.network, self.exact, self.device = network, exact, device
         self.last = last_read(network.graph)
         self._captured = captured_batch(network.graph)
+        self._names = size_names(network.graph)
         self.sizes: list[int] = []
         self.pieces: list[list[Any]] = []
         self.others: list[list[Any]] = []
@@ -93,7 +94,7 @@ class Sample:
             axis
             for axis, length in enumerate(value.shape)
             # A loaded graph has numbers for symbols.
-            if not isinstance(length, int) or length == self._captured
+            if has_batch(length, self._names) or length == self._captured
         )
 
     def _run(

@@ -21,11 +21,16 @@ def by_site(sites: Sequence[Site], patterns: Mapping[str, int], setting: str) ->
     Raises:
         SiteError: if a pattern matches no site.
     """
+    return by_name([site.name for site in sites], patterns, setting)
+
+
+def by_name(names: Sequence[str], patterns: Mapping[str, int], setting: str) -> dict[str, int]:
+    """The same of sites that are given by their names."""
     special: dict[str, int] = {}
     for pattern, number in patterns.items():
-        matched = [site.name for site in sites if fnmatchcase(site.name, pattern)]
+        matched = [name for name in names if fnmatchcase(name, pattern)]
         if not matched:
-            known = ", ".join(site.name for site in sites[:5])
+            known = ", ".join(names[:5])
             raise SiteError(f"{setting}: no site matches {pattern!r}; there are e.g. {known}")
         special.update(dict.fromkeys(matched, number))
     return special

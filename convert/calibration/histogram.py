@@ -24,6 +24,9 @@ _GRIDS = (14, 17, 20)
 _DENSE = 16
 # A cell is never finer than this fraction of the largest magnitude: int64 indices stay exact.
 _FINEST = 40
+# What a mask writes in place of -inf: the least number of a type, -1e20. Among such values a grid
+# has no cells for the others.
+HIDDEN = -(2.0**_FINEST)
 # Lowest bits of a double that no relative cell tells apart.
 _ROUNDED = 12
 # The bits of an infinite double.
@@ -48,7 +51,8 @@ class Histogram:
         cells: indices i of the occupied cells, int64, increasing.
         counts: values in each, int64.
         low, high: exact minimum and maximum.
-        minus_infinite: values of -inf, which masks make and which lie in no cell.
+        minus_infinite: values of -inf, or as good as that, which masks make and which lie in no
+            cell.
         mass: sum of the values' importance in each cell, float64; empty where all count alike.
         relative: whether cells grow with the magnitude.
     """
@@ -102,13 +106,19 @@ class Histogram:
         return low + 0.5 * (high - low)
 
     def add(
-        self, values: Tensor, *, masked: bool = False, importance: Tensor | None = None
+        self,
+        values: Tensor,
+        *,
+        masked: bool = False,
+        hidden: float = -float("inf"),
+        importance: Tensor | None = None,
     ) -> None:
         """Counts a tensor of any shape and floating dtype.
 
         Args:
             values: what to count.
             masked: -inf is allowed, and counted apart.
+            hidden: with `masked`, what is no larger counts as -inf.
             importance: of each value, of the same shape, >= 0; given always or never.
 
         Raises:
@@ -117,16 +127,18 @@ class Histogram:
         x = _plain(values)
         worth = None if importance is None else _plain(importance)
         finite = x.isfinite()
+        if masked and hidden > -float("inf"):
+            finite &= x > hidden
         if not bool(finite.all()):
             bad = x[~finite]
-            hidden = bad == float("-inf")
-            if not masked or not bool(hidden.all()):
+            apart = bad <= hidden
+            if not masked or not bool(apart.all()):
                 kinds = "NaN" if bool(bad.isnan().any()) else "infinity"
                 raise CalibrationError(
                     f"{self.name}: {kinds} among its inputs ({bad.numel()} of {x.numel()} values)"
                     "; check the calibration data and the model's weights"
                 )
-            self.minus_infinite += int(hidden.sum())
+            self.minus_infinite += int(apart.sum())
             x = x[finite]
             worth = None if worth is None else worth[finite]
         if x.numel() == 0:

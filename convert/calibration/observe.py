@@ -14,7 +14,7 @@ from ..capture.capture import Captured
 from ..common.progress import Progress
 from ..errors import CalibrationError
 from ..sites.find import Site
-from .histogram import Histogram
+from .histogram import HIDDEN, Histogram
 from .importance import Observer
 
 # A batch runs in this many pieces: the backward pass keeps the values of a whole piece.
@@ -112,11 +112,14 @@ class _Tally:
         self.histograms = {s.name: Histogram(s.name, relative=s.singular) for s in sites}
         self.elements = dict.fromkeys(self.histograms, 0)
         self._masked = {site.name: site.masks for site in sites}
+        self._hidden = {site.name: site.hidden_below(HIDDEN) for site in sites}
 
     def count(self, call: Node, x: Tensor, importance: Tensor) -> None:
         """Adds inputs ``[...]`` of a site, each with its importance ``[...]``."""
         name = self.site_of[call].name
-        self.histograms[name].add(x, masked=self._masked[name], importance=importance)
+        self.histograms[name].add(
+            x, masked=self._masked[name], hidden=self._hidden[name], importance=importance
+        )
         self.elements[name] += x.numel()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,23 +11,12 @@ from torch.utils import _pytree as pytree
 
 from ..common.label_names import named_parts
 from ..errors import InputError
+from .size_bounds import SizeBounds
 
 
 @dataclass(frozen=True)
-class BatchBounds:
-    """The sizes of a batch that a network was captured for.
-
-    Args:
-        least: the fewest images.
-        most: the most images; None for no bound.
-        divisor: every size is a multiple of it.
-        asked: the line of forward that asks for the size, where it is known.
-    """
-
-    least: int = 1
-    most: int | None = None
-    divisor: int = 1
-    asked: str = ""
+class BatchBounds(SizeBounds):
+    """The sizes of a batch that a network was captured for: how many images at once."""
 
     def __str__(self) -> str:
         """In words: ``at most 63 images at once``."""
@@ -38,15 +26,6 @@ class BatchBounds:
         if self.most is not None:
             parts.append(f"at most {self.most} images")
         return f"{' and '.join(parts) or 'any number of images'} at once"
-
-    @property
-    def smallest(self) -> int:
-        """The smallest size that is taken."""
-        return -(-self.least // self.divisor) * self.divisor
-
-    def holds(self, size: int) -> bool:
-        """Whether a batch of `size` images is taken."""
-        return size >= self.least and size % self.divisor == 0 and size <= (self.most or size)
 
     def check(self, size: int) -> None:
         """Refuses a batch of another size.
@@ -89,11 +68,6 @@ class BatchBounds:
             size -= self.divisor
         return size if size >= self.smallest else 0
 
-    def at_least(self, size: int) -> int:
-        """The smallest size that is taken and isn't below `size`, if there is one."""
-        size = max(-(-size // self.divisor) * self.divisor, self.smallest)
-        return size if self.most is None else min(size, self.most // self.divisor * self.divisor)
-
 
 def label_parts(label: Any, size: int, sizes: list[int]) -> Iterator[Any]:
     """A batch's label cut into some of these sizes; what isn't one an image stays whole.
@@ -131,30 +105,3 @@ def _is_list_of(value: Any, size: int) -> bool:
     """Whether a value is a list of one label an image."""
     plain = isinstance(value, tuple | list) and len(value) == size
     return plain and not any(isinstance(entry, Tensor) and entry.dim() for entry in value)
-
-
-def suggested(message: str, now: BatchBounds) -> BatchBounds | None:
-    """The bounds that torch.export asks for in an error, narrower than `now`; None for no such.
-
-    Args:
-        message: what torch says: ``batch = Dim('batch', max=63)``, ``batch = 8*_batch``.
-        now: the bounds that it was given.
-    """
-    found = re.findall(r"^\s*(_*batch) = (.+)$", message, re.MULTILINE)
-    least, most, divisor = now.least, now.most, now.divisor
-    for _, text in found:
-        if multiple := re.fullmatch(r"(\d+)\*_+batch", text.strip()):
-            divisor = int(multiple[1]) * (1 if text.count("_") == 1 else now.divisor)
-    for name, text in found:
-        if not text.startswith("Dim("):
-            if "*" not in text:
-                return None  # one size alone
-            continue
-        scale = divisor if name.startswith("_") else 1
-        if bound := re.search(r"min=(\d+)", text):
-            least = max(least, scale * int(bound[1]))
-        if bound := re.search(r"max=(\d+)", text):
-            most = min(scale * int(bound[1]), scale * int(bound[1]) if most is None else most)
-    if (least, most, divisor) == (now.least, now.most, now.divisor) or (most or least) < least:
-        return None
-    return BatchBounds(least, most, divisor)

@@ -19,27 +19,12 @@ from .batch_forms import Given
 from .batch_layout import Axes, Batch, Layout, image_count, parts, resized
 from .batch_reading import BatchReader, moved
 from .forward_parameters import Parameters, parameters_of
+from .input_shapes import TensorInput, check_shapes
 from .own_classes import register, same_form
+from .sizes import Size
 
 # Positional and keyword inputs.
 Call = tuple[tuple[Any, ...], dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class TensorInput:
-    """One tensor that the network takes; `shape` has None where the batch size goes."""
-
-    name: str
-    shape: tuple[int | None, ...]
-    dtype: torch.dtype
-
-    @property
-    def axis(self) -> int | None:
-        """The axis of the images; None for an input without a batch."""
-        return self.shape.index(None) if None in self.shape else None
-
-    def __str__(self) -> str:
-        return f"{self.name} [{', '.join('batch' if n is None else str(n) for n in self.shape)}]"
 
 
 @dataclass(frozen=True)
@@ -58,6 +43,7 @@ class Signature:
             tensor; empty where all are ``[N, ...]``.
         mixes: whether what the network gives for an image depends on the others of its batch.
         bounds: the sizes of a batch that are taken; None for any.
+        varying: the lengths of the inputs that vary beside the batch.
     """
 
     names: tuple[str, ...]
@@ -70,6 +56,7 @@ class Signature:
     outputs: tuple[Layout | None, ...] = ()
     mixes: bool = False
     bounds: BatchBounds | None = None
+    varying: tuple[Size, ...] = ()
 
     @classmethod
     def of(
@@ -80,19 +67,33 @@ class Signature:
         out_spec: pytree.TreeSpec,
         batch: Batch,
         bounds: BatchBounds | None = None,
+        varying: Mapping[tuple[int, int], Size] | None = None,
     ) -> Signature:
-        """Reads the signature off an example call with a known batch."""
+        """Reads the signature off an example call with a known batch.
+
+        Args:
+            model: that is called.
+            args, kwargs: of the call.
+            out_spec: the tree of its outputs.
+            batch: where the images are.
+            bounds: the sizes of a batch that are taken; None for any.
+            varying: the lengths that vary, by the flat input and its axis.
+        """
+        sizes = varying or {}
         names, owners = named(model, args, kwargs)
         leaves, in_spec = pytree.tree_flatten([*args, *kwargs.values()])
         inputs = tuple(
             TensorInput(
                 owner,
-                tuple(None if place == axis else n for place, n in enumerate(leaf.shape)),
+                tuple(
+                    None if place == axis else sizes[i, place].name if (i, place) in sizes else n
+                    for place, n in enumerate(leaf.shape)
+                ),
                 leaf.dtype,
             )
             if isinstance(leaf, Tensor)
             else None
-            for owner, leaf, axis in zip(owners, leaves, batch.axes, strict=True)
+            for i, (owner, leaf, axis) in enumerate(zip(owners, leaves, batch.axes, strict=True))
         )
         constants = tuple(None if isinstance(leaf, Tensor) else leaf for leaf in leaves)
         # Inputs by name that stand in forward's order can be given by position as well.
@@ -112,6 +113,7 @@ class Signature:
             outputs=known,
             mixes=batch.mixes,
             bounds=bounds,
+            varying=tuple({size.name: size for size in sizes.values()}.values()),
         )
 
     @property
@@ -134,6 +136,11 @@ class Signature:
     def axes(self) -> Axes:
         """The axis of the images of every flat input."""
         return tuple(None if tensor is None else tensor.axis for tensor in self.inputs)
+
+    @property
+    def shapes(self) -> tuple[tuple[int | str | None, ...] | None, ...]:
+        """The shape of every flat input; None for what is no tensor."""
+        return tuple(None if tensor is None else tensor.shape for tensor in self.inputs)
 
     @property
     def whole(self) -> bool:
@@ -216,45 +223,16 @@ class Signature:
             leaves, spec = pytree.tree_flatten(ordered)
         if spec != self.in_spec and not same_form(spec, self.in_spec):
             raise InputError(f"the inputs have another structure; the network takes {takes}")
-        sizes: dict[int, TensorInput] = {}
         for leaf, expected, constant in zip(leaves, self.inputs, self.constants, strict=True):
-            if expected is None:
-                if leaf != constant:
-                    raise InputError(
-                        f"an input that was {constant!r} at conversion is {leaf!r}; it is part of "
-                        "the network now, convert again for another value"
-                    )
-            else:
-                sizes.setdefault(self._check(leaf, expected), expected)
-        sizes.pop(-1, None)
-        if len(sizes) > 1:
-            listed = ", ".join(
-                f"{tensor.name}: {size}" + (f" (axis {tensor.axis})" if tensor.axis else "")
-                for size, tensor in sizes.items()
-            )
-            raise InputError(f"the inputs have different batch sizes: {listed}")
-        if self.bounds is not None and sizes:
-            self.bounds.check(next(iter(sizes)))
+            if expected is None and leaf != constant:
+                raise InputError(
+                    f"an input that was {constant!r} at conversion is {leaf!r}; it is part of "
+                    "the network now, convert again for another value"
+                )
+        images = check_shapes(leaves, self.inputs, self.varying)
+        if self.bounds is not None and images is not None:
+            self.bounds.check(images)
         return [self._laid_out(leaf, torch.channels_last) for leaf in leaves]
-
-    def _check(self, leaf: Any, expected: TensorInput) -> int:
-        """The leaf's batch size, -1 if it has none."""
-        if not isinstance(leaf, Tensor):
-            raise InputError(f"{expected.name} is a {type(leaf).__name__}; give a tensor")
-        fits = leaf.dim() == len(expected.shape) and all(
-            length is None or length == found
-            for length, found in zip(expected.shape, leaf.shape, strict=True)
-        )
-        if not fits:
-            raise InputError(
-                f"{expected.name} has shape {tuple(leaf.shape)}; the network was converted for "
-                f"{expected}: resize the input or convert again with inputs of this size"
-            )
-        if leaf.is_floating_point() != expected.dtype.is_floating_point:
-            raise InputError(
-                f"{expected.name} is {leaf.dtype}; the network was converted for {expected.dtype}"
-            )
-        return -1 if expected.axis is None else leaf.shape[expected.axis]
 
     def images(self, leaves: Sequence[Any]) -> int:
         """Images of flat inputs."""

@@ -40,7 +40,7 @@ def limited(
         notes: is added to.
     """
     bounds = signature.bounds or BatchBounds()
-    if bounds.holds(1) and not _alike(model, graph_module, signature, given.of(1), least):
+    if bounds.holds(1) and not alike(model, graph_module, signature, given.of(1), least):
         bounds = replace(bounds, least=2)
         notes.append(
             "forward does something else with a batch of one image; the network takes at least 2 "
@@ -52,7 +52,7 @@ def limited(
     free = replace(signature, bounds=None)
     if bounds.most is not None and bounds.most < _TRIED:
         beyond = given.of(bounds.divisor * (bounds.most // bounds.divisor + 1))
-        if _runs(model, beyond) and not _alike(model, graph_module, free, beyond, least):
+        if runs(model, beyond) and not alike(model, graph_module, free, beyond, least):
             notes.append(
                 f"with more than {bounds.most} images forward computes something else, which isn't "
                 "converted"
@@ -60,7 +60,7 @@ def limited(
     return replace(signature, bounds=None if bounds == BatchBounds() else bounds)
 
 
-def _runs(model: nn.Module, inputs: Inputs) -> bool:
+def runs(model: nn.Module, inputs: Inputs) -> bool:
     try:
         model(*inputs[0], **inputs[1])
     except Exception:
@@ -68,7 +68,7 @@ def _runs(model: nn.Module, inputs: Inputs) -> bool:
     return True
 
 
-def _alike(
+def alike(
     model: nn.Module, graph_module: GraphModule, signature: Signature, inputs: Inputs, least: float
 ) -> bool:
     """Whether the graph gives what the model gives, to rounding."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,10 +27,10 @@ class CachedState:
         self._before = self._held()
         self._empty: list[_Held] = [{holder: {} for holder in _HOLDERS} for _ in self._modules]
 
-    def called(self, size: int) -> None:
-        """Notes what a call with a batch of `size` images changed."""
+    def called(self, sizes: Collection[int]) -> None:
+        """Notes what a call changed; its images and its lengths that vary are `sizes`."""
         self._empty = [
-            {holder: _caches(before[holder], after[holder], size) for holder in _HOLDERS}
+            {holder: _caches(before[holder], after[holder], sizes) for holder in _HOLDERS}
             for before, after in zip(self._before, self._held(), strict=True)
         ]
 
@@ -79,23 +79,25 @@ def _is_torchs(name: str) -> bool:
     return name in _TORCHS or name.endswith("_hooks")
 
 
-def _caches(before: dict[str, Any], after: dict[str, Any], size: int) -> dict[str, Any]:
-    """What a call changed that depends on its batch of `size` images, as no batch leaves it."""
+def _caches(
+    before: dict[str, Any], after: dict[str, Any], sizes: Collection[int]
+) -> dict[str, Any]:
+    """What a call changed that depends on the sizes of its batch, as no batch leaves it."""
     return {
         name: _empty(before[name])
         for name, value in after.items()
-        if name in before and _cached(before[name], value, size)
+        if name in before and _cached(before[name], value, sizes)
     }
 
 
-def _cached(before: Any, after: Any, size: int) -> bool:
-    """Whether a call with a batch of `size` images left another shape in place of one."""
+def _cached(before: Any, after: Any, sizes: Collection[int]) -> bool:
+    """Whether a call with a batch of these sizes left another shape in place of one."""
     if isinstance(before, Tensor) and isinstance(after, Tensor):
         return before is not after and before.shape != after.shape
     if isinstance(before, tuple | list) and isinstance(after, tuple | list):
         return len(before) > 0 and list(map(str, before)) != list(map(str, after))
     counted = type(before) is int and type(after) is int
-    return counted and before != after and after == size
+    return counted and before != after and after in sizes
 
 
 def _empty(value: Any) -> Any:

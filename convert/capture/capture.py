@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,12 +14,15 @@ from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
 from ..calls.batch_reading import BatchReader, ReadBatches, moved, read_by
+from ..calls.batch_shapes import shapes_of
 from ..calls.call_signature import Signature, named
 from ..calls.forward_parameters import parameters_of
 from ..calls.own_classes import register
+from ..calls.sizes import Shapes
 from ..graph import fold
 from ..graph import origins as layers
 from ..graph import recognise_norms as norms
+from ..graph.node_facts import mark_sizes
 from ..graph.passes import Fact, Pass, check, run
 from .batch_axis import Asked, find_batch, told_by_labels
 from .batch_limits import limited
@@ -32,6 +35,9 @@ from .input_types import as_taken
 from .isolate import device_of_model, isolated, on_device, warn_of
 from .model_kinds import as_program_takes, refuse_packed
 from .quiet import quiet
+from .table_limits import with_rows
+from .varying import Dynamic, find_varying
+from .varying_limits import limited_lengths, within_bounds
 
 # What is true of an exported graph; what is done then, and what once the graph has been checked.
 GIVEN = frozenset({Fact.PLAIN})
@@ -101,6 +107,9 @@ def capture(
     *,
     device: torch.device | str | None = None,
     batch_axis: Asked = None,
+    dynamic: Dynamic | None = None,
+    others: Iterable[Any] = (),
+    seen: Sequence[Shapes] = (),
 ) -> Captured:
     """Captures `model` in eval mode, decomposed, batch norm and constants folded.
 
@@ -110,6 +119,10 @@ def capture(
             model that can't do without two inputs, or a dict of keyword inputs; see `BatchReader`.
         device: where the result lives; the model's own device if None.
         batch_axis: as for `to_spiking`.
+        dynamic: axes whose length may vary beside the batch, by the name of an input, each with the
+            name of its length or None.
+        others: further batches; lengths in which they differ vary.
+        seen: shapes of batches that aren't at hand any more.
 
     Raises:
         InputError: for a batch without images, or a batch axis that the inputs don't have.
@@ -135,7 +148,10 @@ def capture(
                 found = told_by_labels(found, pytree.tree_leaves(inputs), owners, read.label)
             plain_size = bool(found.outputs) and found.unit == 1
             unit = 1 if plain_size else unit_of(called, inputs, found.axes)
-        example = Examples(inputs, found.axes, unit)
+            few = CHECKED_ROWS * unit
+            seen = [*seen, *shapes_of(others, reader.parameters, called)]
+            varying = find_varying(called, inputs, found.axes, owners, dynamic, seen, few)
+        example = Examples(inputs, found.axes, unit, varying)
         exported_inputs = example.of(example.exported)
         expected, checked = isolation.reference(example.checked, exported_inputs)
         isolation.settle(exported_inputs, checked, expected, notes)
@@ -148,17 +164,25 @@ def capture(
             with quiet():
                 exported = export(copied, example, caches_of(copied, example))
                 module = exported.program.module(check_guards=False)
-            bounds, few = exported.bounds, CHECKED_ROWS * unit
-            if bounds is not None and not bounds.holds(few):
-                checked = example.of(bounds.at_least(few), example.exported)
+            bounds = exported.bounds
+            example = replace(example, varying=within_bounds(exported.varying))
+            if example.varying != varying or not (bounds is None or bounds.holds(few)):
+                size = few if bounds is None else bounds.at_least(few)
+                checked = example.of(size, example.exported, example.checked_lengths)
                 expected = floats(copied(*checked[0], **checked[1]))
             if found.grouped and (bounds is None or bounds.divisor % found.unit):
                 found = replace(found, mixes=True)
             graph_module = plain(module)
             make_own(graph_module, copied)
             signature = Signature.of(
-                copied, *example.of(exported.size), exported.out_spec, found, bounds
+                copied,
+                *example.of(exported.size),
+                exported.out_spec,
+                found,
+                bounds,
+                {place: v.size for v in example.varying for place in v.places},
             )
+            mark_sizes(graph_module.graph, signature.shapes)
             flat = signature.flatten(*checked)
             run(_FOLDING, graph_module, GIVEN)
             least = sensitivity(copied, checked)
@@ -168,6 +192,8 @@ def capture(
             least = max(least, ROUNDING[torch.float32])
             gap = difference(expected, graph_module(*flat), least)
             signature = limited(copied, graph_module, signature, example, least, notes)
+            signature = limited_lengths(copied, graph_module, signature, example, least, notes)
+            signature = with_rows(graph_module, signature)
     notes += [
         f"forward asks for values at {line}; no output depends on it" for line in exported.left_out
     ]

@@ -21,21 +21,25 @@ _SIMPLE = (type(None), bool, int, float, complex, str, bytes, type, types.Functi
 _TREES = ("_parameters", "_buffers", "_modules")
 
 
-def copy_of(model: nn.Module) -> tuple[nn.Module, Copies]:
+def copy_of(model: nn.Module, known: Copies | None = None) -> tuple[nn.Module, Copies]:
     """A deep copy of a model, and all copies that were made for it.
 
     Ties between parameters stay. What can't be copied (a file, a lock) is shared. Functions that
     the model or its hooks hold see the copy's tensors and modules where they closed over the
     model's.
 
+    Args:
+        model: the model.
+        known: what takes the place of objects of it that aren't copied, by their id.
+
     Raises:
         CaptureError: if the model can't be copied even so.
     """
-    copies: Copies = {}
+    copies: Copies = dict(known or {})
     try:
         copied = copy.deepcopy(model, copies)
     except Exception:
-        copies = _stand_ins(model)
+        copies = _stand_ins(model) | dict(known or {})
         try:
             copied = copy.deepcopy(model, copies)
         except Exception as error:

@@ -14,6 +14,7 @@ from ..calls.batch_layout import Axes, image_count, resized
 from ..calls.own_classes import check_outputs, register
 from .cached_state import CachedState
 from .fidelity import CHECKED_ROWS
+from .varying import Lengths, Varying, with_lengths
 
 # Images of the batch that is exported.
 EXPORTED_ROWS = 5
@@ -31,11 +32,13 @@ class Examples:
         given: the inputs of a user's batch, ``(args, kwargs)``.
         axes: the batch axis of every flat input.
         unit: forward takes multiples of so many images; 1 where it takes any.
+        varying: the lengths that vary beside the batch.
     """
 
     given: Inputs
     axes: Axes
     unit: int = 1
+    varying: tuple[Varying, ...] = ()
 
     @property
     def images(self) -> int:
@@ -49,13 +52,29 @@ class Examples:
 
     @property
     def checked(self) -> Inputs:
-        """What the graph is checked on: other images than those exported, and not as many."""
-        return self.of(CHECKED_ROWS * self.unit, self.exported)
+        """What the graph is checked on: other images than those exported, and not as many.
 
-    def of(self, size: int, start: int = 0) -> Inputs:
-        """Inputs with exactly `size` images, from one on, from the first again after the last."""
+        They have other lengths, too, where these vary.
+        """
+        return self.of(CHECKED_ROWS * self.unit, self.exported, self.checked_lengths)
+
+    @property
+    def checked_lengths(self) -> dict[str, int]:
+        """Those of the inputs that the graph is checked on."""
+        return {v.name: v.checked for v in self.varying}
+
+    def of(self, size: int, start: int = 0, lengths: Lengths | None = None) -> Inputs:
+        """Inputs with exactly `size` images, from one on, from the first again after the last.
+
+        Args:
+            size: how many images.
+            start: the first of them.
+            lengths: those that vary; as they are exported if None.
+        """
         leaves, spec = pytree.tree_flatten(self.given)
-        inputs: Inputs = pytree.tree_unflatten(resized(leaves, self.axes, size, start), spec)
+        leaves = resized(leaves, self.axes, size, start)
+        wanted = {v.name: v.exported for v in self.varying} | dict(lengths or {})
+        inputs: Inputs = pytree.tree_unflatten(with_lengths(leaves, self.varying, wanted), spec)
         return inputs
 
     @property
@@ -102,7 +121,7 @@ def caches_of(model: nn.Module, example: Examples) -> CachedState:
     args, kwargs = example.of(example.exported)
     with torch.no_grad():
         result = model(*args, **kwargs)
-    state.called(example.exported)
+    state.called({example.exported, *(v.exported for v in example.varying)})
     register(result)
     check_outputs(result)
     return state

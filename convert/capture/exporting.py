@@ -15,19 +15,21 @@ from torch.fx.graph import CodeGen
 from torch.nn.modules import transformer
 from torch.utils import _pytree as pytree
 
-from ..calls.batch_bounds import BatchBounds, suggested
-from ..calls.batch_layout import Axes
+from ..calls.batch_bounds import BatchBounds
+from ..calls.size_bounds import as_dim, suggested
 from ..common.messages import reason, users_line
 from ..common.silence import silent
 from ..errors import CaptureError
 from ..graph.decompositions import table
 from .cached_state import CachedState
-from .capturable_parts import capturable
+from .capturable_parts import advice as parts_advice
 from .examples import Examples
 from .flat_call import FlatCall, called_flat, exportable
 from .graph_checks import check_graph, reads_values
 from .guards import Guard, line_of, noted
 from .value_branches import Refused, Settled, settle
+from .varying import Varying
+from .varying_bounds import narrowed
 
 # torch names bounds on the batch one after the other.
 _ATTEMPTS = 6
@@ -42,6 +44,7 @@ class Exported:
         out_spec: the tree of the model's outputs.
         size: images of the batch that was exported.
         bounds: the sizes of a batch that it holds for; None for any.
+        varying: the lengths that vary beside the batch, each with its bounds.
         left_out: lines of forward that ask for values, and that no output depends on.
     """
 
@@ -49,6 +52,7 @@ class Exported:
     out_spec: pytree.TreeSpec
     size: int
     bounds: BatchBounds | None
+    varying: tuple[Varying, ...] = ()
     left_out: tuple[str, ...] = ()
 
 
@@ -87,33 +91,45 @@ class _Exporter:
 
     Attributes:
         settled: what forward asks of values, once that is settled.
+        copies: whether forward writes to its inputs, and is given copies.
         guards: what the last capture took for granted of sizes.
     """
 
     def __init__(self, model: nn.Module, given: Examples, state: CachedState) -> None:
         self.model, self.given, self.state = model, given, state
+        self.varying = given.varying
         self.settled: Settled | None = None
+        self.copies = False
         self.guards: list[Guard] = []
 
     def at(self, size: int) -> Exported:
         """The program, from a batch of `size` images."""
         bounds = BatchBounds()
-        for _ in range(_ATTEMPTS):
+        for _ in range(_ATTEMPTS * (1 + len(self.varying))):
             try:
                 exported = self._settled(size, bounds)
             except Exception as error:
-                narrower = suggested(str(error), bounds)
-                if narrower is None and _of_size(error) and bounds.divisor < self.given.unit:
-                    narrower = BatchBounds(divisor=self.given.unit)
-                if narrower is None:
+                varying = narrowed(self.varying, str(error), self.guards)
+                narrower = self._narrower(bounds, error)
+                if varying is None and narrower is None:
                     raise
-                most = narrower.most or 0
-                numbers = [most, most + 1, narrower.least, narrower.divisor]
-                asked = line_of(self.guards, [n for n in numbers if n > 1])
-                bounds = replace(narrower, asked=asked)
+                self.varying = self.varying if varying is None else varying
+                bounds = bounds if narrower is None else narrower
                 continue
             return replace(exported, bounds=None if bounds == BatchBounds() else bounds)
         raise CaptureError("forward asks for the size of the batch in too many ways")
+
+    def _narrower(self, bounds: BatchBounds, error: Exception) -> BatchBounds | None:
+        """The bounds on the batch that an error asks for."""
+        narrower = suggested(str(error), bounds)
+        varies = any(v.name in str(error) for v in self.varying)
+        if narrower is None and _of_size(error) and not varies and bounds.divisor < self.given.unit:
+            narrower = BatchBounds(divisor=self.given.unit)
+        if narrower is None:
+            return None
+        most = narrower.most or 0
+        numbers = [most, most + 1, narrower.least, narrower.divisor]
+        return replace(narrower, asked=line_of(self.guards, [n for n in numbers if n > 1]))
 
     def _settled(self, size: int, bounds: BatchBounds) -> Exported:
         """The program; what forward asks of values is settled where torch can't go on."""
@@ -137,6 +153,7 @@ class _Exporter:
 
     def _once(self, size: int, bounds: BatchBounds) -> Exported:
         call = FlatCall.of(self.model, *self.given.of(size))
+        call.copies = self.copies
         settled = self.settled
         self.guards = []
         with (
@@ -151,13 +168,29 @@ class _Exporter:
             program = torch.export.export(
                 exportable(self.model),
                 tuple(call.leaves),
-                dynamic_shapes=_shapes(call, self.given.axes, bounds),
+                dynamic_shapes=self._shapes(call, bounds),
             )
         assert call.out_spec is not None
         check_graph(program.graph)
         left_out = tuple(settled.left_out) if settled else ()
         program = program.run_decompositions(table())
-        return Exported(program, call.out_spec, size, None, left_out)
+        if program.graph_signature.user_inputs_to_mutate and not self.copies:
+            # A graph writes to nothing; what it is given stays as it is.
+            self.copies = True
+            return self._once(size, bounds)
+        return Exported(program, call.out_spec, size, None, self.varying, left_out)
+
+    def _shapes(self, call: FlatCall, bounds: BatchBounds) -> dict[str, Any]:
+        """Which axes of which input vary, by the names of the inputs."""
+        batch = as_dim("batch", bounds)
+        shapes: list[dict[int, Any]] = [
+            {} if axis is None else {axis: batch} for axis in self.given.axes
+        ]
+        for v in self.varying:
+            length = as_dim(v.name, v.bounds)
+            for leaf, axis in v.places:
+                shapes[leaf][axis] = length
+        return {name: dims or None for name, dims in zip(call.names, shapes, strict=True)}
 
     def _answers(self) -> Settled | None:
         call, other = (
@@ -176,7 +209,7 @@ class _Exporter:
         name = type(self.model).__name__
         advice = (
             "; forward must not branch on tensor values, nor on the batch size: use torch.where, "
-            "or convert the part that is free of such branches"
+            "or convert the parts that are free of such branches"
         )
         if isinstance(error, CaptureError):
             text = f"{name} can't be captured: {error}"
@@ -188,24 +221,9 @@ class _Exporter:
             where = f" at {line}" if line else ""
             text = f"{name} can't be captured by torch.export{where}: {reason(error)}{advice}"
         args, kwargs = self.given.checked
-        if parts := capturable(self.model, args, kwargs):
-            text += f" ({', '.join(parts)} can be captured)"
+        if call := parts_advice(self.model, args, kwargs):
+            text += f"; {call}"
         return CaptureError(text)
-
-
-def _shapes(call: FlatCall, axes: Axes, bounds: BatchBounds) -> dict[str, Any]:
-    """Which axis of which input is the batch, by the names of the inputs."""
-    limits = {"min": bounds.least} | ({} if bounds.most is None else {"max": bounds.most})
-    batch: Any = torch.export.Dim("batch", **limits)
-    if bounds.divisor > 1:
-        units = {name: limit // bounds.divisor for name, limit in limits.items()}
-        units["min"] = max(-(-bounds.least // bounds.divisor), 1)
-        batch = bounds.divisor * torch.export.Dim("_batch", **units)
-
-    return {
-        name: None if axis is None else {axis: batch}
-        for name, axis in zip(call.names, axes, strict=True)
-    }
 
 
 class _causal_masks_are_masks:

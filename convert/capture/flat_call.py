@@ -62,6 +62,7 @@ class FlatCall:
         in_spec: the tree of ``(args, kwargs)``.
         constants: the values of inputs that aren't tensors.
         out_spec: the tree of what forward returned last.
+        copies: whether forward gets copies of the inputs, because it writes to them.
     """
 
     leaves: list[Tensor | None]
@@ -69,6 +70,7 @@ class FlatCall:
     in_spec: pytree.TreeSpec
     constants: list[Any]
     out_spec: pytree.TreeSpec | None = field(default=None)
+    copies: bool = False
 
     @classmethod
     def of(cls, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> FlatCall:
@@ -93,7 +95,7 @@ class FlatCall:
     def run(self, forward: Callable[..., Any], leaves: tuple[Any, ...]) -> tuple[Any, ...]:
         """Flat outputs for flat inputs; keeps the form of the outputs."""
         given = [
-            constant if leaf is None else leaf
+            constant if leaf is None else leaf.clone() if self.copies else leaf
             for leaf, constant in zip(leaves, self.constants, strict=True)
         ]
         args, kwargs = pytree.tree_unflatten(given, self.in_spec)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from queue import Full, Queue
 from threading import Event, Thread
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
+from torch.utils.data import DataLoader
 
 from ..errors import CalibrationError, ConversionError, InputError
 from .single_images import BATCH as _BATCH
@@ -19,6 +24,8 @@ from .torch_threads import use_one_thread
 # A one-shot iterator is kept in memory up to this size.
 KEPT_BYTES = 2 * 1024**3
 _END = object()
+# So many batches of a list, and of a data loader, are looked at before any is run.
+_LISTED, _LOADED = 64, 3
 
 
 def batches_of(calibration: Any, axis: int | None = 0) -> Iterable[Any]:
@@ -39,6 +46,35 @@ def batches_of(calibration: Any, axis: int | None = 0) -> Iterable[Any]:
             "iterable of batches, or one tensor of images"
         )
     return _kept(iter(source)) if isinstance(calibration, Iterator) else source
+
+
+def others_of(batches: Iterable[Any]) -> list[Any]:
+    """A few batches behind the first: those of a list, and the next two of a `DataLoader`.
+
+    Others may cost much to read, or may not give the same twice.
+
+    Args:
+        batches: from `batches_of`.
+    """
+    if isinstance(batches, list | tuple):
+        return list(batches[1:_LISTED])
+    if not isinstance(batches, DataLoader):
+        return []
+    with _same_numbers():
+        return list(itertools.islice(batches, 1, _LOADED))
+
+
+@contextmanager
+def _same_numbers() -> Iterator[None]:
+    """Random numbers that are drawn inside the block are drawn again behind it."""
+    # What data sets draw from: numpy's old generator, too.
+    states = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        torch.set_rng_state(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+        random.setstate(states[2])
 
 
 def _pieces(

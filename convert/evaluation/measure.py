@@ -18,7 +18,6 @@ from ..capture.model_kinds import as_program_takes
 from ..common.batches import ahead, batches_once
 from ..common.progress import Progress
 from ..errors import InputError
-from ..graph.chains import latency_steps
 from ..network.input_types import cast_for
 from ..network.model import SpikingModel
 from ..network.report import Report
@@ -245,8 +244,7 @@ def _figures(both: _Both, run: Run) -> tuple[Row, float]:
 def _latency(snn: SpikingModel, steps: int) -> int:
     """Time steps of the longest chain of sites with the neurons of another K."""
     with snn.with_steps(steps):
-        neurons = {snn.names[name]: neuron.latency for name, neuron in snn.sites.items()}
-    return latency_steps(snn.network, neurons)
+        return snn.latency()
 
 
 def _share(spikes: float, neurons: int) -> float:

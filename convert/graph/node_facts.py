@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
+
+# What an input's node knows of its lengths that vary, and what the number of images is called.
+SIZES = "sizes"
+BATCH = "batch"
 
 
 def read(graph_module: GraphModule, node: Node) -> Any:
@@ -36,14 +41,50 @@ def size(value: Any) -> int:
     return int(value.node.hint)
 
 
+def mark_sizes(graph: Graph, shapes: Sequence[Sequence[int | str | None] | None]) -> None:
+    """Notes on every input which of its lengths vary.
+
+    Args:
+        graph: just captured.
+        shapes: of the flat inputs: None where the batch size goes, a name where another length
+            varies; None for what is no tensor.
+    """
+    inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    for node, shape in zip(inputs, shapes, strict=True):
+        node.meta[SIZES] = None if shape is None else tuple(shape)
+
+
+def size_names(graph: Graph) -> dict[str, str]:
+    """The names of a graph's symbols: ``batch`` for the number of images."""
+    names: dict[str, str] = {}
+    for node in graph.nodes:
+        value = node.meta.get("val")
+        if node.op != "placeholder" or not isinstance(value, Tensor):
+            continue
+        marks = node.meta.get(SIZES) or [None] * value.dim()
+        for length, mark in zip(value.shape, marks, strict=True):
+            if not isinstance(length, int):
+                names.setdefault(str(length), mark if isinstance(mark, str) else BATCH)
+    return names
+
+
 def shape_of(node: Node) -> tuple[int | str, ...]:
-    """A shape with ``batch``, or an expression of it, where the batch size decides a length."""
+    """A shape with ``batch``, or an expression of it, where the batch size decides a length.
+
+    Other lengths that vary stand there by their names.
+    """
     value = node.meta.get("val")
     shape = value.shape if isinstance(value, Tensor) else ()
+    if all(isinstance(length, int) for length in shape):
+        return tuple(shape)
+    names = size_names(node.graph)
     return tuple(
-        length if isinstance(length, int) else re.sub(r"\b[su]\d+\b", "batch", str(length))
-        for length in shape
+        length if isinstance(length, int) else _named(str(length), names) for length in shape
     )
+
+
+def _named(expression: str, names: Mapping[str, str]) -> str:
+    return re.sub(r"\b[su]\d+\b", lambda found: names.get(found[0], BATCH), expression)
 
 
 def numel(node: Node) -> int:
@@ -58,7 +99,21 @@ def captured_batch(graph: Graph) -> int:
         if node.op == "placeholder" and "batch" in node.meta:
             return int(node.meta["batch"])  # a loaded graph has numbers for symbols
         if node.op == "placeholder" and isinstance(value, Tensor):
-            for length in value.shape:
-                if not isinstance(length, int):
+            marks = node.meta.get(SIZES) or [None] * value.dim()
+            for length, mark in zip(value.shape, marks, strict=True):
+                if not isinstance(length, int) and mark is None:
                     return size(length)
     return 1
+
+
+def has_batch(length: Any, names: Mapping[str, str]) -> bool:
+    """Whether the number of images decides a length.
+
+    Args:
+        length: a number, or an expression of symbols.
+        names: of the symbols; see `size_names`.
+    """
+    if isinstance(length, int):
+        return False
+    symbols = re.findall(r"\b[su]\d+\b", str(length))
+    return any(names.get(symbol, BATCH) == BATCH for symbol in symbols)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ..common.files import atomic_path, file_path, shown
 from ..common.messages import shortened
 from ..errors import InputError
-from ..network.settings import whole
+from ..network.setting_values import whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -17,6 +17,7 @@ from ..calls.batch_reading import BatchReader
 from ..calls.call_signature import Signature
 from ..common.tracing import traced
 from ..errors import InputError
+from ..graph.chains import latency_steps
 from ..graph.memory_layout import prefers_channels_last
 from ..graph.run import module_at
 from ..neuron.few_spikes import FewSpikesNeuron
@@ -67,6 +68,8 @@ class SpikingModel(Blocks):
         self.signature = dataclasses.replace(signature, channels_last=last)
         self.report = report
         self.check_inputs = True
+        # What comes before the names of its sites where it is a part of a model.
+        self.called = ""
         # Whether a file holds what runs, which nobody has run yet.
         self.from_file = False
         self._runner: Runner | None = None
@@ -97,7 +100,7 @@ class SpikingModel(Blocks):
         outside = OutsideCounter(self._ranges(), self._masked())
         watched = dataclasses.replace(plan, watchers=(*plan.watchers, outside))
         outputs = self._run(leaves, watched)
-        warn(outside.found, stacklevel=5)
+        warn({self.called + site: row for site, row in outside.found.items()}, stacklevel=5)
         return self.signature.unflatten(outputs)
 
     def _leaves(self, plan: RunPlan, args: Any, kwargs: Any) -> list[Any]:
@@ -253,6 +256,11 @@ class SpikingModel(Blocks):
     def original(self) -> torch.nn.Module:
         """The captured network with its exact functions; shares the weights."""
         return OriginalModel(self.with_exact_functions(), self.signature, self.from_file)
+
+    def latency(self) -> int:
+        """Time steps of the longest chain of sites; inside `with_steps`, with those neurons."""
+        neurons = {self.names[name]: neuron.latency for name, neuron in self.sites.items()}
+        return latency_steps(self.network, neurons)
 
     def unfreeze(self, *, weights: bool = True, neurons: bool = False) -> SpikingModel:
         """Makes the network trainable; freeze it again by ``requires_grad_(False)``.

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..calibration.histogram import HIDDEN
 from ..errors import RangeWarning
 
 # An input may exceed its range on either side by this share of its width without a word.
@@ -79,7 +80,7 @@ class OutsideCounter:
         slack = torch.finfo(x.dtype).eps * max(abs(entry.low), abs(entry.high))
         below = x < entry.low - slack
         if site in self.masked:
-            below &= x != -float("inf")
+            below &= x > HIDDEN
         beyond = (x > entry.high + slack) | below
         entry.count += int(beyond.sum())
         entry.values += x.numel()

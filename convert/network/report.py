@@ -109,6 +109,10 @@ class OutputError:
         """Whether the outputs are not worth much; NaN is poor too."""
         return not self.error <= _POOR_OUTPUT
 
+    def within(self, part: str) -> OutputError:
+        """The same with the site's name as it is in a model of which this is a part."""
+        return self if self.site is None or not part else replace(self, site=f"{part}.{self.site}")
+
     def __str__(self) -> str:
         off = f"relative output error {self.error:.3g} on {self.images} calibration images"
         text = f"K = {self.steps}: {off}"

@@ -7,21 +7,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import InputError
 from ..fitting.methods import DEFAULT, METHODS, check
 from ..fitting.problem import MOST_GATES, MOST_STEPS
-
-_T = TypeVar("_T")
+from .dynamic_axes import axes_of, axes_to_dict
+from .setting_values import Pairs, whole
 
 # Relative squared error of the outputs up to which K is chosen where nothing else is said.
 _MAX_LOSS = 0.005
@@ -33,32 +31,6 @@ _COUNTED = {
     "budget_operations": "operations for one image",
     "budget_energy": "nanojoules for one image",
 }
-
-
-class Pairs(Mapping[str, _T]):
-    """Values by name, in the order given; can't be changed."""
-
-    def __init__(self, values: Mapping[str, _T]) -> None:
-        self._pairs = tuple(values.items())
-
-    def __getitem__(self, name: str) -> _T:
-        return dict(self._pairs)[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(dict(self._pairs))
-
-    def __len__(self) -> int:
-        return len(self._pairs)
-
-    def __eq__(self, other: object) -> bool:
-        # Of the steps of sites the last pattern that matches decides, so the order counts.
-        return isinstance(other, Mapping) and list(self.items()) == list(other.items())
-
-    def __hash__(self) -> int:
-        return hash(self._pairs)
-
-    def __repr__(self) -> str:
-        return repr(dict(self._pairs))
 
 
 class SiteNumbers(Pairs[int]):
@@ -125,6 +97,10 @@ class ConversionSettings:
         normalisation: whether norms are taken apart.
         max_pool: False, True or ``"first"``.
         batch_axis: of the images, one for all inputs or by the name of an input; None finds it.
+        dynamic: axes whose length may vary beside the batch, by the name of an input: pairs of an
+            axis and the name of its length, or None. None leaves it to what the batches show.
+        modules: the parts of a model that are converted; classes by their name. Empty for a whole
+            model.
 
     Raises:
         InputError: naming the setting that can't be used.
@@ -149,6 +125,8 @@ class ConversionSettings:
     normalisation: bool = False
     max_pool: bool | str = False
     batch_axis: int | Mapping[str, int | None] | None = None
+    dynamic: Mapping[str, Any] | None = None
+    modules: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         self._keep("steps", _steps(self.steps))
@@ -174,6 +152,8 @@ class ConversionSettings:
         ):
             self._keep(name, _switch(name, getattr(self, name), word))
         self._keep("batch_axis", _batch_axis(self.batch_axis))
+        self._keep("dynamic", axes_of(self.dynamic))
+        self._keep("modules", tuple(named_modules(self.modules)))
 
     def _keep(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
@@ -274,6 +254,8 @@ class ConversionSettings:
             "batch_axis": (
                 dict(self.batch_axis) if isinstance(self.batch_axis, Mapping) else self.batch_axis
             ),
+            "dynamic": None if self.dynamic is None else axes_to_dict(self.dynamic),
+            **({"modules": list(self.modules)} if self.modules else {}),
         }
 
     @classmethod
@@ -295,16 +277,6 @@ class ConversionSettings:
         made = cls(**(dict(data) | ({"method": DEFAULT} if foreign else {})))
         made._keep("method", method)
         return made
-
-
-def whole(value: object) -> int | None:
-    """A whole number of Python's, numpy's or torch's as Python's; None for anything else."""
-    if isinstance(value, bool) or (isinstance(value, Tensor) and value.dtype == torch.bool):
-        return None
-    try:
-        return operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        return None
 
 
 def _finite(value: object) -> bool:
@@ -392,6 +364,26 @@ def _batch_axis(given: object) -> int | Pairs[int | None] | None:
         "batch_axis must be a whole number, or give one (or None) by the name of an input, as "
         f"{{'state': 1}}, found {str(given)[:80]}"
     )
+
+
+def named_modules(modules: object) -> list[str]:
+    """The parts of a model that are asked for, classes by their name.
+
+    Raises:
+        InputError: for what is neither names nor classes.
+    """
+    listed = [modules] if isinstance(modules, str | type) else modules
+    fits = isinstance(listed, Sequence) and all(
+        (isinstance(m, str) and m) or (isinstance(m, type) and issubclass(m, nn.Module))
+        for m in listed
+    )
+    if not fits:
+        raise InputError(
+            "modules must list names or globs of the model's modules, or classes of them, as "
+            f"['backbone', 'head.*'], found {str(modules)[:80]}"
+        )
+    assert isinstance(listed, Sequence)
+    return [m if isinstance(m, str) else f"{m.__module__}.{m.__qualname__}" for m in listed]
 
 
 def _step(what: str, k: object, found: object) -> int:

@@ -70,6 +70,14 @@ class Site:
         """Whether -inf is a meaningful input, as in exp under a mask."""
         return bool(np.isfinite(self.floor))
 
+    def hidden_below(self, value: float) -> float:
+        """`value` where f is from there down what it is at -inf; else -inf."""
+        return (
+            value
+            if self.masks and float(self.values(np.array([value]))[0]) == self.floor
+            else -np.inf
+        )
+
     @property
     def singular(self) -> bool:
         """Whether f or its slope has no bound at 0, as for an inverse, a root or a logarithm.

@@ -18,7 +18,9 @@ from typing import Any, BinaryIO
 from ..common.files import shown
 from ..errors import StorageError
 
-VERSION = 3
+VERSION = 4
+# Of files that hold one network, which programs of before can read.
+WHOLE = 3
 _MARK = b"FSPIKES\n"
 # Mark, version, bytes of JSON, bytes of tensors, SHA-256 of all of it but itself.
 _HEADER = struct.Struct("<8sIQQ32s")
@@ -44,7 +46,7 @@ _OTHER_FILES = (
 )
 
 
-def packed(graph: bytes, content: bytes, version: int = VERSION) -> bytes:
+def packed(graph: bytes, content: bytes, version: int = WHOLE) -> bytes:
     """The header of a file with this JSON and these tensors.
 
     Raises:

@@ -17,14 +17,17 @@ from typing import Any
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
+from torch import Tensor, nn
 
 from ..common.devices import usable_device
 from ..common.files import atomic_path, file_path, shown
 from ..common.messages import shortened
 from ..errors import ConversionError, InputError, StorageError
 from ..network.model import SpikingModel
-from .container import packed, read
+from ..parts.model import SpikingParts
+from .container import VERSION, WHOLE, packed, read
 from .network_json import read_network, write_network
+from .parts_json import read_parts, write_parts
 
 
 def save(
@@ -58,9 +61,12 @@ def _packed(snn: SpikingModel, metadata: Mapping[str, Any]) -> tuple[bytes, byte
         raise StorageError(
             f"metadata must be a dict, found a value of type {type(metadata).__name__}"
         )
-    document, tensors = write_network(snn, metadata)
+    if isinstance(snn, SpikingParts):
+        (document, tensors), version = write_parts(snn, metadata), VERSION
+    else:
+        (document, tensors), version = write_network(snn, metadata), WHOLE
     try:
-        read_network(document, dict(tensors), torch.device("cpu"))
+        _read(document, dict(tensors), torch.device("cpu"))
         text = json.dumps(document, allow_nan=False, separators=(",", ":"), ensure_ascii=False)
         graph = text.encode("utf-8")
     except (ConversionError, ValueError, RecursionError) as error:
@@ -68,10 +74,22 @@ def _packed(snn: SpikingModel, metadata: Mapping[str, Any]) -> tuple[bytes, byte
             f"the network can't be saved so that it loads again: {shortened(error)}"
         ) from error
     content = safetensors.torch.save(tensors, {"json_sha256": hashlib.sha256(graph).hexdigest()})
-    return packed(graph, content), graph, content
+    return packed(graph, content, version), graph, content
 
 
-def load(path: str | os.PathLike[str], *, device: torch.device | str = "cpu") -> SpikingModel:
+def _read(document: Any, tensors: dict[str, Tensor], device: torch.device) -> SpikingModel:
+    """The network, or the parts of a model, that a document describes."""
+    if isinstance(document, dict) and "parts" in document:
+        return read_parts(document, tensors, device)
+    return read_network(document, tensors, device)
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    model: nn.Module | None = None,
+    device: torch.device | str = "cpu",
+) -> SpikingModel:
     """The network in a file that `SpikingModel.save` wrote; a stranger's file is safe to open.
 
     Its outputs are bit for bit those of the network that was saved. What is not checked is who
@@ -79,15 +97,25 @@ def load(path: str | os.PathLike[str], *, device: torch.device | str = "cpu") ->
 
     Args:
         path: the file.
+        model: the user's, where the file holds converted parts of a model: they are put into a
+            copy of it. Without it the parts are there, and can't be called as a whole.
         device: where the network lives.
 
     Raises:
         StorageError: if there is no such file, it was written by a newer version, is truncated or
             changed, or holds anything but a network.
-        InputError: for what is no path, or a device that can't be used here.
+        InputError: for what is no path, a device that can't be used here, or a model to which the
+            parts don't belong.
     """
     file, place = file_path(path), usable_device(device)
-    return _unpacked(*read(file), shown(file), place)
+    found = _unpacked(*read(file), shown(file), place)
+    if model is None:
+        return found
+    if not isinstance(found, SpikingParts):
+        raise InputError(
+            f"{shown(file)} holds a whole network, which needs no model; leave model= out"
+        )
+    return found.into(model).to(place)
 
 
 def _unpacked(graph: bytes, content: bytes, where: str, device: torch.device) -> SpikingModel:
@@ -98,7 +126,7 @@ def _unpacked(graph: bytes, content: bytes, where: str, device: torch.device) ->
         )
         # Views into the file aren't aligned, and kernels may round otherwise there.
         tensors = {name: t.clone() for name, t in safetensors.torch.load(content).items()}
-        network = read_network(document, tensors, device)
+        network = _read(document, tensors, device)
         network.from_file = True
     except ConversionError as error:
         raise StorageError(f"{where} can't be loaded: {shortened(error)}") from error

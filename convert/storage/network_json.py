@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..calls.call_signature import Signature
 from ..errors import StorageError
-from ..graph.node_facts import captured_batch
+from ..graph.node_facts import captured_batch, mark_sizes
 from ..graph.region_function import ExactFunction
 from ..network.bias_shifts import Corrections, Shifts
 from ..network.model import SpikingModel
@@ -38,7 +38,8 @@ from .signature_json import read_signature, write_signature
 _NEURON = ("thresholds", "resets", "weights", "offset", "missing_mean")
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """What a file was written with."""
     found = {"python": platform.python_version()}
     for name in ("fewspikes", "torch", "spikingjelly", "numpy"):
         try:
@@ -82,7 +83,7 @@ def write_network(
         for key, part in parts.items():
             tensors[f"histograms/{site}/{key}"] = part
     document: dict[str, Any] = {
-        "versions": _versions(),
+        "versions": versions(),
         "metadata": plain(metadata, "the metadata"),
         "signature": write_signature(snn.signature),
         "batch": _batch(snn),
@@ -418,8 +419,10 @@ def _infer(
             inputs.append(None)
             continue
         cast = dtype if dtype is not None and tensor.dtype.is_floating_point else tensor.dtype
-        inputs.append((tuple(batch if n is None else n for n in tensor.shape), cast))
+        inputs.append((tensor.lengths(batch, signature.varying), cast))
     outputs = next(iter(reversed(network.graph.nodes))).args[0]
     if not isinstance(outputs, tuple) or len(outputs) != signature.out_spec.num_leaves:
         raise StorageError("the graph doesn't return what the network returns")
-    return infer(network, inputs, batch, called)
+    values = infer(network, inputs, batch, called)
+    mark_sizes(network.graph, signature.shapes)
+    return values

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..calls.size_bounds import as_dim
 from ..common.files import atomic_path
 from ..errors import ExportError
 from ..graph.node_facts import captured_batch
@@ -94,6 +95,7 @@ def _inputs(snn: SpikingModel) -> tuple[list[Tensor], list[dict[int, Any]], list
     floats = _float_types(snn)
     size = max(2, captured_batch(snn.network.graph))
     batch = torch.export.Dim("batch", min=1)
+    free = {size.name: as_dim(size.name, size.bounds) for size in snn.signature.varying}
     examples, shapes, names = [], [], []
     for described in snn.signature.inputs:
         if described is None:
@@ -101,9 +103,15 @@ def _inputs(snn: SpikingModel) -> tuple[list[Tensor], list[dict[int, Any]], list
         dtype = described.dtype
         if dtype.is_floating_point and floats and dtype not in floats:
             dtype = next(iter(floats))
-        shape = [size if n is None else n for n in described.shape]
+        shape = described.lengths(size, snn.signature.varying)
         examples.append(torch.zeros(shape, dtype=dtype, device=device))
-        shapes.append({axis: batch for axis, n in enumerate(described.shape) if n is None})
+        shapes.append(
+            {
+                axis: batch if n is None else free[n]
+                for axis, n in enumerate(described.shape)
+                if not isinstance(n, int)
+            }
+        )
         names.append(described.name.replace("[", "_").replace("]", ""))
     return examples, shapes, names
 

@@ -21,10 +21,11 @@ from ..errors import ConversionError, StorageError
 from ..graph.roles import Operation
 from ..network.report import Correction, OutputError, Report, SiteRow
 from ..network.settings import ConversionSettings
+from ..parts.report import PartRow
 
 # The report's lists of rows.
 _ROWS = ("sites", "corrections", "output_errors")
-_T = TypeVar("_T", SiteRow, Correction, OutputError, Operation, Report)
+_T = TypeVar("_T", SiteRow, Correction, OutputError, Operation, Report, PartRow)
 _DEEPEST = 32
 # Of values: JSON of more levels is read by few programs, and a value that holds itself has no end.
 _MOST_LEVELS = 100
@@ -255,8 +256,8 @@ def write_settings(report: Report | None) -> Any:
         return None
     settings = report.settings.to_dict()
     # What is not used is left out.
-    budgets = ("budget_spikes", "budget_operations", "budget_energy")
-    for name, unused in (*((b, None) for b in budgets), ("batch_axis", None), ("spike_cost", 0.0)):
+    unset = ("batch_axis", "dynamic", "budget_spikes", "budget_operations", "budget_energy")
+    for name, unused in {**dict.fromkeys(unset), "spike_cost": 0.0}.items():
         if settings[name] == unused:
             del settings[name]
     return plain(settings, "the settings")
@@ -286,22 +287,22 @@ def read_report(
     """
     if data is None:
         return None
-    sites = [_made(SiteRow, row) for row in take(data, "sites", list)]
+    sites = [row_of(SiteRow, row) for row in take(data, "sites", list)]
     operations = []
     for row in take(data, "operations", list):
         place = row.get("node") if isinstance(row, dict) else None
         if type(place) is not int or not 0 <= place < len(nodes):
             raise StorageError("the report names an operation that isn't in the graph")
-        operations.append(_made(Operation, row | {"node": nodes[place]}))
+        operations.append(row_of(Operation, row | {"node": nodes[place]}))
     made = {
         "sites": sites,
         "operations": operations,
         # Older files don't know these.
-        "corrections": [_made(Correction, row) for row in data.get("corrections", [])],
-        "output_errors": [_made(OutputError, row) for row in data.get("output_errors", [])],
+        "corrections": [row_of(Correction, row) for row in data.get("corrections", [])],
+        "output_errors": [row_of(OutputError, row) for row in data.get("output_errors", [])],
         "settings": settings,
     }
-    report = _made(Report, data | made)
+    report = row_of(Report, data | made)
     axes = (
         report.batch_axis.values() if isinstance(report.batch_axis, dict) else [report.batch_axis]
     )
@@ -325,7 +326,7 @@ _TYPES: dict[str, Any] = {
 }
 
 
-def _made(kind: type[_T], data: Any) -> _T:
+def row_of(kind: type[_T], data: Any) -> _T:
     """A dataclass from an object with its fields."""
     fields = {f.name: f for f in dataclasses.fields(kind)}
     missing = dataclasses.MISSING

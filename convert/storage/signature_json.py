@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from ..calls.batch_bounds import BatchBounds
 from ..calls.batch_layout import Layout
-from ..calls.call_signature import Signature, TensorInput
+from ..calls.call_signature import Signature
+from ..calls.input_shapes import TensorInput
+from ..calls.size_bounds import SizeBounds
+from ..calls.sizes import Size
 from ..errors import StorageError
 from .record_json import (
     dtype_name,
@@ -26,6 +30,7 @@ def write_signature(signature: Signature) -> dict[str, Any]:
         None
         if i is None
         else {"name": i.name, "shape": list(i.shape), "dtype": dtype_name(i.dtype)}
+        | ({} if i.rows is None else {"rows": i.rows})
         for i in signature.inputs
     ]
     bounds = signature.bounds
@@ -46,6 +51,8 @@ def write_signature(signature: Signature) -> dict[str, Any]:
         ]
     if signature.mixes:
         written["mixes"] = True
+    if signature.varying:
+        written["varying"] = [dataclasses.asdict(size) for size in signature.varying]
     return written
 
 
@@ -77,6 +84,7 @@ def read_signature(data: Any) -> Signature:
         outputs=tuple(_read_layout(layout) for layout in outputs),
         mixes=mixes,
         bounds=_read_bounds(data.get("batches")),
+        varying=_read_sizes(data.get("varying", []), read),
     )
 
 
@@ -93,20 +101,42 @@ def _read_layout(data: Any) -> Layout | None:
 
 
 def _read_bounds(data: Any) -> BatchBounds | None:
-    if data is None:
-        return None
+    return None if data is None else BatchBounds(*_bounds(data))
+
+
+def _bounds(data: Any) -> tuple[int, int | None, int, str]:
+    """The fewest, the most, what all are a multiple of, and who says so."""
     least, divisor = take(data, "least", int), take(data, "divisor", int)
     most, asked = data.get("most"), take(data, "asked", str)
     numbers = [least, divisor] + ([] if most is None else [most])
     if not all(type(n) is int and 1 <= n < 2**31 for n in numbers):
         raise StorageError("the sizes of a batch that the network takes are damaged")
-    return BatchBounds(least, most, divisor, asked[:200])
+    return least, most, divisor, asked[:200]
+
+
+def _read_sizes(data: Any, inputs: Sequence[TensorInput | None]) -> tuple[Size, ...]:
+    """The lengths that vary, each of which an input has."""
+    if not isinstance(data, list):
+        raise StorageError("the lengths that vary are damaged")
+    sizes = []
+    for row in data:
+        name, example = take(row, "name", str), take(row, "example", int)
+        bounds = SizeBounds(*_bounds(take(row, "bounds", dict)))
+        if not name.isidentifier() or not 1 <= example < 2**31 or not bounds.holds(example):
+            raise StorageError(f"the length {name[:40]!r} that varies is damaged")
+        sizes.append(Size(name, example, bounds))
+    used = {n for i in inputs if i is not None for n in i.shape if isinstance(n, str)}
+    if used != {size.name for size in sizes} or len(used) != len(sizes):
+        raise StorageError("the lengths that vary aren't those of the inputs")
+    return tuple(sizes)
 
 
 def _read_input(data: Any) -> TensorInput | None:
     if data is None:
         return None
-    shape = take(data, "shape", list)
-    if not all(n is None or (type(n) is int and 0 <= n < 2**31) for n in shape):
+    shape, rows = take(data, "shape", list), data.get("rows")
+    if not all(n is None or type(n) is str or (type(n) is int and 0 <= n < 2**31) for n in shape):
         raise StorageError(f"the input shape {str(shape)[:80]} is damaged")
-    return TensorInput(take(data, "name", str), tuple(shape), dtype_of(data.get("dtype")))
+    if rows is not None and (type(rows) is not int or not 0 < rows < 2**62):
+        raise StorageError(f"the table of {str(rows)[:40]} rows is damaged")
+    return TensorInput(take(data, "name", str), tuple(shape), dtype_of(data.get("dtype")), rows)

@@ -25,7 +25,7 @@ _SCRIPTS = Path(command.__file__).parent
 _NAMES = sorted(
     path.stem
     for path in _SCRIPTS.glob("*.py")
-    if path.stem not in ("arguments", "command", "output")
+    if path.stem not in ("arguments", "command", "converting", "output")
 )
 
 
@@ -59,6 +59,7 @@ def words(images: Path, tmp_path: Path) -> dict[str, list[object]]:
     text.write_bytes(b"few spikes " * 100)
     cifar = ["--model", "resnet20", "--weights", "random", "--data", images]
     return {
+        "convert": [*cifar, "--calibration", images, "--steps", 2, "--output", out],
         "convert_cifar": [*cifar, "--calibration", images, "--steps", 2, "--output", out],
         "convert_ddpm": ["--output", out],
         "evaluate": [tmp_path / "net.fsnn", "--data", images],
@@ -143,6 +144,34 @@ _WRONG = [
     ("convert_cifar", "--data {page}", "a web page"),
     ("convert_cifar", "--data {nothing}", "an empty file"),
     ("convert_cifar", "--data {pipe}", "a pipe"),
+    ("convert", "--steps 64", "1 to 63"),
+    ("convert", "--steps 4 4", "every K once"),
+    ("convert", "--gates 16", "0 to 15"),
+    ("convert", "--model resnet21", "resnet20"),
+    ("convert", "--model timm:", "names no model"),
+    ("convert", "--model torchvision:resnt50", "resnet50"),
+    ("convert", "--model torchvision:raft_small", "convert it in Python"),
+    ("convert", "--model nowhere.py:make", "nowhere.py"),
+    ("convert", "--model {text}.py", "add its function"),
+    ("convert", "--model hf:nowhere", "config.json"),
+    ("convert", "--data nowhere", "nowhere"),
+    ("convert", "--calibration nowhere.tar:train", "nowhere.tar"),
+    ("convert", "--data {text}", "a text file"),
+    ("convert", "--labels nowhere.txt", "nowhere.txt"),
+    ("convert", "--labels name", "labels of its own"),
+    ("convert", "--classes 9", "outside 0..8"),
+    ("convert", "--weights nowhere.pt", "nowhere.pt"),
+    ("convert", "--weights DEFAULT", "not from one"),
+    ("convert", "--resize 20", "no square of 32"),
+    ("convert", "--interpolation cubic", "bicubic"),
+    ("convert", "--length 12", "--length is for texts"),
+    ("convert", "--metric perplexity", "accuracy or output"),
+    ("convert", "--dynamic x:length", "INPUT:AXIS=NAME"),
+    ("convert", "--batch-size 0", "'0'"),
+    ("convert", "--workers -1", "'-1'"),
+    ("convert", "--device meta", "meta"),
+    ("convert", "--output {text}", "it is a file"),
+    ("convert", "--output {protected}/out", "protected"),
     ("convert_ddpm", "--steps 1000", "1 to 63"),
     ("convert_ddpm", "--method binary binary", "twice"),
     ("fit_activation", "--low nan", "'nan'"),

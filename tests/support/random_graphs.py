@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
-from convert.calls.call_signature import Signature, TensorInput
+from convert.calls.call_signature import Signature
+from convert.calls.input_shapes import TensorInput
 from convert.graph.region_function import ExactFunction
 from convert.network.model import SpikingModel
 from convert.neuron.few_spikes import FewSpikesNeuron

@@ -27,6 +27,7 @@ _FULL = ConversionSettings(
     normalisation=True,
     max_pool="first",
     batch_axis={"state": 1, "mask": None},
+    dynamic={"state": {0: "length"}, "mask": [1, -1]},
 )
 
 

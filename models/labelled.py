@@ -1,0 +1,182 @@
+"""What images in memory and images in files have in common: labels, and choosing among them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from .errors import DataError
+from .preprocessing import Preprocessing
+
+
+class Labelled:
+    """Images with class numbers ``y`` int64 ``[N]``, a source for messages, and class names."""
+
+    y: npt.NDArray[np.int64]
+    source: str
+    classes: tuple[str, ...]
+
+    def image(self, index: int, *, gray: bool) -> npt.NDArray[np.uint8]:
+        """One image ``[H, W, C]``; with one channel where gray is asked for and known."""
+        raise NotImplementedError
+
+    def _chosen(self, which: slice | npt.NDArray[np.int64]) -> Self:
+        """Those at some places."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def first(self, count: int | None) -> Self:
+        """The first `count` images, all if None.
+
+        Raises:
+            DataError: if count is below 1.
+        """
+        if count is not None and count < 1:
+            raise DataError(f"{self.source}: asked for {count} images; ask for at least one")
+        return self._chosen(slice(count))
+
+    def limited(self, count: int | None) -> Self:
+        """At most `count` images, all if None: the first, or where class after class comes, evenly.
+
+        Raises:
+            DataError: if count is below 1.
+        """
+        if count is None or not 0 < count < len(self) or not self._by_class:
+            return self.first(count)
+        return self._chosen(np.arange(count) * len(self) // count)
+
+    @property
+    def _by_class(self) -> bool:
+        """Whether the images of every class come together, as in a folder."""
+        return 1 < len(np.unique(self.y)) == 1 + np.count_nonzero(np.diff(self.y))
+
+    def sample(self, count: int, seed: int) -> Self:
+        """At most `count` images, drawn without repetition, in order."""
+        if count < 1:
+            raise DataError(f"{self.source}: asked for {count} images; ask for at least one")
+        chosen = np.random.default_rng(seed).permutation(len(self))[:count]
+        chosen.sort()
+        return self._chosen(chosen)
+
+    def sample_evenly(self, count: int, seed: int) -> Self:
+        """At most `count` images, drawn without repetition and equally from every class, in order.
+
+        A class with too few gives all that it has.
+        """
+        if count < 1:
+            raise DataError(f"{self.source}: asked for {count} images; ask for at least one")
+        rng = np.random.default_rng(seed)
+        order = rng.permutation(len(self))
+        _, kinds = np.unique(self.y[order], return_inverse=True)
+        by_class = np.argsort(kinds, kind="stable")
+        turn = np.empty(len(self), np.int64)  # the how manyth of its class in this order
+        turn[by_class] = np.arange(len(self)) - np.searchsorted(kinds[by_class], kinds[by_class])
+        # Which classes give one more where the count doesn't come out even.
+        luck = rng.permutation(kinds.max() + 1)[kinds]
+        chosen = order[np.lexsort((luck, turn))][:count]
+        chosen.sort()
+        return self._chosen(chosen)
+
+    def check_labels(self, classes: int) -> None:
+        """Refuses labels that a model with so many classes can't predict.
+
+        Raises:
+            DataError: naming the first such label, or another number of classes.
+        """
+        if self.classes and len(self.classes) != classes:
+            raise DataError(
+                f"{self.source}: it has {len(self.classes)} classes and the model {classes}, so "
+                "their order doesn't tell which is which; give --labels name if every file's name "
+                "is its class number, --labels FILE with the model's class folders in order, a "
+                "line each, or --classes for another number of the model's"
+            )
+        wrong = np.flatnonzero((self.y < 0) | (self.y >= classes))
+        if len(wrong):
+            raise DataError(
+                f"{self.source}: {len(wrong)} of {len(self)} labels are outside 0..{classes - 1} "
+                f"(image {wrong[0]} has label {self.y[wrong[0]]}); check the labels, or the number "
+                "of classes of the model"
+            )
+
+    def batches(
+        self, preprocessing: Preprocessing, size: int = 250, workers: int = 0
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Preprocessed ``[B, C, H, W]`` and labels ``[B]``, in order, read as they are wanted.
+
+        Args:
+            preprocessing: of each image.
+            size: of a batch.
+            workers: processes that read ahead.
+        """
+        # With a generator of its own it leaves torch's random numbers alone.
+        loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
+            _Decoded(self, gray=len(preprocessing.mean) == 1),
+            size,
+            num_workers=workers,
+            collate_fn=partial(_prepared, preprocessing),
+            generator=torch.Generator().manual_seed(0),
+        )
+        try:
+            yield from loader
+        except DataError as error:
+            # A worker's error comes with its traceback in front.
+            raise DataError(str(error).strip().splitlines()[-1].split("DataError: ")[-1]) from error
+
+
+class _Decoded(Dataset[Any]):
+    """Images one by one, each with its label."""
+
+    def __init__(self, images: Labelled, *, gray: bool) -> None:
+        self._images, self._gray = images, gray
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> tuple[npt.NDArray[np.uint8], int]:
+        return self._images.image(index, gray=self._gray), int(self._images.y[index])
+
+
+def _prepared(
+    preprocessing: Preprocessing, samples: Sequence[tuple[npt.NDArray[np.uint8], int]]
+) -> tuple[Tensor, Tensor]:
+    """A batch of decoded images, as a network takes them."""
+    images, labels = [image for image, _ in samples], torch.tensor([label for _, label in samples])
+    if len({image.shape for image in images}) == 1:
+        return preprocessing(np.stack(images)), labels
+    # The same order in memory as that of images of one size.
+    x = torch.cat([preprocessing(image[None]) for image in images])
+    return x.contiguous(memory_format=torch.channels_last), labels
+
+
+class Loader:
+    """Batches that can be gone through again and again; the images are preprocessed on the way."""
+
+    def __init__(
+        self,
+        images: Labelled,
+        preprocessing: Preprocessing,
+        batch_size: int = 250,
+        workers: int = 0,
+    ) -> None:
+        self.images, self.preprocessing = images, preprocessing
+        self.batch_size, self.workers = batch_size, workers
+        self.classes = images.classes
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return self.images.batches(self.preprocessing, self.batch_size, self.workers)
+
+    def __len__(self) -> int:
+        return -(-len(self.images) // self.batch_size)
+
+    def first(self, count: int) -> tuple[Tensor, Tensor]:
+        """A batch of the first `count` images."""
+        return next(iter(self.images.batches(self.preprocessing, count)))

@@ -1,6 +1,5 @@
 """Models by name, of this package, a library or a file of yours, and images and texts for them."""
 
-from .byte_llama import byte_llama
 from .data import Images, check_source, load_images, open_images
 from .ddpm import ddpm_digits
 from .errors import DataError, ModelError, NoPreprocessingError
@@ -17,7 +16,6 @@ __all__ = [
     "NoPreprocessingError",
     "Preprocessing",
     "TextPreprocessing",
-    "byte_llama",
     "check_source",
     "ddpm_digits",
     "get",

@@ -7,18 +7,12 @@ and one matrix for the bytes' embedding and the output.
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .checkpoints import load_weights
-
 # Of a byte model.
 BYTES = 256
-_SHIPPED = Path(__file__).parent / "weights" / "byte_llama.pt"
 
 
 class ByteLlama(nn.Module):
@@ -141,25 +135,6 @@ def rotations(size: int, positions: int, base: float = 10_000.0) -> tuple[Tensor
     rates = base ** (-torch.arange(0, size, 2, dtype=torch.float64) / size)
     angles = torch.outer(torch.arange(positions, dtype=torch.float64), rates).repeat(1, 2)
     return angles.cos().float(), angles.sin().float()
-
-
-def byte_llama(weights: str | os.PathLike[str] | None = None, *, seed: int = 0) -> ByteLlama:
-    """The language model on bytes, in eval mode.
-
-    Args:
-        weights: a checkpoint file; None for the weights that come with the package; ``"random"``
-            for an untrained network.
-        seed: of random weights.
-
-    Raises:
-        ModelError: for weights that don't exist or don't fit.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = ByteLlama()
-    if weights != "random":
-        load_weights(model, _SHIPPED if weights is None else weights, "byte_llama")
-    return model.eval()
 
 
 @torch.no_grad()

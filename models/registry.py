@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from . import huggingface, own_file, timm_zoo, torchvision_zoo
+from .byte_llama import BYTES, ByteLlama
 from .checkpoints import load_weights
 from .errors import ModelError, NoPreprocessingError
 from .preprocessing import CIFAR10, IMAGENET, Preprocessing, with_options
@@ -53,6 +54,15 @@ def _resnet_digits(classes: int, activation: Callable[[], nn.Module]) -> nn.Modu
     return ResNetCifar(8, classes, activation, in_channels=1)
 
 
+def _byte_llama(classes: int, activation: Callable[[], nn.Module]) -> nn.Module:
+    if classes != BYTES or activation is not nn.SiLU:
+        raise ModelError(
+            f"byte_llama has {BYTES} outputs, one for each byte, and SiLU; leave classes= and "
+            "activation= out"
+        )
+    return ByteLlama()
+
+
 def _entries() -> dict[str, _Entry]:
     imagenet = Preprocessing(32, *IMAGENET, 10)
     cifar = Preprocessing(32, *CIFAR10, 10)
@@ -65,6 +75,8 @@ def _entries() -> dict[str, _Entry]:
     entries["resnet8_digits"] = _Entry(_resnet_digits, "silu", digits)
     entries["vit_tiny"] = _Entry(vit_tiny, "gelu", cifar)
     entries["vit_small"] = _Entry(vit_small, "gelu", cifar)
+    texts = TextPreprocessing("bytes", BYTES, 512, causal=True, length=256)
+    entries["byte_llama"] = _Entry(_byte_llama, "silu", texts)
     return entries
 
 

@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> None:
     device = device_named(options.device)
     text, held_out = read_bytes(options.data, options.held_out)
     recipe = TextRecipe(**{f.name: getattr(options, f.name) for f in fields(TextRecipe)})
-    model = models.byte_llama("random", seed=recipe.seed)
+    model = models.get("byte_llama", "random", seed=recipe.seed)
     print(f"byte_llama: {len(text):,} bytes, seed {recipe.seed}", flush=True)
     rows = train_text(
         model,

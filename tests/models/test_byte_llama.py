@@ -155,12 +155,18 @@ def _raise_after(count: int):
 
 @torch.no_grad()
 def test_shipped_weights_know_verse() -> None:
-    model = models.byte_llama()
+    model = models.get("byte_llama")
     ids = torch.tensor([list(_VERSE)])
     loss = F.cross_entropy(model(ids[:, :-1])[0], ids[0, 1:])
     assert loss < 2.0, "bytes of English text have about 3.3 nats without what came before"
     assert 1e6 < sum(p.numel() for p in model.parameters()) < 3e6
-    other = models.byte_llama("random", seed=1)
+    other = models.get("byte_llama", "random", seed=1)
     assert F.cross_entropy(other(ids[:, :-1])[0], ids[0, 1:]) > 5
     with pytest.raises(ModelError, match="no weights"):
-        models.byte_llama("nowhere.pt")
+        models.get("byte_llama", "nowhere.pt")
+    with pytest.raises(ModelError, match="SiLU"):
+        models.get("byte_llama", activation="relu")
+    with pytest.raises(ModelError, match="256"):
+        models.get("byte_llama", "random", classes=10)
+    texts = models.preprocessing("byte_llama")
+    assert isinstance(texts, models.TextPreprocessing) and texts.causal

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -69,6 +69,7 @@ def calibrate(
     network = Observer(captured.graph_module, list(tally.site_of), tally.count, seed, outputs)
     images = 0
     ranges: list[Range] = []
+    longest: dict[str, int] = {}
     with torch.no_grad():
         for batch in Progress(batches, "calibrate", shown=progress):
             args, kwargs = captured.signature.split(batch, device)
@@ -76,6 +77,8 @@ def calibrate(
             if not (size := captured.signature.images(leaves)):
                 continue
             ranges = _widened(ranges, leaves)
+            for name, length in captured.signature.lengths(leaves).items():
+                longest[name] = max(longest.get(name, 0), length)
             for piece in captured.signature.pieces(leaves, _PIECES):
                 network.run(*piece)
             images += size
@@ -84,6 +87,9 @@ def calibrate(
             "the calibration data yields no image; give a list, a DataLoader or a tensor with at "
             "least one batch (an iterator that was used before is empty)"
         )
+    if longest:
+        sizes = [replace(s, longest=longest[s.name]) for s in captured.signature.varying]
+        captured.signature = replace(captured.signature, varying=tuple(sizes))
     for name, histogram in tally.histograms.items():
         if not histogram.total:
             raise CalibrationError(f"{name}: its input is empty on the calibration data")

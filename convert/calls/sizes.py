@@ -35,11 +35,13 @@ class Size:
         name: what it is called: ``length``.
         example: the length that was captured.
         bounds: the lengths that the network takes.
+        longest: the largest that calibration saw.
     """
 
     name: str
     example: int
     bounds: SizeBounds = ANY
+    longest: int = 0
 
     def __str__(self) -> str:
         """In words: ``length at most 40``."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -85,11 +84,6 @@ def shape_of(node: Node) -> tuple[int | str, ...]:
 
 def _named(expression: str, names: Mapping[str, str]) -> str:
     return re.sub(r"\b[su]\d+\b", lambda found: names.get(found[0], BATCH), expression)
-
-
-def numel(node: Node) -> int:
-    """Elements of a node's value for the batch that was captured."""
-    return math.prod(size(length) for length in node.meta["val"].shape)
 
 
 def captured_batch(graph: Graph) -> int:

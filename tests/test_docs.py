@@ -48,6 +48,60 @@ def test_reuse(
     assert len(names["table"].theta) == 4
 
 
+class _Encoder(nn.Module):
+    """One attention layer over tokens with positions, and the mean over what isn't padded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.positions = nn.Embedding(30, 8), nn.Embedding(20, 8)
+        self.query, self.key, self.value = (nn.Linear(8, 8) for _ in range(3))
+        self.inner, self.head = nn.Linear(8, 12), nn.Linear(12, 3)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        places = torch.arange(input_ids.shape[1], device=input_ids.device)
+        x = self.tokens(input_ids) + self.positions(places)
+        scores = self.query(x) @ self.key(x).transpose(1, 2)
+        hidden = attention_mask[:, None] == 0
+        weights = scores.masked_fill(hidden, torch.finfo(x.dtype).min).softmax(-1)
+        x = F.gelu(self.inner(x + weights @ self.value(x)))
+        return self.head(x[:, 0])
+
+
+def test_shapes() -> None:
+    text = (_DOCS / "shapes.md").read_text(encoding="utf-8")
+    examples = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(examples) == 3
+    torch.manual_seed(0)
+    lengths = [7, 12, 9]
+    names: dict[str, Any] = {
+        "torch": torch,
+        "encoder": _Encoder().eval(),
+        "texts": [
+            {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+            for ids in (torch.randint(0, 30, (64, n)) for n in lengths)
+        ],
+        "pictures": nn.Sequential(
+            nn.Conv2d(3, 6, 3), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4)
+        ).eval(),
+        "images": torch.rand(8, 3, 24, 24),
+    }
+    for example in examples:
+        exec(compile(example, "docs/shapes.md", "exec"), names)
+    assert [list(batch["input_ids"].shape) for batch in names["texts"]] == [
+        [64, n] for n in lengths
+    ]
+    exact = names["encoder"](**names["longer"])
+    for snn in (names["snn"], names["asked"]):
+        gap = (snn(**names["longer"]) - exact).norm() / exact.norm()
+        assert 0 < gap < 0.15  # random positions that calibration never saw
+        (note,) = [note for note in snn.report.notes if "length" in note]
+        assert "takes length at most 20, as set at positions, a table of 20 rows" in note
+        assert " ".join(note.split()) in " ".join(text.replace("`", "").split())
+    assert names["classes"].shape == (2, 4)
+    asked = 'dynamic={"input_ids": {1: "length"}, "attention_mask": {1: "length"}}'
+    assert names["message"].endswith(asked) and asked in text.replace("\n  ", " ")
+
+
 def test_diffusion(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
     text = (_DOCS / "diffusion.md").read_text(encoding="utf-8")

@@ -62,11 +62,13 @@ def copy_of(model: nn.Module, known: Copies | None = None) -> tuple[nn.Module, C
 def make_own(graph_module: nn.Module, copied: nn.Module) -> None:
     """Clones what a captured graph reads and the copy doesn't hold, such as tensors of closures.
 
-    They may be the user's, who goes on using them.
+    They may be the user's, who goes on using them. Every tensor belongs to the state from then on.
     """
     ours = {tensor.untyped_storage().data_ptr() for tensor in _tensors(copied)}
     clones: Copies = {}
     for module in graph_module.modules():
+        # A file holds the state: positions and frequencies that a model keeps out of its own, too.
+        module._non_persistent_buffers_set = set()
         for held in (module._parameters, module._buffers, vars(module)):
             for name, value in list(held.items()):
                 if not isinstance(value, Tensor) or value.untyped_storage().data_ptr() in ours:

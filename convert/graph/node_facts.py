@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -87,11 +86,6 @@ def _named(expression: str, names: Mapping[str, str]) -> str:
     return re.sub(r"\b[su]\d+\b", lambda found: names.get(found[0], BATCH), expression)
 
 
-def numel(node: Node) -> int:
-    """Elements of a node's value for the batch that was captured."""
-    return math.prod(size(length) for length in node.meta["val"].shape)
-
-
 def captured_batch(graph: Graph) -> int:
     """Images of the batch that was captured."""
     for node in graph.nodes:
@@ -117,3 +111,21 @@ def has_batch(length: Any, names: Mapping[str, str]) -> bool:
         return False
     symbols = re.findall(r"\b[su]\d+\b", str(length))
     return any(names.get(symbol, BATCH) == BATCH for symbol in symbols)
+
+
+def has_positions(node: Node, name: str, example: int) -> bool:
+    """Whether a node's value is ``[N, L, ...]`` of a length that varies.
+
+    Args:
+        node: of a captured graph.
+        name: of the length.
+        example: how long it was at capture.
+    """
+    value = node.meta.get("val")
+    if not isinstance(value, Tensor) or value.dim() < 2:
+        return False
+    batch, length = value.shape[:2]
+    if isinstance(length, int):
+        return length == example and batch == captured_batch(node.graph)
+    names = size_names(node.graph)
+    return names.get(str(length)) == name and names.get(str(batch)) == BATCH

@@ -17,6 +17,7 @@ from ..network.report import Report, SiteRow
 from ..network.settings import ConversionSettings
 from ..sites.find import Site
 from .bias_correction import correct
+from .biased_layers import left_out
 from .calibrated import Calibrated, Size, Sizes
 from .fit_targets import error
 from .insert_neurons import swap
@@ -55,6 +56,7 @@ def build(
             sample = _sample(model, source.batches)
             if settings.sequential:
                 report.corrections += correct(model, sample, progress=progress)
+                report.notes += left_out(model.network, set(model.names.values()))
         with timed(seconds, "check"):
             report.output_errors += output_errors(
                 model,
@@ -147,4 +149,5 @@ def _row(fits: SiteFits, site: Site, size: Size) -> SiteRow:
         start=solution.start,
         neurons=fits.source.observed.neurons[site.name],
         events=expected_events(histogram, solution),
+        calls=len(site.calls),
     )

@@ -21,6 +21,7 @@ from ..common.messages import reason, users_line
 from ..common.silence import silent
 from ..errors import CaptureError
 from ..graph.decompositions import table
+from ..graph.recurrence import read_marks
 from .cached_state import CachedState
 from .capturable_parts import capturable
 from .examples import Examples
@@ -246,6 +247,7 @@ def plain(module: nn.Module) -> GraphModule:
             # State that forward would write back; the check of the outputs decides if it matters.
             node.replace_all_uses_with(node.args[1])
             source.erase_node(node)
+    read_marks(source)
     output = next(iter(reversed(source.nodes)))
     leaves = output.args[0]
     output.args = (tuple(leaves) if isinstance(leaves, tuple | list) else (leaves,),)

@@ -111,12 +111,21 @@ class _Tally:
         self.histograms = {s.name: Histogram(s.name, relative=s.singular) for s in sites}
         self.elements = dict.fromkeys(self.site_of, 0)
         self._masked = {site.name: site.masks for site in sites}
+        # Inputs of the first time steps of a gate, which are counted with those of the last.
+        self._waiting: dict[str, list[tuple[Tensor, Tensor]]] = {}
 
     def count(self, call: Node, x: Tensor, importance: Tensor) -> None:
         """Adds inputs ``[...]`` of a site, each with its importance ``[...]``."""
-        name = self.site_of[call].name
-        self.histograms[name].add(x, masked=self._masked[name], importance=importance)
+        site = self.site_of[call]
         self.elements[call] += x.numel()
+        if site.later:
+            steps = self._waiting.setdefault(site.name, [])
+            steps.append((x.flatten(), importance.flatten()))
+            if call is not site.calls[-1]:
+                return
+            x, importance = map(torch.cat, zip(*self._waiting.pop(site.name), strict=True))
+        masked = self._masked[site.name]
+        self.histograms[site.name].add(x, masked=masked, importance=importance)
 
     def neurons(self, images: int) -> dict[str, int]:
         """Neurons of every site for one of so many images, by its name."""

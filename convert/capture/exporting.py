@@ -21,7 +21,8 @@ from ..common.messages import reason, users_line
 from ..common.silence import silent
 from ..errors import CaptureError
 from ..graph.decompositions import table
-from ..graph.recurrence import read_marks
+from ..graph.recurrence import kept_whole
+from ..graph.unroll import unroll
 from .cached_state import CachedState
 from .capturable_parts import capturable
 from .examples import Examples
@@ -144,6 +145,7 @@ class _Exporter:
             self.state.fresh(),
             called_flat(self.model, call, settled.within if settled else nullcontext),
             _causal_masks_are_masks(),
+            kept_whole(),
             noted(self.guards),
             warnings.catch_warnings(),
         ):
@@ -247,12 +249,12 @@ def plain(module: nn.Module) -> GraphModule:
             # State that forward would write back; the check of the outputs decides if it matters.
             node.replace_all_uses_with(node.args[1])
             source.erase_node(node)
-    read_marks(source)
     output = next(iter(reversed(source.nodes)))
     leaves = output.args[0]
     output.args = (tuple(leaves) if isinstance(leaves, tuple | list) else (leaves,),)
     source.eliminate_dead_code()
     graph_module = GraphModule(module, source, class_name="Captured")
+    unroll(graph_module)
     return graph_module.eval()
 
 

@@ -19,7 +19,7 @@ from ..graph import fold
 from ..graph.edit import SITE_NAME
 from ..graph.node_facts import read
 from ..graph.operators import is_aten, operator_of
-from ..graph.recurrence import MARK
+from ..graph.unroll import MARK
 from ..graph.region_function import ExactFunction, describe, extract
 from ..graph.regions import Regions, is_float, is_pointwise, packet
 from .names import Names, module_name
@@ -152,6 +152,8 @@ def _nonlinear(graph_module: GraphModule, regions: Regions) -> Iterator[_Found]:
     """Nonlinear values that are read outside their region, each function of each tensor once."""
     # Values that differ by a factor or an affine part alone are one function.
     planned: set[tuple[Node, tuple[tuple[Node, float], ...]]] = set()
+    # A gate is the same function at every time step.
+    known: dict[object, tuple[ExactFunction, str, str]] = {}
     for node in graph_module.graph.nodes:
         atoms = regions.form[node].atoms
         if not atoms or not is_float(node) or not regions.escapes(node):
@@ -166,8 +168,12 @@ def _nonlinear(graph_module: GraphModule, regions: Regions) -> Iterator[_Found]:
         if not is_float(head) or _preprocessing(regions, head, value):
             continue
         planned.add(key)
-        function = extract(regions, head, value)
-        yield _Found(value, head, function, *describe(function))
+        mark = value.meta.get(MARK)
+        step = (mark, value.target) if mark is not None and value.args == (head,) else value
+        if step not in known:
+            function = extract(regions, head, value)
+            known[step] = function, *describe(function)
+        yield _Found(value, head, *known[step])
 
 
 def _replace(graph_module: GraphModule, group: Sequence[_Found], name: str) -> Site:

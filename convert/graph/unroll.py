@@ -179,8 +179,12 @@ class _Layer:
     def named(self, name: str, target: Callable[..., Any], *args: Any) -> Node:
         """A value that has this name at every time step."""
         made = self.tape.call(target, *args)
-        made.meta[MARK] = Mark(self.tape.expression(self.hidden), self.place + name)
+        made.meta[MARK] = self.mark(name)
         return made
+
+    def mark(self, name: str) -> Mark:
+        """The mark of a value that has this name at every time step."""
+        return Mark(self.tape.expression(self.hidden), self.place + name)
 
 
 def _lstm(layer: _Layer, x: Node, state: State) -> State:
@@ -207,9 +211,10 @@ def _gru(layer: _Layer, x: Node, state: State) -> State:
     r, z = (call(aten.add.Tensor, held[gate], given[gate]) for gate in (0, 1))
     r = layer.named("reset_gate", aten.sigmoid.default, r)
     z = layer.named("update_gate", aten.sigmoid.default, z)
+    held[2].meta[MARK] = layer.mark("new_hidden")
     n = call(aten.add.Tensor, given[2], call(aten.mul.Tensor, held[2], r))
     n = layer.named("new_gate", aten.tanh.default, n)
-    kept = call(aten.mul.Tensor, call(aten.sub.Tensor, h, n), z)
+    kept = call(aten.mul.Tensor, layer.named("difference", aten.sub.Tensor, h, n), z)
     return (layer.named("hidden", aten.add.Tensor, kept, n),)
 
 

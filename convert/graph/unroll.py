@@ -129,7 +129,9 @@ class _Tape:
             with self._mode, torch.no_grad():
                 made = target(*values)
             # The next time step's operands are the same values as this one's.
-            alike = pytree.tree_map_only(Tensor, lambda v: self._alike.setdefault(_form(v), v), made)
+            alike = pytree.tree_map_only(
+                Tensor, lambda v: self._alike.setdefault(_form(v), v), made
+            )
             # The operands are kept, so that no other value takes their place in memory.
             self._values[key] = alike, values
         return self._values[key][0]

@@ -19,9 +19,9 @@ from ..graph import fold
 from ..graph.edit import SITE_NAME
 from ..graph.node_facts import read
 from ..graph.operators import is_aten, operator_of
-from ..graph.unroll import MARK
 from ..graph.region_function import ExactFunction, describe, extract
 from ..graph.regions import Regions, is_float, is_pointwise, packet
+from ..graph.unroll import MARK
 from .names import Names, module_name
 
 aten = torch.ops.aten

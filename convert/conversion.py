@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from .assembly.build import build
 from .assembly.calibrated import Calibrated
 from .assembly.site_numbers import by_site, gates_of
 from .calibration.observe import calibrate
 from .capture.capture import capture
+from .capture.model_kinds import refuse_packed
 from .common.batches import batches_of
 from .common.devices import usable_device
 from .common.timing import timed
@@ -120,6 +122,8 @@ def to_spiking(
     )
     warn_of_many_steps((*settings.wanted, *settings.per_site_steps.values()))
     device = None if device is None else usable_device(device)
+    if isinstance(calibration, PackedSequence):
+        refuse_packed(calibration)  # a tuple, but none of batches
     batches = batches_of(calibration)
     # One tensor is cut into batches once it is known along which axis.
     uncut = isinstance(calibration, Tensor | np.ndarray)

@@ -1,4 +1,4 @@
-"""Recurrent layers and cells as operations that capture keeps whole until `unroll` takes them apart.
+"""Recurrent layers and cells as operations that stay whole until `unroll` takes them apart.
 
 `aten.lstm`, `aten.gru`, `aten.rnn_tanh`, `aten.rnn_relu` and their cells become `fewspikes.layers`
 and `fewspikes.cell` in the graph that torch.export makes: tracing every time step would take it
@@ -23,7 +23,7 @@ _VARYING = (
     "a recurrent layer can't be unrolled over a length that varies; name the layer in "
     "modules=[...], so that it runs step by step at any length, or give all sequences one length"
 )
-_PACKED = (
+PACKED = (
     "a recurrent layer is given a PackedSequence, whose lengths are values; give it the padded "
     "sequences [N, T, F], and mask what it returns or gather the last step of each"
 )
@@ -123,7 +123,7 @@ def _whole_cell(kind: str) -> Callable[..., Any]:
 
 
 def _packed(*_: Any, **__: Any) -> Any:
-    raise CaptureError(_PACKED)
+    raise CaptureError(PACKED)
 
 
 _KINDS = ("lstm", "gru", "rnn_tanh", "rnn_relu")

@@ -1,4 +1,4 @@
-"""Takes recurrent layers apart into the operations of every time step, whose gates keep their names.
+"""Takes recurrent layers apart into the operations of every time step; gates keep their names.
 
 The equations are those of torch's documentation, with torch's order of gates. A gate is the same
 neuron at every time step: its values carry one mark, by which `sites.find` makes one site of them.
@@ -281,7 +281,7 @@ def _of_layers(
 def _through_time(
     layer: _Layer, step: Step, x: Node, state: State, reverse: bool
 ) -> tuple[Node, State]:
-    """The hidden states of all time steps ``[T, N, H]`` for inputs ``[T, N, F]``; the last state."""
+    """The hidden states of all time steps ``[T, N, H]``, from ``[T, N, F]``; the last state."""
     tape, times = layer.tape, range(layer.tape.length(x))
     given = layer.from_input(x)
     hidden: dict[int, Node] = {}

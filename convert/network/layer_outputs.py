@@ -64,9 +64,9 @@ def features(snn: SpikingModel, names: Iterable[str]) -> Features:
     Args:
         snn: the network; loaded ones know their layers too.
         names: module paths of the original model (``"layer3"``), call sites (``"layer3.0.relu"``),
-            or a later call of a module or site that is called more than once (``"relu@1"``). Where batch
-            norm was folded into a layer, the layer's output is the norm's. A layer that computes
-            nothing, or whose output became the inside of a later site, has no output.
+            or a later call of a module or site that is called more than once (``"relu@1"``). Where
+            batch norm was folded into a layer, the layer's output is the norm's. A layer that
+            computes nothing, or whose output became the inside of a later site, has no output.
 
     Raises:
         InputError: naming a layer that the graph doesn't have, with those that are near.

@@ -56,7 +56,8 @@ def build(
             sample = _sample(model, source.batches)
             if settings.sequential:
                 report.corrections += correct(model, sample, progress=progress)
-                report.notes += left_out(model.network, set(model.names.values()))
+                found = left_out(model.network, set(model.names.values()))
+                report.notes += [note for note in found if note not in report.notes]
         with timed(seconds, "check"):
             report.output_errors += output_errors(
                 model,

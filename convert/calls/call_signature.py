@@ -215,9 +215,11 @@ class Signature:
             leaves, spec = pytree.tree_flatten(ordered)
         if spec != self.in_spec and not same_form(spec, self.in_spec):
             packed = any(isinstance(value, PackedSequence) for value in ordered)
-            what = "a PackedSequence among them: pad it, and mask or gather the outputs" * packed
+            advice = (
+                ", a PackedSequence among them: pad it, and mask or gather the outputs" * packed
+            )
             raise InputError(
-                f"the inputs have another structure{what and f' ({what})'}; the network takes {takes}"
+                f"the inputs have another structure{advice}; the network takes {takes}"
             )
         sizes: dict[int, TensorInput] = {}
         for leaf, expected, constant in zip(leaves, self.inputs, self.constants, strict=True):

@@ -23,8 +23,8 @@ class ProjectedLSTMCell(nn.Module):
     """One step of an LSTM with projections: H hidden values, P of them projected.
 
     Args:
-        weights: ``weight_ih [4 H, F]``, ``weight_hh [4 H, P]``, the two biases ``[4 H]`` where there
-            are any, and ``weight_hr [P, H]``.
+        weights: ``weight_ih [4 H, F]``, ``weight_hh [4 H, P]``, the two biases ``[4 H]`` where
+            there are any, and ``weight_hr [P, H]``.
         biases: whether there are biases.
     """
 

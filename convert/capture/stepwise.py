@@ -17,6 +17,7 @@ from ..errors import InputError
 from ..graph.recurrence import PACKED
 
 State = tuple[Tensor, ...]
+_FORWARDS = (nn.LSTM.forward, nn.GRU.forward, nn.RNN.forward)
 
 
 class ProjectedLSTMCell(nn.Module):
@@ -134,7 +135,15 @@ def stepwise(layer: nn.RNNBase) -> Stepwise:
 
     Args:
         layer: an `nn.LSTM`, `nn.GRU` or `nn.RNN`; it is left as it was, and shares its weights.
+
+    Raises:
+        InputError: for another module, or a subclass with a forward of its own.
     """
+    if getattr(type(layer), "forward", None) not in _FORWARDS:
+        raise InputError(
+            f"{type(layer).__name__} doesn't run as nn.LSTM, nn.GRU or nn.RNN does, so it can't be "
+            "run step by step; give one of these, or name modules inside it"
+        )
     return Stepwise(layer)
 
 

@@ -69,6 +69,19 @@ def test_a_weight_that_is_computed_is_taken_as_it_is() -> None:
     _alike(stepwise(layer)(x), layer(x))
 
 
+def test_other_modules_are_refused() -> None:
+    class Own(nn.LSTM):
+        def forward(self, input: Tensor, hx: Any = None) -> Any:
+            return super().forward(2 * input, hx)
+
+    other: Any = nn.Linear(4, 4)
+    for layer, name in ((Own(4, 5), "Own"), (other, "Linear")):
+        with pytest.raises(InputError, match=f"{name} doesn't run as nn.LSTM"):
+            stepwise(layer)
+    kept = type("Kept", (nn.GRU,), {})(4, 5)
+    assert list(stepwise(kept).cells) == ["layer0_forward"]
+
+
 def test_packed_sequences_are_refused() -> None:
     packed: Any = pack_sequence([torch.randn(3, 4), torch.randn(2, 4)])
     with pytest.raises(InputError, match="gather the last step"):

@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from .assembly.build import build
 from .assembly.site_numbers import by_site, gates_of
 from .assembly.stages import calibrated, made_ready
 from .calls.sizes import NewShape, Shapes
 from .capture.capture import Captured
+from .capture.model_kinds import refuse_packed
 from .common.batches import batches_of, others_of
 from .common.devices import usable_device
 from .errors import CalibrationError, CaptureError, InputError
@@ -144,6 +146,8 @@ def to_spiking(
         raise InputError("modules= names no module; leave it out to convert the whole model")
     warn_of_many_steps((*settings.wanted, *settings.per_site_steps.values()))
     device = None if device is None else usable_device(device)
+    if isinstance(calibration, PackedSequence):
+        refuse_packed(calibration)  # a tuple, but none of batches
     if modules is not None:
         wanted = [modules] if isinstance(modules, str | type) else modules
         return convert_parts(model, calibration, wanted, settings, device=device, progress=progress)

@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
+from torch.fx import Node
 
 from .assembly.build import build
 from .assembly.calibrated import Calibrated
@@ -240,11 +241,15 @@ def _exact(snn: SpikingModel) -> tuple[Captured, list[Site]]:
     network = copied.with_exact_functions()
     notes = list(snn.report.notes) if snn.report is not None else []
     labels = {row.name: row.function for row in snn.report.sites} if snn.report else {}
-    calls = {str(node.target): node for node in network.graph.nodes if node.op == "call_module"}
-    sites = [
-        Site(name, copied.exact[path.rpartition(".")[2]], labels.get(name, name), path, calls[path])  # type: ignore[arg-type]
-        for name, path in copied.names.items()
-    ]
+    calls: dict[str, list[Node]] = {}
+    for node in network.graph.nodes:
+        if node.op == "call_module":
+            calls.setdefault(str(node.target), []).append(node)
+    sites = []
+    for name, path in copied.names.items():
+        function: Any = copied.exact[path.rpartition(".")[2]]
+        first, *later = calls[path]
+        sites.append(Site(name, function, labels.get(name, name), path, first, tuple(later)))
     return Captured(network, copied.signature, 0.0, notes, copied.reader()), sites
 
 

@@ -116,6 +116,22 @@ def test_diffusion(monkeypatch: pytest.MonkeyPatch) -> None:
     assert names["digits"].shape == (16, 1, 8, 8)
 
 
+def test_recurrence() -> None:
+    text = (_DOCS / "recurrence.md").read_text(encoding="utf-8")
+    examples = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(examples) == 2
+    names: dict[str, Any] = {}
+    for example in examples:
+        # Two steps of a binary table are fitted in a moment.
+        example = example.replace("steps=8", "steps=2, method='binary', progress=False")
+        exec(compile(example, "docs/recurrence.md", "exec"), names)
+    assert {row.calls for row in names["snn"].report.sites} == {6}
+    assert names["same"] is names["snn"].sites["lstm.layer0.forward.input_gate"]
+    for site in re.findall(r"`(\w+_gate|cell_tanh)`", text.partition("| GRU")[0]):
+        assert f"lstm.layer0.reverse.{site}" in names["snn"].sites
+    assert names["logits"].shape == (128, 3)
+
+
 def test_peers(small: nn.Module, images: Tensor) -> None:
     pytest.importorskip("neurobench", reason="the example runs its counters")
     text = (_DOCS / "peers.md").read_text(encoding="utf-8")

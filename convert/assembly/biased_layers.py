@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from ..graph.node_facts import read
+from ..graph.node_facts import read, where
 from ..graph.operators import operator_of
 from ..graph.regions import packet
 
@@ -40,7 +41,8 @@ def find_layers(graph_module: GraphModule, names: Mapping[str, str]) -> list[Lay
     """Layers that depend on a site, in graph order; each gets a bias of its own.
 
     Convolutions, linear layers, and constants that are added channel by channel. A layer without
-    a bias gets one of zeros, one that shares its bias a copy.
+    a bias gets one of zeros, one that shares its bias a copy; a layer that works at every time step
+    of a recurrence is left out, because its one bias can't take out the errors of all of them.
 
     Args:
         graph_module: a captured graph whose sites are called as modules; changed in place.
@@ -56,6 +58,9 @@ def find_layers(graph_module: GraphModule, names: Mapping[str, str]) -> list[Lay
         place = _place(graph_module, node)
         if place is not None and before[node]:
             places[node] = place
+    calls = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
+    for node in shared_over_time(graph_module, names):
+        places.pop(node, None)
     # Where two layers feed one sum, the later takes what is left of the other's error too.
     taken: dict[Node, tuple[Node, int]] = {}
     for node, (_, axis) in reversed(places.items()):
@@ -66,12 +71,70 @@ def find_layers(graph_module: GraphModule, names: Mapping[str, str]) -> list[Lay
         path = _own_bias(graph_module, node, *places[node])
         users = list(target.users)
         alone = len(users) == 1 and users[0].op == "call_module" and str(users[0].target) in names
-        into = str(users[0].target) if alone else None
+        into = str(users[0].target) if alone and calls[str(users[0].target)] == 1 else None
         shape = tuple(value_at(graph_module, path).shape)
         layers.append(Layer(path, target, axis, shape, before[target], into))
     graph_module.recompile()
     order = {node: i for i, node in enumerate(graph.nodes)}
     return sorted(layers, key=lambda layer: order[layer.target])
+
+
+def shared_over_time(graph_module: GraphModule, sites: Collection[str]) -> set[Node]:
+    """Operations with a tensor of the network that work at several time steps of a recurrence.
+
+    Of several that read one tensor, those before different calls of one site: behind them comes a
+    gate, which is a site that is called at every time step.
+
+    Args:
+        graph_module: a captured graph whose sites are called as modules.
+        sites: paths of those modules.
+    """
+    graph = graph_module.graph
+    calls = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
+    gates = {path for path in sites if calls[path] > 1}
+    if not gates:
+        return set()
+    # The gates that come next behind a value.
+    next_gates: dict[Node, frozenset[str]] = {}
+    for node in reversed(graph.nodes):
+        found: frozenset[str] = frozenset()
+        for user in node.users:
+            target = str(user.target)
+            called = user.op == "call_module" and target in sites
+            found |= frozenset([target]) & gates if called else next_gates[user]
+        next_gates[node] = found
+    readers: dict[str, list[Node]] = {}
+    for node in graph.nodes:
+        for tensor in node.all_input_nodes:
+            if tensor.op == "get_attr":
+                readers.setdefault(str(tensor.target), []).append(node)
+    shared: set[Node] = set()
+    for nodes in readers.values():
+        before = Counter(gate for node in nodes for gate in next_gates[node])
+        shared.update(node for node in nodes if any(before[g] > 1 for g in next_gates[node]))
+    return shared
+
+
+def left_out(graph_module: GraphModule, sites: Collection[str]) -> list[str]:
+    """A note on the layers whose bias stays as trained because they work at every time step.
+
+    Args:
+        graph_module, sites: as for `shared_over_time`.
+    """
+    nodes = shared_over_time(graph_module, sites)
+    found = dict.fromkeys(where(n) for n in graph_module.graph.nodes if n in nodes and _biased(n))
+    if not found:
+        return []
+    return [
+        f"biases inside {', '.join(found)} stay as trained: a layer that works at every time step "
+        "has one bias for all of them"
+    ]
+
+
+def _biased(node: Node) -> bool:
+    """Whether an operation may have a bias."""
+    row = operator_of(node)
+    return row is not None and row.bias is not None
 
 
 def _place(graph_module: GraphModule, node: Node) -> tuple[int, int] | None:

@@ -17,6 +17,7 @@ from ..network.report import Report, SiteRow
 from ..network.settings import ConversionSettings
 from ..sites.find import Site
 from .bias_correction import correct
+from .biased_layers import left_out
 from .calibrated import Calibrated, Size, Sizes
 from .fit_targets import error
 from .insert_neurons import swap
@@ -59,6 +60,8 @@ def build(
             sample = _sample(model, source.batches)
             if settings.sequential:
                 report.corrections += correct(model, sample, progress=progress)
+                found = left_out(model.network, set(model.names.values()))
+                report.notes += [note for note in found if note not in report.notes]
         with timed(seconds, "check"):
             report.output_errors += output_errors(
                 model,
@@ -155,4 +158,5 @@ def _row(fits: SiteFits, site: Site, size: Size) -> SiteRow:
         start=solution.start,
         neurons=fits.source.observed.neurons[site.name],
         events=expected_events(histogram, solution),
+        calls=len(site.calls),
     )

@@ -3,7 +3,8 @@
 The network makes ``(relative squared error of the outputs) + spike_cost * (events per neuron)``
 small. To first order a site adds the squared error of its neuron, weighted with the squared
 gradients that calibration saw, and the events of its share of all neurons. So its own price is
-spike_cost times that share, in the unit of its own squared error.
+spike_cost times that share, in the unit of its own squared error. Neurons that work at several time
+steps count once for each.
 """
 
 from __future__ import annotations
@@ -60,8 +61,9 @@ class SpikePrices:
             )
 
     def share(self, site: Site) -> float:
-        """The site's neurons over all neurons of the network."""
-        return self._source.observed.neurons[site.name] / max(self._neurons, 1)
+        """The site's neurons, once for each time step, over all neurons of the network."""
+        working = self._source.observed.neurons[site.name] * len(site.calls)
+        return working / max(self._neurons, 1)
 
     def weight(self, site: Site) -> float:
         """Relative squared error of the outputs for a mean squared error of 1 at the site."""

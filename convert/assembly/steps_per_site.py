@@ -55,7 +55,7 @@ class SizeCosts(Protocol):
             site: its name.
             steps, intervals: K and G of its neurons.
             trains: steps and intervals in which they send events.
-            events: of one neuron for an image.
+            events: of one neuron for one of its inputs.
         """
 
 

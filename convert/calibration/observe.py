@@ -32,7 +32,8 @@ class Observed:
 
     Args:
         histograms: inputs of every site, by its name.
-        neurons: elements of a site's input for one image, by its name.
+        neurons: elements of a site's input for one image, by its name; a gate of a recurrent layer
+            has the same neurons at every time step.
         images: calibration images.
         input_ranges: lowest and highest value of each flat input; None where it isn't a
             floating-point tensor.
@@ -104,9 +105,7 @@ def calibrate(
     note = _unmoved(tally.histograms, network.failed)
     if note is not None and note not in captured.notes:
         captured.notes.append(note)
-    # A value that all images of a batch share has fewer elements than there are images.
-    neurons = {name: max(round(count / images), 1) for name, count in tally.elements.items()}
-    return Observed(tally.histograms, neurons, images, ranges)
+    return Observed(tally.histograms, tally.neurons(images), images, ranges)
 
 
 def with_positions(captured: Captured) -> list[bool]:
@@ -129,23 +128,43 @@ class _Tally:
     Attributes:
         site_of: the site of every call.
         histograms: of the inputs, by the name of the site.
-        elements: how many inputs, by the name of the site.
+        elements: how many inputs each call had.
     """
 
     def __init__(self, sites: Sequence[Site]) -> None:
-        self.site_of = {site.node: site for site in sites}
+        self.site_of = {call: site for site in sites for call in site.calls}
         self.histograms = {s.name: Histogram(s.name, relative=s.singular) for s in sites}
-        self.elements = dict.fromkeys(self.histograms, 0)
+        self.elements = dict.fromkeys(self.site_of, 0)
         self._masked = {site.name: site.masks for site in sites}
         self._hidden = {site.name: site.hidden_below(HIDDEN) for site in sites}
+        # Inputs of the first time steps of a gate, which are counted with those of the last.
+        self._waiting: dict[str, list[tuple[Tensor, Tensor]]] = {}
 
     def count(self, call: Node, x: Tensor, importance: Tensor) -> None:
         """Adds inputs ``[...]`` of a site, each with its importance ``[...]``."""
-        name = self.site_of[call].name
-        self.histograms[name].add(
-            x, masked=self._masked[name], hidden=self._hidden[name], importance=importance
+        site = self.site_of[call]
+        self.elements[call] += x.numel()
+        if site.later:
+            steps = self._waiting.setdefault(site.name, [])
+            steps.append((x.flatten(), importance.flatten()))
+            if call is not site.calls[-1]:
+                return
+            x, importance = map(torch.cat, zip(*self._waiting.pop(site.name), strict=True))
+        self.histograms[site.name].add(
+            x,
+            masked=self._masked[site.name],
+            hidden=self._hidden[site.name],
+            importance=importance,
         )
-        self.elements[name] += x.numel()
+
+    def neurons(self, images: int) -> dict[str, int]:
+        """Neurons of every site for one of so many images, by its name."""
+        found: dict[str, int] = {}
+        for call, count in self.elements.items():
+            # A value that all images of a batch share has fewer elements than there are images.
+            one, name = max(round(count / images), 1), self.site_of[call].name
+            found[name] = max(one, found.get(name, 0))
+        return found
 
 
 def _unmoved(histograms: Mapping[str, Histogram], failed: str | None) -> str | None:

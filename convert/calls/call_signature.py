@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
 
 from ..common.tracing import traced
@@ -222,7 +223,13 @@ class Signature:
             register(ordered)
             leaves, spec = pytree.tree_flatten(ordered)
         if spec != self.in_spec and not same_form(spec, self.in_spec):
-            raise InputError(f"the inputs have another structure; the network takes {takes}")
+            packed = any(isinstance(value, PackedSequence) for value in ordered)
+            advice = (
+                ", a PackedSequence among them: pad it, and mask or gather the outputs" * packed
+            )
+            raise InputError(
+                f"the inputs have another structure{advice}; the network takes {takes}"
+            )
         for leaf, expected, constant in zip(leaves, self.inputs, self.constants, strict=True):
             if expected is None and leaf != constant:
                 raise InputError(

@@ -21,6 +21,8 @@ from ..common.messages import reason, users_line
 from ..common.silence import silent
 from ..errors import CaptureError
 from ..graph.decompositions import table
+from ..graph.recurrence import kept_whole
+from ..graph.unroll import unroll
 from .cached_state import CachedState
 from .capturable_parts import advice as parts_advice
 from .examples import Examples
@@ -160,6 +162,7 @@ class _Exporter:
             self.state.fresh(),
             called_flat(self.model, call, settled.within if settled else nullcontext),
             _causal_masks_are_masks(),
+            kept_whole(),
             noted(self.guards),
             warnings.catch_warnings(),
         ):
@@ -269,6 +272,7 @@ def plain(module: nn.Module) -> GraphModule:
     output.args = (tuple(leaves) if isinstance(leaves, tuple | list) else (leaves,),)
     source.eliminate_dead_code()
     graph_module = GraphModule(module, source, class_name="Captured")
+    unroll(graph_module)
     return graph_module.eval()
 
 

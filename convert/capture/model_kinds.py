@@ -56,8 +56,8 @@ def refuse_packed(batch: Any) -> None:
     """
     if isinstance(batch, PackedSequence):
         raise InputError(
-            "a batch holds a PackedSequence; give padded sequences [N, T, F], and pack them, if "
-            "need be, in a module around the model"
+            "a batch holds a PackedSequence; give padded sequences [N, T, F], and let the model "
+            "mask its outputs or gather the last step of each"
         )
     if isinstance(batch, tuple | list | Mapping):
         for part in batch.values() if isinstance(batch, Mapping) else batch:

@@ -18,6 +18,7 @@ from torch.export.decomp_utils import CustomDecompTable
 from ..common.registry import Registration, register
 from ..errors import InputError
 from .operators import OperatorLike, kept_whole, overload_of
+from .recurrence import RECURRENT
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -127,6 +128,7 @@ OWN: dict[OpOverload, Callable[..., Any]] = {
     torch.ops.aten.log_softmax.int: log_softmax,
     torch.ops.aten._safe_softmax.default: safe_softmax,
     torch.ops.aten.scaled_dot_product_attention.default: attention,
+    **RECURRENT,
 }
 
 

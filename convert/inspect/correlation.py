@@ -268,12 +268,13 @@ def _before(network: GraphModule, names: Mapping[str, str]) -> dict[str, frozens
     """The sites whose values reach each site."""
     sites = {path: name for name, path in names.items()}
     reached: dict[Node, frozenset[str]] = {}
-    found = {}
+    found: dict[str, frozenset[str]] = {}
     for node in network.graph.nodes:
         above = frozenset[str]().union(*(reached[n] for n in node.all_input_nodes))
         name = sites.get(str(node.target)) if node.op == "call_module" else None
         if name is not None:
-            found[name] = above
+            # At its later time steps a gate depends on itself.
+            found[name] = found.get(name, frozenset()) | (above - {name})
             above |= {name}
         reached[node] = above
     return found

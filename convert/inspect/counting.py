@@ -75,12 +75,16 @@ class _Counter:
         self.device = next((t.device for t in snn.state_dict().values()), torch.device("cpu"))
         plan = snn.plan
         self.network = snn.network if plan.plain else snn.as_planned(plan)
+        modules = {site: self.network.get_submodule(path) for site, path in snn.names.items()}
+        self.spiking = [s for s, module in modules.items() if isinstance(module, FewSpikesNeuron)]
+        # The neurons of every call of a site, and the names of these calls, by the site.
         self.neurons: dict[str, FewSpikesNeuron] = {}
-        for site, path in snn.names.items():
-            module = self.network.get_submodule(path)
-            if isinstance(module, FewSpikesNeuron):
-                self.neurons[site] = module
         self.connections = self._connections()
+        self.calls: dict[str, list[str]] = {}
+        for connection in self.connections.values():
+            if connection.passage is Passage.SITE:
+                self.neurons[connection.name] = modules[connection.site]  # type: ignore[assignment]
+                self.calls.setdefault(connection.site, []).append(connection.name)
         self.images = 0
         self.targets: list[Target] = []
         self.synapses: dict[str, Synapses] = {}
@@ -119,10 +123,16 @@ class _Counter:
         self.images += size
 
     def _connections(self, single: Shapes | None = None) -> dict[Node, Connection]:
-        return connections(self.network, {self.snn.names[s]: s for s in self.neurons}, single)
+        return connections(self.network, {self.snn.names[s]: s for s in self.spiking}, single)
 
     def _run(self, args: Any, kwargs: Any, told: Callable[[str, Tensor], None]) -> None:
-        with self.snn.tally_spikes(told), self.snn.running(check_inputs=False):
+        """Runs the network; tells the name of every call of a site, and its events."""
+        calls = {site: iter(names) for site, names in self.calls.items()}
+
+        def by_call(site: str, tally: Tensor) -> None:
+            told(next(calls[site]), tally)
+
+        with self.snn.tally_spikes(by_call), self.snn.running(check_inputs=False):
             self.snn(*args, **kwargs)
 
     def _by_image(self, site: str, tally: Tensor) -> Tensor:

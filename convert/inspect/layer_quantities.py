@@ -112,7 +112,8 @@ def counts_of(seen: Sequence[OperationSeen], images: int) -> OperationCounts:
         seen: every operation, in graph order.
         images: how many were counted.
     """
-    layers = [_layer(one) for one in seen if one.costs]
+    rows = _rows([one for one in seen if one.costs])
+    layers = [_layer(row) for row in rows]
     total: dict[Quantity, Any] = {}
     for one in seen:
         for quantity, count in one.quantities().items():
@@ -130,16 +131,30 @@ def counts_of(seen: Sequence[OperationSeen], images: int) -> OperationCounts:
         images,
         mean,
         {str(q): float(np.std(count)) for q, count in total.items()},
-        neurons=sum(one.neurons for one in seen),
+        neurons=sum(max(one.neurons for one in row) for row in rows),
         steps=max((one.steps for one in seen), default=0),
         gates=max((one.intervals for one in seen), default=1) - 1,
         not_counted=left,
-        weights=sum(one.weights for one in seen),
+        weights=sum(max(one.weights for one in row) for row in rows),
     )
 
 
-def _layer(seen: OperationSeen) -> LayerCounts:
-    quantities = seen.quantities()
+def _rows(seen: Sequence[OperationSeen]) -> list[list[OperationSeen]]:
+    """What becomes one row: in a network with a recurrent layer, one place at all time steps."""
+    sites = [one.connection.site for one in seen if one.connection.site]
+    if len(set(sites)) == len(sites):
+        return [[one] for one in seen]
+    rows: dict[tuple[object, ...], list[OperationSeen]] = {}
+    for one in seen:
+        connection = one.connection
+        tensors = tuple(n.target for n in connection.node.all_input_nodes if n.op == "get_attr")
+        place = connection.site or connection.name, connection.op, one.inputs, *tensors
+        rows.setdefault(place, []).append(one)
+    return list(rows.values())
+
+
+def _layer(row: Sequence[OperationSeen]) -> LayerCounts:
+    seen, quantities = row[0], _together(row)
     mean: dict[str, float] = {q: float(np.mean(count)) for q, count in quantities.items()}
     # A pooling before the weights makes one value of several neurons.
     most = mean.get(Quantity.DENSE_MULTIPLY_ACCUMULATES, 0.0)
@@ -148,3 +163,12 @@ def _layer(seen: OperationSeen) -> LayerCounts:
     op = "neurons" if seen.connection.passage is Passage.SITE else seen.connection.op
     spread: dict[str, float] = {q: float(np.std(count)) for q, count in quantities.items()}
     return LayerCounts(seen.connection.name, op, seen.inputs, mean, spread)
+
+
+def _together(row: Sequence[OperationSeen]) -> dict[Quantity, Count]:
+    """The quantities of one place, at all time steps."""
+    total: dict[Quantity, Count] = {}
+    for one in row:
+        for quantity, count in one.quantities().items():
+            total[quantity] = total[quantity] + count if quantity in total else count
+    return total

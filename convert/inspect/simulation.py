@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -60,6 +61,7 @@ def simulate(
     if plan.readout is not None:
         raise InputError("simulate runs whole neurons; leave the block snn.readout(...)")
     chosen = sites_named(snn, [record] if isinstance(record, str) else record)
+    _refuse_gates(snn, chosen)
     device = next((t.device for t in snn.state_dict().values()), torch.device("cpu"))
     args, kwargs = moved(snn.reader().read(images), device)
     leaves = snn.signature.flatten(args, kwargs)
@@ -82,6 +84,21 @@ def simulate(
         ]
     sizes = [snn.signature.images(piece) for piece in pieces]
     return _result(snn, network, spiking, recorder, ran, sizes, single)
+
+
+def _refuse_gates(snn: SpikingModel, chosen: Sequence[str]) -> None:
+    """Refuses records of sites that are called several times.
+
+    Raises:
+        InputError: if one is among those that are chosen.
+    """
+    calls = Counter(str(n.target) for n in snn.network.graph.nodes if n.op == "call_module")
+    for name in chosen:
+        if (count := calls[snn.names[name]]) > 1:
+            raise InputError(
+                f"site {name} works at {count} time steps, and records are kept of sites that work "
+                "once; leave it out of record= (rates, flips and counts hold it)"
+            )
 
 
 def sites_named(snn: SpikingModel, patterns: Sequence[str]) -> list[str]:
@@ -145,7 +162,8 @@ def _result(
     neurons: dict[str, FewSpikesNeuron] = {}
     for path, site in spiking.items():
         neurons[site] = network.get_submodule(path)  # type: ignore[assignment]
-    interval = max((neuron.latency for neuron in neurons.values()), default=1)
+    # The neurons of a recurrent layer work on one image until its last time step.
+    interval = max((end - recorder.starts[site] for site, end in recorder.ends.items()), default=1)
     count = sum(sizes)
     records = {
         name: joined(recorder.records[name], single[name], sizes)

@@ -7,7 +7,7 @@ alone, and what costs the same whatever the neurons are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,9 +51,12 @@ class SizeCosts:
         self.unit = "nJ" if energy else "operations"
         self._images = images
         self._targets = targets(network, found, leaves)
-        self._sites = {t.connection.name: t for t in self._targets if _is_site(t)}
+        # A gate of a recurrent layer is called at every time step.
+        self._sites: dict[str, list[Target]] = {}
+        for target in filter(_is_site, self._targets):
+            self._sites.setdefault(target.connection.site, []).append(target)
         weights = sum(weights_of(t.connection, network) for t in self._targets)
-        neurons = round(sum(t.outputs for t in self._sites.values()) / images)
+        neurons = round(sum(calls[0].outputs for calls in self._sites.values()) / images)
         price = usual_energy(weights, neurons) if energy else _operations
         self._price: Callable[[OperationCounts], float] = price
 
@@ -73,33 +76,31 @@ class SizeCosts:
             site: its name.
             steps, intervals: K and G of its neurons.
             trains: steps and intervals in which they send events.
-            events: of one neuron for an image.
+            events: of one neuron for one of its inputs.
         """
-        own = self._sites[site]
-        neurons = own.outputs / self._images
-        sent = events * neurons
-        parts = [
-            OperationSeen(
-                own.connection,
-                neurons=round(neurons),
-                steps=steps,
-                intervals=intervals,
-                events=sent,
-            ).quantities()
-        ]
+        parts = []
+        for own in self._sites[site]:
+            neurons = own.outputs / self._images
+            seen = OperationSeen(own.connection, neurons=round(neurons))
+            seen.steps, seen.intervals, seen.events = steps, intervals, events * neurons
+            parts.append(seen.quantities())
+            parts += self._arriving(own.connection.name, trains, events * neurons)
+        return self._cost(parts)
+
+    def _arriving(self, call: str, trains: int, sent: float) -> Iterator[dict[Quantity, Count]]:
+        """What the events of one call of a site cost behind it."""
         for target in self._targets:
-            fan_out = target.fan_out.get(site)
+            fan_out = target.fan_out.get(call)
             if fan_out is None:
                 continue
             arrived = sent * float(fan_out.mean())
             if target.weights:
                 seen = OperationSeen(target.connection, "spikes", trains=trains)
                 seen.outputs, seen.accumulates = target.outputs / self._images, arrived
-                parts.append(seen.quantities())
+                yield seen.quantities()
             else:
                 added = (Quantity.ADDITIONS, Quantity.STATE_READS, Quantity.STATE_WRITES)
-                parts.append(dict.fromkeys(added, arrived))
-        return self._cost(parts)
+                yield dict.fromkeys(added, arrived)
 
     def _cost(self, parts: Any) -> float:
         total: dict[str, float] = {}

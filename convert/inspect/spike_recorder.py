@@ -60,8 +60,10 @@ class Recorder:
         self.flips = Flips()
         # Spikes of each step, float64 [K], of all images.
         self.by_step: dict[str, Tensor] = {}
-        # The tick at which the inputs of each site are complete.
+        # The tick at which the inputs of each site are complete, and that at which it is done: in a
+        # recurrent layer, with all time steps.
         self.starts: dict[str, int] = {}
+        self.ends: dict[str, int] = {}
         self._seen: dict[Node, OperationSeen] = {}
 
     @property
@@ -75,12 +77,13 @@ class Recorder:
 
     def fired(self, connection: Connection, neuron: FewSpikesNeuron, fired: Fired) -> None:
         """What the neurons of a site did."""
-        name = connection.name
+        name = connection.site
         self.flips.compare(name, neuron, fired.spikes, fired.interval, fired.fast_input)
         seen = self._of(connection)
         seen.steps, seen.intervals = neuron.steps, neuron.intervals
         seen.neurons += fired.spikes[0].numel()
-        self.starts[name] = fired.start
+        self.starts[name] = min(fired.start, self.starts.get(name, fired.start))
+        self.ends[name] = max(fired.start + neuron.latency, self.ends.get(name, 0))
         by_step = fired.spikes.flatten(1).sum(1, dtype=torch.float64)
         self.by_step[name] = self.by_step.get(name, 0) + by_step
         if name in self.sites:
@@ -107,8 +110,11 @@ class Recorder:
         seen.active += float(result.active.sum())
 
     def rates(self) -> dict[str, Tensor]:
-        """Spikes per neuron and step of every site, float64 ``[K]``; before `counts`."""
-        neurons = {seen.connection.name: seen.neurons for seen in self._seen.values()}
+        """Spikes per neuron and step of every site, float64 ``[K]``; before `counts`.
+
+        In a recurrent layer a neuron takes its K steps once at every time step; these are summed.
+        """
+        neurons = {seen.connection.site: seen.neurons for seen in self._seen.values()}
         return {name: spikes / neurons[name] for name, spikes in self.by_step.items()}
 
     def counts(self, images: int) -> OperationCounts:

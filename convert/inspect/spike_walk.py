@@ -206,7 +206,7 @@ class SpikeWalk:
         neuron = self.network.get_submodule(str(connection.node.target))
         assert isinstance(neuron, FewSpikesNeuron)
         potential, arrived = signal.constant, []
-        recorded = self.watcher.wanted(connection.name)
+        recorded = self.watcher.wanted(connection.site)
         for tick, value in signal.arriving():
             potential = plus(potential, value)
             if recorded:
@@ -217,7 +217,7 @@ class SpikeWalk:
         fast_input = self.fast.get(before, potential)
         fired = Fired(signal.ready, potential, spikes, interval, fast_input, arrived)
         self.watcher.fired(connection, neuron, fired)
-        result = _sent(connection.name, neuron, fired, self.sent)
+        result = _sent(connection.name, neuron, fired, partial(self.sent, connection.site))
         self.tell_events(result, neuron, fired)
         return result
 
@@ -277,7 +277,7 @@ def _sent(
     site: str,
     neuron: FewSpikesNeuron,
     fired: Fired,
-    send: Callable[[str, Tensor], Tensor],
+    send: Callable[[Tensor], Tensor],
 ) -> Signal:
     """The trains of a site, and the constant that no event tells."""
     potential, dtype = fired.potential, fired.potential.dtype
@@ -288,11 +288,11 @@ def _sent(
     if fired.interval is None:
         result.constant = torch.full_like(potential, float(offset))
         for t in range(neuron.steps):
-            spikes = send(site, fired.spikes[t].to(dtype))
+            spikes = send(fired.spikes[t].to(dtype))
             result.trains.append(Train(Source(site, t + 1, 0), begin + t + 1, d[t], spikes))
     else:
-        first = send(site, _said(neuron, fired).to(dtype))
-        ticks = [send(site, spikes.to(dtype)) for spikes in fired.spikes]
+        first = send(_said(neuron, fired).to(dtype))
+        ticks = [send(spikes.to(dtype)) for spikes in fired.spikes]
         for r in range(neuron.intervals):
             inside = ((fired.interval == r) & (potential == potential)).to(dtype)
             if neuron.offset[r] != 0:

@@ -8,6 +8,7 @@ takes decoded values.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -44,13 +45,15 @@ class Connection:
 
     Args:
         node: where it is.
-        name: of the site, or where it is called in the model.
+        name: of the site, or where it is called in the model. Later calls of a site, at later time
+            steps of a recurrent layer, have ``@`` and their number behind it.
         op: its name.
         passage: what it does with trains.
         signals: the varying values that it reads, each once.
         multiply_accumulates: those of one image in the original network.
         product: whether it multiplies two signals.
         linear: whether it is synaptic: linear in the signals together.
+        site: name of the site; empty for what is none.
     """
 
     node: Node
@@ -61,6 +64,7 @@ class Connection:
     multiply_accumulates: int
     product: bool
     linear: bool
+    site: str = ""
 
 
 def connections(
@@ -76,6 +80,7 @@ def connections(
     signals = {n for n in network.graph.nodes if n.op == "placeholder" and _floats(n)}
     by_node = {o.node: o for o in operations(network, set(sites), single)}
     found: dict[Node, Connection] = {}
+    calls: Counter[str] = Counter()
     for node in network.graph.nodes:
         operation = by_node.get(node)
         taken = tuple(dict.fromkeys(n for n in node.all_input_nodes if n in signals))
@@ -87,15 +92,19 @@ def connections(
         if operation is None:
             row = Connection(node, where(node), "getitem", Passage.ROUTE, taken, 0, False, True)
         else:
+            site = sites.get(str(node.target), "")
+            later = f"@{calls[site]}" if calls[site] else ""
+            calls.update([site] if site else [])
             row = Connection(
                 node,
-                sites.get(str(node.target), operation.where),
+                f"{site}{later}" or operation.where,
                 operation.op,
                 _passage(operation, network, signals),
                 taken,
                 operation.multiply_accumulates,
                 operation.kind is Role.PRODUCT,
                 operation.kind is Role.SYNAPTIC,
+                site,
             )
         found[node] = row
     return found

@@ -64,9 +64,9 @@ def features(snn: SpikingModel, names: Iterable[str]) -> Features:
     Args:
         snn: the network; loaded ones know their layers too.
         names: module paths of the original model (``"layer3"``), call sites (``"layer3.0.relu"``),
-            or a later call of a module that is called more than once (``"relu@1"``). Where batch
-            norm was folded into a layer, the layer's output is the norm's. A layer that computes
-            nothing, or whose output became the inside of a later site, has no output.
+            or a later call of a module or site that is called more than once (``"relu@1"``). Where
+            batch norm was folded into a layer, the layer's output is the norm's. A layer that
+            computes nothing, or whose output became the inside of a later site, has no output.
 
     Raises:
         InputError: naming a layer that the graph doesn't have, with those that are near.
@@ -95,7 +95,12 @@ def features(snn: SpikingModel, names: Iterable[str]) -> Features:
 def _outputs(snn: SpikingModel) -> dict[str, Node]:
     """The node that holds a layer's output, by module path (and call) or site."""
     found = layers.outputs(snn.network.graph)
-    sites = {str(node.target): node for node in snn.network.graph.nodes if node.op == "call_module"}
-    for site, path in snn.names.items():
-        found.setdefault(site, sites[path])
+    count: dict[str, int] = {}
+    sites = {path: site for site, path in snn.names.items()}
+    for node in snn.network.graph.nodes:
+        site = sites.get(str(node.target)) if node.op == "call_module" else None
+        if site is not None:
+            call = count.get(site, 0)
+            found.setdefault(f"{site}@{call}" if call else site, node)
+            count[site] = call + 1
     return found

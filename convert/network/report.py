@@ -16,6 +16,10 @@ from .settings import ConversionSettings
 # A site's error over its function's variance, and the outputs' over their size, that are poor.
 _POOR_SITE = 0.1
 _POOR_OUTPUT = 0.25
+_CALLS = (
+    "calls: how often a neuron works for one image. In a recurrent layer the same neurons work at "
+    "every time step; spikes per neuron are those of all time steps together."
+)
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,8 @@ class SiteRow:
         neurons: neurons of the site for one image.
         events: of one neuron for an input, by the inputs that calibration saw; None for a network
             from a file of before they were kept.
+        calls: how often each neuron works for one image: in a recurrent layer, once at every time
+            step.
     """
 
     name: str
@@ -47,6 +53,7 @@ class SiteRow:
     neurons: int
     gates: int = 0
     events: float | None = None
+    calls: int = 1
 
     @property
     def poor(self) -> bool:
@@ -180,11 +187,14 @@ class Report:
 
     @property
     def expected_events(self) -> float | None:
-        """Events per neuron by the inputs that calibration saw; None where that isn't known."""
-        known = [site.events for site in self.sites if site.events is not None]
+        """Events per neuron by the inputs that calibration saw; None where that isn't known.
+
+        Those of one image: of all time steps together.
+        """
+        known = [s.events * s.neurons * s.calls for s in self.sites if s.events is not None]
         if not known or len(known) < len(self.sites):
             return None
-        total = sum(site.events * site.neurons for site in self.sites if site.events is not None)
+        total = sum(known)
         return total / max(self.neurons, 1)
 
     @property
@@ -298,13 +308,20 @@ class Report:
         if any(s.gates for s in self.sites):
             columns.insert(3, "gates")
             rows = [(*row[:3], s.gates, *row[3:]) for row, s in zip(rows, self.sites, strict=True)]
+        below = []
+        if any(s.calls > 1 for s in self.sites):
+            columns.append("calls")
+            rows = [(*row, s.calls) for row, s in zip(rows, self.sites, strict=True)]
+            below.append(_CALLS)
         poor = [s.poor for s in self.sites]
-        if not any(poor):
-            return table(columns, rows)
-        rows = [(*row, "POOR" if p else "") for row, p in zip(rows, poor, strict=True)]
-        return f"""{table([*columns, "fit"], rows)}
-
-POOR: the neuron's error is more than {_POOR_SITE:.0%} of the variance of its function."""
+        if any(poor):
+            columns.append("fit")
+            rows = [(*row, "POOR" if p else "") for row, p in zip(rows, poor, strict=True)]
+            below.append(
+                f"POOR: the neuron's error is more than {_POOR_SITE:.0%} of the variance of its "
+                "function."
+            )
+        return "\n\n".join([table(columns, rows), *below])
 
     def _product_table(self) -> str:
         rows = []

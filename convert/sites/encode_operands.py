@@ -7,6 +7,7 @@ weight layer or another product, an identity neuron (f(x) = x, both signs) passe
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
@@ -17,6 +18,7 @@ from ..graph.origins import OUTPUT_OF
 from ..graph.region_function import ExactFunction
 from ..graph.regions import Regions, is_float, packet
 from ..graph.roles import Operation, Role, Signal, operands, operations
+from ..graph.unroll import MARK, Mark
 from .find import Site
 from .names import Names, module_name
 
@@ -37,24 +39,27 @@ def encode_operands(
         encode: False leaves the graph as it is. True encodes the analog operands of products and
             weight layers but for the image, ``"all"`` the image (every floating-point input) too.
     """
-    found = list(sites)
     if not encode:
-        return found
-    taken = Names(site.name for site in sites)
+        return list(sites)
+    made = _Identities(graph_module, Names(site.name for site in sites))
     if encode == "all":
         inputs = [n for n in graph_module.graph.nodes if n.op == "placeholder" and is_float(n)]
         for node in filter(_computed_with, inputs):
-            found.append(_insert(graph_module, node, f"{node.name}.encode", taken, whole=True))
+            made.insert(node, f"{node.name}.encode", whole=True)
     # What is analog without any of these neurons gets one: q, k and v although the norm before
     # them has one too. Then what is still left.
     for scalings in (False, True):
         regions = Regions(graph_module)
-        for operation, side, value in _analog(graph_module, regions, found, scalings):
+        for operation, side, value in _analog(
+            graph_module, regions, [*sites, *made.sites.values()], scalings
+        ):
             if encode == "all" or not _is_image(value, regions):
-                found.append(_insert(graph_module, value, f"{operation.where}.{side}", taken))
+                mark = value.meta.get(MARK)
+                name = side if mark is None else f"{mark.name}.encode"
+                made.insert(value, f"{operation.where}.{name}", shared=mark)
     fold.tidy(graph_module)
     order = {node: i for i, node in enumerate(graph_module.graph.nodes)}
-    return sorted(found, key=lambda site: order[site.node])
+    return sorted([*sites, *made.sites.values()], key=lambda site: order[site.node])
 
 
 def _computed_with(value: Node) -> bool:
@@ -95,23 +100,56 @@ def _is_image(value: Node, regions: Regions) -> bool:
     return True
 
 
-def _insert(
-    graph_module: GraphModule, value: Node, wanted: str, taken: Names, *, whole: bool = False
-) -> Site:
-    """An identity site behind a value, read by the multiplications that read the value."""
-    name = taken.unique(wanted)
-    module = f"sites.{module_name(name)}"
-    function = _identity(value.meta["val"])
-    graph_module.add_submodule(module, function)
-    with graph_module.graph.inserting_after(value):
-        call = graph_module.graph.call_module(module, (value,))
-    # The value itself stays what its layer returns.
-    call.meta = {key: entry for key, entry in value.meta.items() if key != OUTPUT_OF}
-    value.replace_all_uses_with(
-        call,
-        lambda user: user is not call and (user.op != "output" if whole else _multiplies(user)),
-    )
-    return Site(name, function, IDENTITY, module, call)
+class _Identities:
+    """The identity sites of a graph.
+
+    Args:
+        graph_module: changed in place.
+        taken: the names of its sites.
+
+    Attributes:
+        sites: those that were inserted, by what they encode: a value, or what is one neuron at
+            every time step of a recurrent layer.
+    """
+
+    def __init__(self, graph_module: GraphModule, taken: Names) -> None:
+        self.graph_module, self._taken = graph_module, taken
+        self.sites: dict[object, Site] = {}
+
+    def insert(
+        self, value: Node, wanted: str, *, whole: bool = False, shared: Mark | None = None
+    ) -> None:
+        """Puts an identity site behind a value, for the multiplications that read the value.
+
+        Args:
+            value: what is encoded.
+            wanted: name of the site.
+            whole: whether everything else that reads the value, but for the output, reads it too.
+            shared: what other time steps of the value have in common with it.
+        """
+        key: object = value if shared is None else (shared, value.meta["val"].dtype)
+        site = self.sites.get(key)
+        if site is not None:
+            call = self._called(value, site.module, whole)
+            self.sites[key] = replace(site, later=(*site.later, call))
+            return
+        name = self._taken.unique(wanted)
+        module = f"sites.{module_name(name)}"
+        function = _identity(value.meta["val"])
+        self.graph_module.add_submodule(module, function)
+        call = self._called(value, module, whole)
+        self.sites[key] = Site(name, function, IDENTITY, module, call)
+
+    def _called(self, value: Node, module: str, whole: bool) -> Node:
+        with self.graph_module.graph.inserting_after(value):
+            call = self.graph_module.graph.call_module(module, (value,))
+        # The value itself stays what its layer returns.
+        call.meta = {key: entry for key, entry in value.meta.items() if key != OUTPUT_OF}
+        value.replace_all_uses_with(
+            call,
+            lambda user: user is not call and (user.op != "output" if whole else _multiplies(user)),
+        )
+        return call
 
 
 def _multiplies(user: Node) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from ..graph.node_facts import read
 from ..graph.operators import is_aten, operator_of
 from ..graph.region_function import ExactFunction, describe, extract
 from ..graph.regions import Regions, is_float, is_pointwise, packet
+from ..graph.unroll import MARK
 from .names import Names, module_name
 
 aten = torch.ops.aten
@@ -35,12 +36,15 @@ _STEEP = 2.0**40
 class Site:
     """One place where a nonlinear scalar function is applied to one tensor.
 
+    A gate of a recurrent layer is one site, which is called at every time step.
+
     Args:
         name: module path of the call, or enclosing path and function.
         function: f as a module.
         label: f for the reader.
         module: name of f's module in the graph (a call_module node's target).
-        node: the call_module node.
+        node: the call_module node, the first if there are several.
+        later: those of later time steps.
     """
 
     name: str
@@ -48,6 +52,12 @@ class Site:
     label: str
     module: str
     node: Node
+    later: tuple[Node, ...] = ()
+
+    @property
+    def calls(self) -> tuple[Node, ...]:
+        """All calls of the site, in graph order."""
+        return self.node, *self.later
 
     def values(self, x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """f at points ``[B]``, float64."""
@@ -103,6 +113,13 @@ class _Found:
     short: str
     label: str
 
+    @property
+    def shared(self) -> tuple[object, ...] | None:
+        """What it has in common with the other time steps of a gate; None if it is no gate."""
+        mark = self.value.meta.get(MARK)
+        types = self.head.meta["val"].dtype, self.value.meta["val"].dtype
+        return None if mark is None else (mark, self.label, *types)
+
 
 def find_sites(graph_module: GraphModule) -> list[Site]:
     """Replaces every nonlinear region of a captured graph by a call of its exact function.
@@ -122,17 +139,29 @@ def find_sites(graph_module: GraphModule) -> list[Site]:
             "the model has no nonlinear activation that a neuron could replace; convert a model "
             "with at least one (a linear model needs no conversion)"
         )
-    names = _names(regions, owners, found)
-    sites = [_replace(graph_module, each, name) for each, name in zip(found, names, strict=True)]
+    groups = _grouped(found)
+    names = _names(regions, owners, found, [group[0] for group in groups])
+    sites = [_replace(graph_module, each, name) for each, name in zip(groups, names, strict=True)]
     fold.tidy(graph_module)
     left = set(graph_module.graph.nodes)
-    return [site for site in sites if site.node in left]
+    kept = ((site, [call for call in site.calls if call in left]) for site in sites)
+    return [replace(site, node=calls[0], later=(*calls[1:],)) for site, calls in kept if calls]
+
+
+def _grouped(found: Sequence[_Found]) -> list[list[_Found]]:
+    """What becomes one site: the time steps of a gate, any other value by itself."""
+    groups: dict[object, list[_Found]] = {}
+    for each in found:
+        groups.setdefault(each.shared or each.value, []).append(each)
+    return list(groups.values())
 
 
 def _nonlinear(graph_module: GraphModule, regions: Regions) -> Iterator[_Found]:
     """Nonlinear values that are read outside their region, each function of each tensor once."""
     # Values that differ by a factor or an affine part alone are one function.
     planned: set[tuple[Node, tuple[tuple[Node, float], ...]]] = set()
+    # A gate is the same function at every time step.
+    known: dict[object, tuple[ExactFunction, str, str]] = {}
     for node in graph_module.graph.nodes:
         atoms = regions.form[node].atoms
         if not atoms or not is_float(node) or not regions.escapes(node):
@@ -147,15 +176,26 @@ def _nonlinear(graph_module: GraphModule, regions: Regions) -> Iterator[_Found]:
         if not is_float(head) or _preprocessing(regions, head, value):
             continue
         planned.add(key)
-        function = extract(regions, head, value)
-        yield _Found(value, head, function, *describe(function))
+        mark = value.meta.get(MARK)
+        step = (mark, value.target) if mark is not None and value.args == (head,) else value
+        if step not in known:
+            function = extract(regions, head, value)
+            known[step] = function, *describe(function)
+        yield _Found(value, head, *known[step])
 
 
-def _replace(graph_module: GraphModule, found: _Found, name: str) -> Site:
-    """Puts the call of a site's function where its value was computed."""
-    value, head = found.value, found.head
+def _replace(graph_module: GraphModule, group: Sequence[_Found], name: str) -> Site:
+    """Puts the call of a site's function where each of its values was computed."""
+    function, label = group[0].function, group[0].label
     module = f"sites.{module_name(name)}"
-    graph_module.add_submodule(module, found.function)
+    graph_module.add_submodule(module, function)
+    calls = [_called_for(graph_module, each, module) for each in group]
+    return Site(name, function, label, module, calls[0], tuple(calls[1:]))
+
+
+def _called_for(graph_module: GraphModule, found: _Found, module: str) -> Node:
+    """A call of a site's module in place of a value."""
+    value, head = found.value, found.head
     with graph_module.graph.inserting_before(value):
         call = graph_module.graph.call_module(module, (head,))
         call.meta = dict(value.meta)
@@ -166,7 +206,7 @@ def _replace(graph_module: GraphModule, found: _Found, name: str) -> Site:
             result.meta = dict(value.meta)
             call.meta["val"] = head.meta["val"]
     value.replace_all_uses_with(result)
-    return Site(name, found.function, found.label, module, call)
+    return call
 
 
 def _rewrite(graph_module: GraphModule) -> None:
@@ -286,13 +326,29 @@ def _stack(node: Node) -> tuple[str, str]:
     return str(key), str(path).removeprefix("L['self'].").removeprefix("L['self']")
 
 
-def _names(regions: Regions, owners: dict[str, set[Node]], found: Sequence[_Found]) -> list[str]:
-    """A name for each site: its module's path where the site is all the module does."""
+def _names(
+    regions: Regions,
+    owners: dict[str, set[Node]],
+    found: Sequence[_Found],
+    firsts: Sequence[_Found],
+) -> list[str]:
+    """A name for each site: its module's path where the site is all the module does.
+
+    Args:
+        regions: of the graph.
+        owners: the operations of every module call.
+        found: all values that get a neuron.
+        firsts: the first value of each site.
+    """
     sited = Counter(_stack(each.value)[0] for each in found)
     taken = Names()
     names = []
-    for each in found:
+    for each in firsts:
         key, path = _stack(each.value)
+        if each.shared is not None:
+            name = each.value.meta[MARK].name
+            names.append(taken.unique(f"{path}.{name}" if path else name))
+            continue
         root = regions.root[each.value]
         alone = bool(path) and sited[key] == 1
         if alone and all(

@@ -40,7 +40,8 @@ class Looping(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.body = nn.ModuleDict({"a": nn.Sequential(nn.Linear(3, 3), nn.Tanh())})
+        body = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Tanh())
+        self.body = nn.ModuleDict({"a": body})
         self.out = nn.Linear(3, 2)
 
     def forward(self, x: Tensor) -> Tensor:

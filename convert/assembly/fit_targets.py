@@ -23,6 +23,8 @@ _FLAT = 1e-9
 _GAP_BINS = 256
 # What a value lends of its weight to a gap on one side.
 _LENT = 0.25
+# What may come with longer inputs has this share of the weight, in so many bins.
+_GROWN, _GROWN_BINS = 0.1, 64
 # Saturation is noticed from this share of the error of equal levels.
 _NOTICED = 0.01
 
@@ -48,6 +50,7 @@ def problem(
     masked: bool = False,
     jumps: Jumps | None = None,
     gates: int = 0,
+    reach: float = 1.0,
 ) -> Problem:
     """What the neuron of a site is fitted to.
 
@@ -63,6 +66,7 @@ def problem(
         masked: whether -inf is an input: the problem is f less its value there, with y0 = 0.
         jumps: of f; none if None.
         gates: how many.
+        reach: how many times the largest value seen a longer input may bring.
     """
     jumps = jumps or Jumps(np.empty(0))
     base = site.floor if masked else 0.0
@@ -70,7 +74,7 @@ def problem(
         # What f tends to below the values seen; GELU comes back to 0 there, where few values lie.
         level = _level_before(site.values(histogram.centres))
         base, offset = level or 0.0, level is None
-    found = _posed(site, histogram, steps, gates, offset and not masked, jumps.at)
+    found = _posed(site, histogram, steps, gates, offset and not masked, jumps.at, reach)
     if not base:
         return replace(found, masked=masked, stairs=jumps.stairs, gates=gates)
     return replace(
@@ -90,7 +94,13 @@ def _level_before(values: Floats) -> float | None:
 
 
 def _posed(
-    site: Site, histogram: Histogram, steps: int, gates: int, offset: bool, jumps: Floats
+    site: Site,
+    histogram: Histogram,
+    steps: int,
+    gates: int,
+    offset: bool,
+    jumps: Floats,
+    reach: float,
 ) -> Problem:
     """The bins of a site's problem, with their weights and f."""
     cells, counts = histogram.cells, histogram.counts / histogram.total
@@ -108,6 +118,8 @@ def _posed(
     last_edge = cells[-1] + 1
     cells, counts, values = _bridged(site, histogram, cells, counts, values, one)
     bins = histogram.bounds(np.append(cells, last_edge)), counts, values
+    if reach > 1:
+        bins = _grown(site, *bins, reach)
 
     def posed(edges: Floats, weights: Floats, values: Floats) -> Problem:
         p = weights / weights.sum()
@@ -139,6 +151,23 @@ def _parted(
     parted = np.isin(source, whole) & (weights[source] > 0)
     values = np.where(parted, site.values(centres), values[source])
     return finer, weights[source] * widths / np.diff(edges)[source], values
+
+
+def _grown(
+    site: Site, edges: Floats, weights: Floats, values: Floats, reach: float
+) -> tuple[Floats, Floats, Floats]:
+    """The bins and some up to `reach` times the largest value, for inputs that grow with a length.
+
+    They share a small part of the weight: a neuron that knows nothing of them may give anything.
+    """
+    if not edges[-1] > 0:
+        return edges, weights, values
+    outer = edges[-1] * np.geomspace(1.0, reach, _GROWN_BINS + 1)
+    found = site.values(0.5 * (outer[:-1] + outer[1:]))
+    if not np.isfinite(found).all():
+        return edges, weights, values
+    more = np.full(_GROWN_BINS, _GROWN * weights.sum() / _GROWN_BINS)
+    return np.append(edges, outer[1:]), np.append(weights, more), np.append(values, found)
 
 
 def _extended(

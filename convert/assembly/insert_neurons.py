@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ..calibration.histogram import Histogram
+from ..calibration.histogram import HIDDEN, Histogram
 from ..capture.capture import Captured
 from ..fitting.problem import Solution, Start
 from ..fitting.stairs import LOWEST
@@ -44,7 +44,8 @@ def _always(solution: Solution, seen: Histogram) -> npt.NDArray[np.float64]:
 
     Else an input just below the calibrated range, where errors of the sites before may bring it,
     would give 0 and not f of the range's end: an inverse root of nearly constant values would.
-    With gates that holds for the lowest interval, which alone goes on below.
+    With gates that holds for the lowest interval, which alone goes on below. What a mask hides by a
+    finite number stays below every threshold.
     """
     thresholds = np.array(solution.thresholds, np.float64)
     if Start.STAIRS in solution.start:
@@ -56,7 +57,7 @@ def _always(solution: Solution, seen: Histogram) -> npt.NDArray[np.float64]:
     for t, threshold in enumerate(table):
         fires = v > threshold
         if fires.all():
-            table[t] = LOWEST
+            table[t] = HIDDEN / 2 if seen.hides else LOWEST
         v = v - resets[t] * fires
     return thresholds
 

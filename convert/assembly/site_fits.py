@@ -16,6 +16,7 @@ from ..neuron.few_spikes import FewSpikesNeuron
 from ..sites.find import Site
 from .calibrated import Calibrated, Size, Sizes
 from .fit_targets import jumps_of, problem
+from .growing_sums import reaches
 from .insert_neurons import neuron_of
 from .spike_prices import SpikePrices
 
@@ -39,6 +40,7 @@ class SiteFits:
         self._barred = constants_barred(graph_module, {site.module for site in source.sites})
         self._masked = self._with_masks()
         self._jumps: dict[str, Jumps] = {}
+        self._reaches = reaches(graph_module, source.captured.signature.varying, source.sites)
 
     def warm_up(self) -> None:
         """Compiles what the fits will run, so that their time is theirs alone."""
@@ -88,6 +90,7 @@ class SiteFits:
             masked=site.name in self._masked,
             jumps=self._jumps[site.name],
             gates=size.gates,
+            reach=self._reaches.get(site.name, 1.0),
         )
         return self.prices.priced(site, posed)
 

@@ -55,6 +55,7 @@ class Histogram:
             cell.
         mass: sum of the values' importance in each cell, float64; empty where all count alike.
         relative: whether cells grow with the magnitude.
+        hides: whether a finite number counted as -inf.
     """
 
     name: str = "values"
@@ -67,6 +68,7 @@ class Histogram:
     mass: Floats = field(default_factory=lambda: np.empty(0))
     _sum: Fraction = Fraction(0)
     relative: bool = False
+    hides: bool = False
 
     @property
     def total(self) -> int:
@@ -139,6 +141,7 @@ class Histogram:
                     "; check the calibration data and the model's weights"
                 )
             self.minus_infinite += int(apart.sum())
+            self.hides |= bool(bad.isfinite().any())
             x = x[finite]
             worth = None if worth is None else worth[finite]
         if x.numel() == 0:
@@ -186,6 +189,7 @@ class Histogram:
     def merge(self, other: Histogram) -> None:
         """Adds the counts of another part of the data, exactly."""
         self.minus_infinite += other.minus_infinite
+        self.hides |= other.hides
         if not other.total:
             return
         if not self.total:

@@ -37,6 +37,8 @@ class Observer:
             element of its output, float32, >= 0, finite.
         seed: of the signs; the n-th image has the same signs however the data is split in batches.
         layouts: where the images lie in each flat output; empty where all are ``[N, ...]``.
+        positions: whether each flat output is ``[N, L, ...]``, with a part for each position of a
+            text; empty where none is.
     """
 
     def __init__(
@@ -46,8 +48,10 @@ class Observer:
         told: Told,
         seed: int = 0,
         layouts: Sequence[Layout | None] = (),
+        positions: Sequence[bool] = (),
     ) -> None:
         self.graph_module = graph_module
+        self._positions = positions
         self._layouts = layouts
         self.sites, self.told, self._seed = set(sites), told, seed
         # Why a backward pass failed, if one did.
@@ -56,11 +60,17 @@ class Observer:
         self._sizes: list[float] = []
         self._seen: dict[Node, tuple[Tensor, Tensor]] = {}
 
-    def run(self, *inputs: Any) -> Any:
-        """Computes the outputs of one batch and tells what it saw of every site."""
+    def run(self, *inputs: Any, kept: Tensor | None = None) -> Any:
+        """Computes the outputs of one batch and tells what it saw of every site.
+
+        Args:
+            inputs: flat inputs.
+            kept: True where a position is no padding, ``[N, L]``: outputs at the others count for
+                nothing.
+        """
         with torch.enable_grad():
             outputs = walk(self.graph_module, inputs, after=self._followed)
-            found = self._gradients(pytree.tree_leaves(outputs))
+            found = self._gradients(self._unpadded(pytree.tree_leaves(outputs), kept))
         outputs = pytree.tree_map_only(Tensor, Tensor.detach, outputs)
         for node in list(self._seen):
             # One at a time, so that a site's memory is free before the next one is counted.
@@ -71,6 +81,17 @@ class Observer:
                 square = gradient.float().square().nan_to_num_(0.0, 0.0, 0.0)
             self.told(node, x.detach(), square)
         return outputs
+
+    def _unpadded(self, outputs: Sequence[Any], kept: Tensor | None) -> Sequence[Any]:
+        """The outputs with 0 at padding, through which no gradient passes."""
+        if kept is None or len(self._positions) != len(outputs):
+            return outputs
+        return [
+            torch.where(kept.view(*kept.shape, *[1] * (output.dim() - 2)), output, 0.0)
+            if held and _learns(output)
+            else output
+            for output, held in zip(outputs, self._positions, strict=True)
+        ]
 
     def _followed(self, n: Node, result: Any, known: Mapping[Node, Any]) -> Any:
         """What goes on in place of a node's value; the weights take no gradient."""

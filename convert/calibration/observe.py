@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import Node
 
+from ..calls.padding import kept_positions, padding_size
 from ..capture.capture import Captured
 from ..common.progress import Progress
 from ..errors import CalibrationError
+from ..graph.node_facts import has_positions
 from ..sites.find import Site
 from .histogram import HIDDEN, Histogram
 from .importance import Observer
@@ -65,10 +67,17 @@ def calibrate(
         CalibrationError: if there is no batch, or a NaN or infinity reaches a site.
     """
     tally = _Tally(sites)
-    outputs = captured.signature.outputs
-    network = Observer(captured.graph_module, list(tally.site_of), tally.count, seed, outputs)
+    network = Observer(
+        captured.graph_module,
+        list(tally.site_of),
+        tally.count,
+        seed,
+        captured.signature.outputs,
+        with_positions(captured),
+    )
     images = 0
     ranges: list[Range] = []
+    longest: dict[str, int] = {}
     with torch.no_grad():
         for batch in Progress(batches, "calibrate", shown=progress):
             args, kwargs = captured.signature.split(batch, device)
@@ -76,14 +85,19 @@ def calibrate(
             if not (size := captured.signature.images(leaves)):
                 continue
             ranges = _widened(ranges, leaves)
+            for name, length in captured.signature.lengths(leaves).items():
+                longest[name] = max(longest.get(name, 0), length)
             for piece in captured.signature.pieces(leaves, _PIECES):
-                network.run(*piece)
+                network.run(*piece, kept=kept_positions(captured.signature, piece))
             images += size
     if images == 0:
         raise CalibrationError(
             "the calibration data yields no image; give a list, a DataLoader or a tensor with at "
             "least one batch (an iterator that was used before is empty)"
         )
+    if longest:
+        sizes = [replace(s, longest=longest[s.name]) for s in captured.signature.varying]
+        captured.signature = replace(captured.signature, varying=tuple(sizes))
     for name, histogram in tally.histograms.items():
         if not histogram.total:
             raise CalibrationError(f"{name}: its input is empty on the calibration data")
@@ -93,6 +107,17 @@ def calibrate(
     # A value that all images of a batch share has fewer elements than there are images.
     neurons = {name: max(round(count / images), 1) for name, count in tally.elements.items()}
     return Observed(tally.histograms, neurons, images, ranges)
+
+
+def with_positions(captured: Captured) -> list[bool]:
+    """Whether each flat output has a part for each position of a text that may be padded."""
+    name = padding_size(captured.signature)
+    if name is None:
+        return []
+    example = next(size.example for size in captured.signature.varying if size.name == name)
+    output = next(iter(reversed(captured.graph_module.graph.nodes)))
+    returned: Any = output.args[0]
+    return [isinstance(n, Node) and has_positions(n, name, example) for n in returned]
 
 
 class _Tally:

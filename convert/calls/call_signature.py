@@ -232,6 +232,15 @@ class Signature:
             self.bounds.check(images)
         return [self._laid_out(leaf, torch.channels_last) for leaf in leaves]
 
+    def lengths(self, leaves: Sequence[Any]) -> dict[str, int]:
+        """The lengths that vary, of flat inputs."""
+        return {
+            n: leaf.shape[axis]
+            for leaf, shape in zip(leaves, self.shapes, strict=True)
+            for axis, n in enumerate(shape or ())
+            if isinstance(n, str)
+        }
+
     def images(self, leaves: Sequence[Any]) -> int:
         """Images of flat inputs."""
         return image_count(leaves, self.axes)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..common.tracing import traced
 from ..errors import InputError
 from .sizes import NewShape, Place, Size, as_asked, names_for
 
@@ -79,7 +80,24 @@ def check_shapes(leaves: Sequence[Any], inputs: Inputs, sizes: Sequence[Size]) -
         owner, axis, _ = next(_along(pairs, size.name))
         assert length is not None
         size.check(owner.name, axis, length)
+    for leaf, expected in pairs:
+        _check_rows(leaf, expected)
     return batch
+
+
+def _check_rows(leaf: Tensor, expected: TensorInput) -> None:
+    """Refuses whole numbers that the table has no row for."""
+    rows = expected.rows
+    if rows is None or traced() or leaf.is_meta or not leaf.numel() or leaf.dtype == torch.bool:
+        return
+    low, high = (int(bound) for bound in torch.aminmax(leaf))
+    if low < 0 or high >= rows:
+        wrong = low if low < 0 else high
+        raise InputError(
+            f"{expected.name} holds the number {wrong}; the network's table for it has {rows} rows,"
+            f" so give numbers from 0 to {rows - 1} (of the vocabulary that the network was trained"
+            " with)"
+        )
 
 
 def _check_kind(leaf: Any, expected: TensorInput) -> None:

@@ -35,11 +35,13 @@ class Size:
         name: what it is called: ``length``.
         example: the length that was captured.
         bounds: the lengths that the network takes.
+        longest: the largest that calibration saw.
     """
 
     name: str
     example: int
     bounds: SizeBounds = ANY
+    longest: int = 0
 
     def __str__(self) -> str:
         """In words: ``length at most 40``."""
@@ -64,11 +66,11 @@ class Size:
         """
         if self.bounds.holds(length):
             return
-        why = f" (it is set at {self.bounds.asked})" if self.bounds.asked else ""
+        why = f" (set at {self.bounds.asked})" if self.bounds.asked else ""
         if length == 0:
             raise InputError(
-                f"{owner} is empty: its axis {axis} has length 0; the network takes {self}, give "
-                f"at least {self.bounds.smallest}{why}"
+                f"{owner} is empty: its axis {axis} has length 0; give at least "
+                f"{self.bounds.smallest}"
             )
         most = self.bounds.most
         if most is not None and length > most:

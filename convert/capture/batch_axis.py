@@ -57,7 +57,7 @@ def find_batch(
         if _has_axes(leaf) and not leaf.numel():
             raise InputError(
                 f"a calibration batch has no rows: {owner} is {list(leaf.shape)}; give at least "
-                "one image"
+                "one image, and texts of one token at least"
             )
     trial = Trial(model, spec, leaves, device)
     before = torch.backends.mha.get_fastpath_enabled()

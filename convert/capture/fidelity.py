@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterable
 from typing import Any, TypeGuard
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from ..calls.batch_parts import listed
 from ..calls.own_classes import check_outputs, register
 from ..common.messages import first_line, users_line
 from ..errors import CaptureError
@@ -20,7 +22,6 @@ CHECKED_ROWS = 3
 _AMPLIFIED, _MOST_AMPLIFIED = 10.0, 0.02
 # Largest difference that counts as rounding, over the output's largest magnitude.
 ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 3e-2, torch.bfloat16: 0.2}
-
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -74,13 +75,54 @@ def _called(model: nn.Module, inputs: Inputs) -> list[Tensor]:
         shapes = [tuple(t.shape) for t in pytree.tree_leaves(inputs) if is_tensor(t)]
         line = users_line(error)
         where = f" at {line}" if line else ""
+        advice = _beyond_tables(model, inputs) if isinstance(error, IndexError) else ""
         raise CaptureError(
-            f"the model refuses the calibration batch {shapes}{where}: {first_line(error)}; check "
-            "the image size, the data type and the number of inputs"
+            f"the model refuses the calibration batch {shapes}{where}: {first_line(error)}; "
+            f"{advice or _advice(model, inputs)}"
         ) from error
     register(result)
     check_outputs(result)
     return floats(result)
+
+
+def _advice(model: nn.Module, inputs: Inputs) -> str:
+    """What to check of inputs that a model refuses."""
+    takes = list(inspect.signature(model.forward).parameters)
+    images = any(is_float(t) for t in pytree.tree_leaves(inputs))
+    if not inputs[1] or (images and set(inputs[1]) <= set(takes)):
+        return "check the image size, the data type and the number of inputs"
+    return (
+        f"the batch gives {', '.join(inputs[1])}, forward takes {listed(takes)}: check which of "
+        "them are given, and that no text is longer than the model's positions"
+    )
+
+
+def _beyond_tables(model: nn.Module, inputs: Inputs) -> str:
+    """Which table a whole number lies beyond; empty if none is found."""
+    found: list[str] = []
+
+    def check(name: str, table: nn.Embedding, numbers: Tensor) -> None:
+        most = int(numbers.max()) if numbers.numel() else 0
+        if not found and (most >= table.num_embeddings or int(numbers.min()) < 0):
+            found.append(
+                f"{name} has {table.num_embeddings} rows, and is asked for numbers from "
+                f"{int(numbers.min())} to {most}: check the token ids, and that no text is longer "
+                "than the model's positions"
+            )
+
+    tables = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Embedding)]
+    handles = [
+        table.register_forward_pre_hook(lambda m, given, name=name: check(name, m, given[0]))
+        for name, table in tables
+    ]
+    try:
+        model(*inputs[0], **inputs[1])
+    except Exception:
+        pass  # it is known to fail
+    finally:
+        for handle in handles:
+            handle.remove()
+    return "".join(found)
 
 
 def dimmed(inputs: Inputs) -> Inputs:

@@ -201,8 +201,15 @@ class _Trial:
         return True
 
     def linked(self, varying: Sequence[Varying]) -> Iterator[list[Varying]]:
-        """The lengths that vary, then with other axes of the same length that may go with them."""
-        yield list(varying)
+        """The lengths that vary, and with other axes of the same length that may go with them.
+
+        Those come first where a length is 1: what stays 1 would be spread over any other.
+        """
+        linked = list(self._with_others(varying))
+        alone = [list(varying)]
+        yield from [*linked, *alone] if any(v.exported == 1 for v in varying) else alone + linked
+
+    def _with_others(self, varying: Sequence[Varying]) -> Iterator[list[Varying]]:
         taken = {place for v in varying for place in v.places}
         free: list[tuple[str, Place]] = []
         for v in varying:

@@ -117,3 +117,21 @@ def has_batch(length: Any, names: Mapping[str, str]) -> bool:
         return False
     symbols = re.findall(r"\b[su]\d+\b", str(length))
     return any(names.get(symbol, BATCH) == BATCH for symbol in symbols)
+
+
+def has_positions(node: Node, name: str, example: int) -> bool:
+    """Whether a node's value is ``[N, L, ...]`` of a length that varies.
+
+    Args:
+        node: of a captured graph.
+        name: of the length.
+        example: how long it was at capture.
+    """
+    value = node.meta.get("val")
+    if not isinstance(value, Tensor) or value.dim() < 2:
+        return False
+    batch, length = value.shape[:2]
+    if isinstance(length, int):
+        return length == example and batch == captured_batch(node.graph)
+    names = size_names(node.graph)
+    return names.get(str(length)) == name and names.get(str(batch)) == BATCH

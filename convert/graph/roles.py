@@ -6,7 +6,7 @@ Beside these stands what prepares masks and indices that come with the input.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from .node_facts import captured_batch, numel, shape_of, size, where
+from .node_facts import captured_batch, shape_of, size, where
 from .operators import Kind, Operator, is_aten, kind_of, operator_of
 from .regions import Regions, is_pointwise, packet
 
+# The shapes of values.
+Shapes = Callable[[Node], Sequence[int]]
 # The mode of an embedding bag that keeps the largest of its rows.
 _LARGEST = 2
 
@@ -73,15 +75,19 @@ class Operation:
         return _joint(self.inputs)
 
 
-def operations(graph_module: GraphModule, sites: set[str]) -> list[Operation]:
+def operations(
+    graph_module: GraphModule, sites: set[str], single: Shapes | None = None
+) -> list[Operation]:
     """Every operation on a varying tensor, in graph order.
 
     Args:
         graph_module: a captured graph whose sites are called as modules.
         sites: paths of those modules.
+        single: shapes of all values for one image, where its lengths aren't those that were
+            captured.
     """
     regions = Regions(graph_module)
-    batch = captured_batch(graph_module.graph)
+    batch = captured_batch(graph_module.graph) if single is None else 1
     signal: dict[Node, Signal] = {}
     found = []
     for node in graph_module.graph.nodes:
@@ -105,7 +111,7 @@ def operations(graph_module: GraphModule, sites: set[str]) -> list[Operation]:
             signal[node] = _joint(inputs) if kind is Role.SYNAPTIC else Signal.ANALOG
         if packet(node) == "getitem":
             continue
-        count = _multiply_accumulates(node, kind, read, batch)
+        count = _multiply_accumulates(node, kind, read, batch, single or _captured)
         shapes = tuple(shape_of(operand) for operand in read)
         found.append(Operation(kind, packet(node), inputs, where(node), count, node, shapes))
     return found
@@ -237,21 +243,28 @@ def _bilinear(node: Node, row: Operator, operands: list[Node]) -> bool:
     return len(operands) == 2
 
 
-def _multiply_accumulates(node: Node, kind: Role, operands: list[Node], batch: int) -> int:
-    """Multiply-accumulates of one image (the captured batch is divided out)."""
+def _captured(node: Node) -> Sequence[int]:
+    """The shape of a value at capture."""
+    return [size(length) for length in node.meta["val"].shape]
+
+
+def _multiply_accumulates(
+    node: Node, kind: Role, operands: list[Node], batch: int, shapes: Shapes
+) -> int:
+    """Multiply-accumulates of one image (the batch of the shapes is divided out)."""
     if kind not in (Role.SYNAPTIC, Role.PRODUCT) or not isinstance(node.meta.get("val"), Tensor):
         return 0
-    row, out = operator_of(node), numel(node)
+    row, out = operator_of(node), math.prod(shapes(node))
     if row is not None and row.convolves and row.weight is not None:
         weight: Any = node.args[row.weight]
         inner = math.prod(weight.meta["val"].shape[1:])
         if row.name.startswith("conv_transpose"):
-            out = numel(operands[0])
+            out = math.prod(shapes(operands[0]))
     elif row is not None and row.weighted:
-        inner = size(operands[-1 if row.bias == 0 else 0].meta["val"].shape[-1])
+        inner = shapes(operands[-1 if row.bias == 0 else 0])[-1]
         if row.kind is Kind.MATRIX and len(node.args) == 2 and operands[0] is node.args[1]:
-            shape = operands[0].meta["val"].shape
-            inner = size(shape[-2] if len(shape) > 1 else shape[-1])
+            shape = shapes(operands[0])
+            inner = shape[-2] if len(shape) > 1 else shape[-1]
     elif row is not None and (row.name == "mul" or row.kind is Kind.AFFINE):
         inner = 1
     else:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.fx import GraphModule, Node
 
 from ..calls.batch_layout import Layout
 from ..calls.batch_reading import moved, read_by
 from ..common.batches import ahead, batches_once
 from ..common.progress import Progress
 from ..errors import InputError
+from ..graph.roles import Shapes
+from ..graph.run import walk
 from ..network.model import SpikingModel
 from ..neuron.few_spikes import FewSpikesNeuron
 from .event_sums import Sums, Synapses, Totals
@@ -22,7 +25,7 @@ from .image_places import image_layout
 from .layer_quantities import OperationSeen, counts_of
 from .operation_counts import OperationCounts
 from .spike_recorder import weights_of
-from .synapses import Passage, connections
+from .synapses import Connection, Passage, connections
 
 
 def count_operations(snn: SpikingModel, data: Any, *, progress: bool = True) -> OperationCounts:
@@ -38,7 +41,8 @@ def count_operations(snn: SpikingModel, data: Any, *, progress: bool = True) -> 
         progress: shows a bar on stderr.
 
     Raises:
-        InputError: for data without images or that the network doesn't take, or a cut readout.
+        InputError: for data without images or that the network doesn't take, batches of several
+            lengths, or a cut readout.
     """
     if not isinstance(snn, SpikingModel):
         raise InputError(
@@ -76,7 +80,7 @@ class _Counter:
             module = self.network.get_submodule(path)
             if isinstance(module, FewSpikesNeuron):
                 self.neurons[site] = module
-        self.connections = connections(self.network, {snn.names[s]: s for s in self.neurons})
+        self.connections = self._connections()
         self.images = 0
         self.targets: list[Target] = []
         self.synapses: dict[str, Synapses] = {}
@@ -86,13 +90,23 @@ class _Counter:
         bounds = snn.signature.bounds
         self.together = snn.signature.whole or (bounds is not None and bounds.smallest > 1)
         self.prepared = 0
+        # The lengths that vary, as they were found.
+        self.lengths: dict[str, int] = {}
 
     def add(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Counts one batch."""
         signature = self.snn.signature
-        size = signature.images(signature.flatten(args, kwargs))
+        leaves = signature.flatten(args, kwargs)
+        size, lengths = signature.images(leaves), signature.lengths(leaves)
         if not size:
             return
+        if self.totals and lengths != self.lengths:
+            found = ", ".join(f"{name} {n} and {self.lengths[name]}" for name, n in lengths.items())
+            raise InputError(
+                f"the batches have different lengths ({found}), and an image of each costs another "
+                "number of operations; count batches of one length at a time"
+            )
+        self.lengths = lengths
         if not self.totals or (self.together and size != self.prepared):
             self._prepare(args, kwargs, size)
         totals = Totals.empty(len(self.targets), list(self.neurons), 1 if self.together else size)
@@ -103,6 +117,9 @@ class _Counter:
         self._run(args, kwargs, told)
         self.totals.append(totals)
         self.images += size
+
+    def _connections(self, single: Shapes | None = None) -> dict[Node, Connection]:
+        return connections(self.network, {self.snn.names[s]: s for s in self.neurons}, single)
 
     def _run(self, args: Any, kwargs: Any, told: Callable[[str, Tensor], None]) -> None:
         with self.snn.tally_spikes(told), self.snn.running(check_inputs=False):
@@ -127,7 +144,10 @@ class _Counter:
         single: dict[str, Tensor] = {}
         self._run(few[0], few[1], many.__setitem__)
         self._run(one[0], one[1], single.__setitem__)
-        self.targets = targets(self.network, self.connections, signature.flatten(*one))
+        leaves = signature.flatten(*one)
+        if self.lengths:
+            self.connections = self._connections(_shapes(self.network, leaves))
+        self.targets = targets(self.network, self.connections, leaves)
         self.prepared = size
         for site in self.neurons:
             self.layouts[site] = image_layout([many[site]], [single[site]], 3)
@@ -181,6 +201,18 @@ class _Counter:
         """One for each image; their mean where batches must not be cut."""
         joined = np.concatenate(batches)
         return joined.sum(keepdims=True) / self.images if self.together else joined
+
+
+def _shapes(network: GraphModule, leaves: Sequence[Any]) -> Shapes:
+    """The shapes of a graph's values for some inputs."""
+    found: dict[Node, tuple[int, ...]] = {}
+
+    def note(node: Node, value: Any, _: Mapping[Node, Any]) -> Any:
+        found[node] = tuple(value.shape) if isinstance(value, Tensor) else ()
+        return value
+
+    walk(network, leaves, after=note)
+    return found.__getitem__
 
 
 def _trains(neuron: FewSpikesNeuron) -> int:

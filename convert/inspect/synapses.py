@@ -18,7 +18,7 @@ from torch.fx import GraphModule, Node
 from ..graph.node_facts import read, where
 from ..graph.operators import Kind, operator_of
 from ..graph.regions import packet
-from ..graph.roles import Operation, Role, operations
+from ..graph.roles import Operation, Role, Shapes, operations
 
 # Sums with equal factors: an event arrives once at every place that its value is a part of.
 POOLS = set(
@@ -63,15 +63,18 @@ class Connection:
     linear: bool
 
 
-def connections(network: GraphModule, sites: Mapping[str, str]) -> dict[Node, Connection]:
+def connections(
+    network: GraphModule, sites: Mapping[str, str], single: Shapes | None = None
+) -> dict[Node, Connection]:
     """Every operation on a signal, in graph order; the inputs are signals, and no operations.
 
     Args:
         network: a graph whose sites are called as modules.
         sites: name of each site by the path of its module.
+        single: as for `operations`.
     """
     signals = {n for n in network.graph.nodes if n.op == "placeholder" and _floats(n)}
-    by_node = {o.node: o for o in operations(network, set(sites))}
+    by_node = {o.node: o for o in operations(network, set(sites), single)}
     found: dict[Node, Connection] = {}
     for node in network.graph.nodes:
         operation = by_node.get(node)

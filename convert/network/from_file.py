@@ -12,8 +12,11 @@ from ..errors import InputError
 
 
 @contextmanager
-def errors_named() -> Iterator[None]:
-    """Turns what torch refuses while such a graph runs into one line.
+def errors_named(from_file: bool = True) -> Iterator[None]:
+    """Turns what torch refuses while a graph runs into one line.
+
+    Args:
+        from_file: whether the graph came from a file; else only lookups beyond a table are named.
 
     Raises:
         InputError: naming what torch said.
@@ -22,7 +25,14 @@ def errors_named() -> Iterator[None]:
         yield
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, IndexError, MemoryError) as error:
+    except IndexError as error:
+        raise InputError(
+            f"the network looks something up that isn't there ({first_line(error)[:250]}): check "
+            "token ids, and that no input is longer than the network's positions"
+        ) from error
+    except (RuntimeError, MemoryError) as error:
+        if not from_file:
+            raise
         raise InputError(
             f"the network from the file can't be run on this ({first_line(error)[:250]}); check "
             "the inputs, or save the network again"

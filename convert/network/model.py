@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -168,9 +169,9 @@ class SpikingModel(Blocks):
         )
         tensors = self._replaced(plan) or None
         plain = plan.plain and all(call.decodes for call in calls)
-        if not self.from_file or torch.compiler.is_compiling():
-            return runner.run(network, leaves, calls, tensors, plain=plain, kept=plan.kept)
-        with errors_named():
+        compiling = torch.compiler.is_compiling()
+        named = nullcontext() if compiling else errors_named(self.from_file)
+        with named:
             return runner.run(network, leaves, calls, tensors, plain=plain, kept=plan.kept)
 
     def neuron_of(self, site: str, fit: int | None) -> torch.nn.Module:

@@ -374,6 +374,8 @@ def write_histogram(histogram: Histogram) -> tuple[dict[str, Any], dict[str, Ten
     }
     if histogram.relative:
         numbers["relative"] = True
+    if histogram.hides:
+        numbers["hides"] = True
     cells = torch.from_numpy(histogram.cells - numbers["first"])
     tensors = {"cells": _narrow(cells), "counts": _narrow(torch.from_numpy(histogram.counts))}
     if len(histogram.mass):
@@ -421,4 +423,5 @@ def read_histogram(name: str, data: Any, tensors: Mapping[str, Tensor]) -> Histo
         mass,
         Fraction(int(fraction[0]), int(fraction[1])),
         relative,
+        data.get("hides") is True,
     )

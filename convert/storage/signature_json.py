@@ -124,7 +124,10 @@ def _read_sizes(data: Any, inputs: Sequence[TensorInput | None]) -> tuple[Size, 
         bounds = SizeBounds(*_bounds(take(row, "bounds", dict)))
         if not name.isidentifier() or not 1 <= example < 2**31 or not bounds.holds(example):
             raise StorageError(f"the length {name[:40]!r} that varies is damaged")
-        sizes.append(Size(name, example, bounds))
+        longest = take(row, "longest", int)
+        if not 0 <= longest < 2**31:
+            raise StorageError(f"the length {name[:40]!r} that varies is damaged")
+        sizes.append(Size(name, example, bounds, longest))
     used = {n for i in inputs if i is not None for n in i.shape if isinstance(n, str)}
     if used != {size.name for size in sizes} or len(used) != len(sizes):
         raise StorageError("the lengths that vary aren't those of the inputs")

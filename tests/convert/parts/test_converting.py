@@ -186,3 +186,13 @@ class Noisy(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) + torch.rand(1)
+
+
+def test_warnings_name_the_part_and_the_users_line() -> None:
+    model = nn.Sequential(OrderedDict(act=nn.ReLU(), norm=nn.Softmax(-1))).train()
+    with pytest.warns(UserWarning) as caught:
+        to_spiking(model, [X], modules=["norm"], **QUICK | {"steps": 1})
+    messages = [str(warning.message) for warning in caught]
+    assert any("training mode" in message for message in messages)
+    assert any(message.startswith("norm: K = 1: relative output error") for message in messages)
+    assert {warning.filename for warning in caught} == {__file__}

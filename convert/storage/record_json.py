@@ -256,7 +256,13 @@ def write_settings(report: Report | None) -> Any:
         return None
     settings = report.settings.to_dict()
     # What is not used is left out.
-    unused_values = {"batch_axis": None, "dynamic": None, "budget_spikes": None, "spike_cost": 0.0}
+    unused_values: dict[str, Any] = {
+        "batch_axis": None,
+        "dynamic": None,
+        "budget_spikes": None,
+        "spike_cost": 0.0,
+        "modules": [],
+    }
     for name, unused in unused_values.items():
         if settings[name] == unused:
             del settings[name]

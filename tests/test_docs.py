@@ -67,6 +67,8 @@ def test_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "tokens": torch.randint(3, 50, (4, 12)),
     }
     for example in examples:
+        # The heads are captured in a moment; tests of parts have a small backbone.
+        example = example.replace('"backbone", "rpn.head"', '"rpn.head"')
         quick = re.sub(r"steps=(\d)", r"steps=\1, method='binary', progress=False", example)
         exec(compile(quick, "docs/parts.md", "exec"), names)
     assert names["classes"].shape == (5,)

@@ -102,6 +102,35 @@ def test_shapes() -> None:
     assert names["message"].endswith(asked) and asked in text.replace("\n  ", " ")
 
 
+def test_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torchvision = pytest.importorskip("torchvision", reason="its detector is an example")
+    pytest.importorskip("transformers", reason="its language model is an example")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    text = (_DOCS / "parts.md").read_text(encoding="utf-8")
+    examples = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(examples) == 5
+    torch.manual_seed(0)
+    names: dict[str, Any] = {
+        "torch": torch,
+        "nn": nn,
+        "torchvision": torchvision,
+        "batches": [torch.randn(16, 8) for _ in range(2)],
+        "images": torch.randn(5, 8),
+        "pictures": [torch.rand(3, 64, 80) for _ in range(2)],
+        "targets": [{}, {}],
+        "tokens": torch.randint(3, 50, (4, 12)),
+    }
+    for example in examples:
+        # The heads are captured in a moment; tests of parts have a small backbone.
+        example = example.replace('"backbone", "rpn.head"', '"rpn.head"')
+        quick = re.sub(r"steps=(\d)", r"steps=\1, method='binary', progress=False", example)
+        exec(compile(quick, "docs/parts.md", "exec"), names)
+    assert names["classes"].shape == (5,)
+    assert set(names["detections"][0]) == {"boxes", "labels", "scores"}
+    assert names["text"].shape == (1, 13)
+
+
 def test_diffusion(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
     text = (_DOCS / "diffusion.md").read_text(encoding="utf-8")
@@ -274,13 +303,13 @@ def test_the_drawing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rooms = draw_rooms.read_rooms()
     assert set(rooms.modules) == {*draw_rooms.COLUMNS, *draw_rooms.EVERYWHERE}
     assert rooms.imports["rewrite", "graph"] > 0
-    assert set(rooms.lazy) == {("network", "storage")}
+    assert set(rooms.lazy) == {("network", "storage"), ("parts", "storage")}
     arrows = rooms.arrows()
     assert ("assembly", "network") in arrows and ("assembly", "graph") not in arrows
     assert all(rooms.height(upper) > rooms.height(lower) for upper, lower in arrows)
     draw_rooms.draw(rooms, tmp_path / "rooms.png")
     assert (tmp_path / "rooms.png").stat().st_size > 10_000
-    monkeypatch.setitem(draw_rooms.COLUMNS, "storage", draw_rooms.COLUMNS["assembly"])
+    monkeypatch.setitem(draw_rooms.COLUMNS, "evaluation", draw_rooms.COLUMNS["assembly"])
     with pytest.raises(ValueError, match="one place"):
         draw_rooms.draw(rooms, tmp_path / "rooms.png")
 

@@ -255,7 +255,7 @@ class ConversionSettings:
                 dict(self.batch_axis) if isinstance(self.batch_axis, Mapping) else self.batch_axis
             ),
             "dynamic": None if self.dynamic is None else axes_to_dict(self.dynamic),
-            **({"modules": list(self.modules)} if self.modules else {}),
+            "modules": list(self.modules),
         }
 
     @classmethod

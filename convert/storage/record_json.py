@@ -257,7 +257,8 @@ def write_settings(report: Report | None) -> Any:
     settings = report.settings.to_dict()
     # What is not used is left out.
     unset = ("batch_axis", "dynamic", "budget_spikes", "budget_operations", "budget_energy")
-    for name, unused in {**dict.fromkeys(unset), "spike_cost": 0.0}.items():
+    unused_values: dict[str, Any] = {**dict.fromkeys(unset), "spike_cost": 0.0, "modules": []}
+    for name, unused in unused_values.items():
         if settings[name] == unused:
             del settings[name]
     return plain(settings, "the settings")

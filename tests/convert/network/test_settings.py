@@ -28,6 +28,7 @@ _FULL = ConversionSettings(
     max_pool="first",
     batch_axis={"state": 1, "mask": None},
     dynamic={"state": {0: "length"}, "mask": [1, -1]},
+    modules=["backbone", "head.*"],
 )
 
 

@@ -648,8 +648,8 @@ def test_duplicate_entry(saved: Path) -> None:
 
 def test_newer_version(saved: Path) -> None:
     document, content = _parts(saved.read_bytes())
-    saved.write_bytes(_joined(document, content, version=4))
-    with pytest.raises(StorageError, match=r"version 4.*newer"):
+    saved.write_bytes(_joined(document, content, version=5))
+    with pytest.raises(StorageError, match=r"version 5.*newer"):
         load(saved)
 
 

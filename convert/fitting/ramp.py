@@ -50,11 +50,18 @@ def ramp_of(problem: Problem) -> Ramp | None:
     begin = (flat_before - offset) / slope if foot else problem.low
     end = (flat_after - offset) / slope if top else problem.high
     ramp = Ramp(begin, end - begin, slope, slope * begin + offset)
-    width = float(np.max(np.diff(x)))
-    near_kink = (np.abs(x - begin) <= width) | (np.abs(x - end) <= width)
-    error = np.abs(ramp(x) - f)
-    fits = bool((error[~near_kink] <= _STRAIGHT * spread).all())
-    return ramp if fits and bool((error <= abs(slope) * width + _STRAIGHT * spread).all()) else None
+    allowed = np.full(len(x), _STRAIGHT * spread)
+    for kink in (begin, end):
+        # Elsewhere bins may be far wider: where few values lie, or none.
+        width = _width_at(x, kink)
+        allowed[np.abs(x - kink) <= width] += abs(slope) * width
+    return ramp if bool((np.abs(ramp(x) - f) <= allowed).all()) else None
+
+
+def _width_at(x: Array, place: float) -> float:
+    """The widest step between the points around a place."""
+    at = int(np.searchsorted(x, place))
+    return float(np.max(np.diff(x[max(at - 2, 0) : at + 2]), initial=0.0))
 
 
 def at_zero(problem: Problem, ramp: Ramp) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +11,11 @@ from torch import Tensor
 from torch.fx import Node
 
 from ..capture.capture import Captured
+from ..common.devices import apart
 from ..common.progress import Progress
 from ..errors import CalibrationError
 from ..sites.find import Site
+from . import device_counts
 from .histogram import Histogram
 from .importance import Observer
 
@@ -78,6 +80,7 @@ def calibrate(
             ranges = _widened(ranges, leaves)
             for piece in captured.signature.pieces(leaves, _PIECES):
                 network.run(*piece)
+                tally.finish()
             images += size
     if images == 0:
         raise CalibrationError(
@@ -112,12 +115,22 @@ class _Tally:
         self.histograms = {s.name: Histogram(s.name, relative=s.singular) for s in sites}
         self.elements = dict.fromkeys(self.histograms, 0)
         self._masked = {site.name: site.masks for site in sites}
+        self._waiting: list[Generator[device_counts.Asked, device_counts.Told, None]] = []
 
     def count(self, call: Node, x: Tensor, importance: Tensor) -> None:
         """Adds inputs ``[...]`` of a site, each with its importance ``[...]``."""
         name = self.site_of[call].name
-        self.histograms[name].add(x, masked=self._masked[name], importance=importance)
+        histogram, masked = self.histograms[name], self._masked[name]
+        if apart(x.device):
+            self._waiting.append(histogram.adding(x, masked=masked, importance=importance))
+        else:
+            histogram.add(x, masked=masked, importance=importance)
         self.elements[name] += x.numel()
+
+    def finish(self) -> None:
+        """Counts what was told of a GPU; sites wait for it together, not each by itself."""
+        waiting, self._waiting = self._waiting, []
+        device_counts.finish(waiting)
 
 
 def _unmoved(histograms: Mapping[str, Histogram], failed: str | None) -> str | None:

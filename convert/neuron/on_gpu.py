@@ -1,4 +1,4 @@
-"""Who runs the Triton kernel, and where: all time steps of a neuron in one pass over a GPU's memory.
+"""Who runs the Triton kernel, and where: a neuron's time steps in one pass over a GPU's memory.
 
 Nothing waits for the GPU: the neuron's numbers are read where they lie, and the number of events
 stays there. Where Triton is missing or makes no kernel, nobody is `ready`.

@@ -17,14 +17,14 @@ _STATES = {torch.float32: tl.float32, torch.float64: tl.float64}
 @triton.jit
 def _rounded(y, TYPE: tl.constexpr):  # type: ignore[no-untyped-def]
     """The nearest values of another type, to even where two are; by way of float32, as in torch."""
-    if TYPE == tl.bfloat16:
+    if tl.bfloat16 == TYPE:
         # In whole numbers: older GPUs have no instruction for it, and Triton's interpreter cuts.
         y = y.to(tl.float32)
         bits = y.to(tl.uint32, bitcast=True)
         bits = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
         bits = tl.where(y != y, 0x7FC0, bits)
         result = bits.to(tl.uint16).to(TYPE, bitcast=True)
-    elif TYPE == tl.float16:
+    elif tl.float16 == TYPE:
         result = y.to(tl.float32).to(TYPE)
     else:
         result = y.to(TYPE)

@@ -105,7 +105,7 @@ def sums(tally: Tensor, rows: Tensor) -> tuple[Sums, Sums]:
         tally: events of each neuron ``[N, neurons]``, uint8 or int32.
         rows: a number for each neuron ``[rows, neurons]``, int32.
     """
-    if tally.device.type != "cpu":
+    if apart(tally.device):
         events, active = (found.cpu().numpy() for found in _sums_in_torch(tally, rows))
         return events, active
     events, active = (np.zeros((len(tally), len(rows)), np.int64) for _ in range(2))

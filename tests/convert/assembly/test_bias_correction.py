@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convert import SpikingModel, load, refit, to_spiking
-from convert.assembly import side_by_side
-from convert.assembly.bias_correction import _means, _shrunk, stretched
+from convert.assembly import bias_correction, side_by_side
+from convert.assembly.bias_correction import _factor, _means, _shrunk, stretched
 from convert.assembly.biased_layers import find_layers
 from convert.capture.capture import capture
 from convert.neuron.few_spikes import FewSpikesNeuron
@@ -284,3 +284,49 @@ def test_a_correction_is_judged_on_other_images(monkeypatch: pytest.MonkeyPatch)
     error = (found - expected).double().square().mean() / expected.double().square().mean()
     assert row.before == pytest.approx(float(error.sqrt()), rel=1e-5)
     assert snn.report.output_errors[0].error == row.before
+
+
+def test_factors_stay_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = [(2.0, 1.0), (1.0, 2.0), (9.0, 1.0), (1.0, 9.0), (0.0, 1.0), (1.0, 0.0), (0.0, 0.0)]
+    spreads = [tuple(torch.tensor(v, dtype=torch.float64) for v in pair) for pair in pairs]
+    expected = [_factor(*spread) for spread in spreads]
+    assert expected == [2**0.5, 0.5**0.5, 2.0, 0.5, 1.0, 1.0, 1.0]
+    monkeypatch.setattr(bias_correction, "apart", lambda _: True)
+    for spread, factor in zip(spreads, expected, strict=True):
+        found = _factor(*spread)
+        assert isinstance(found, Tensor) and found.dtype == torch.float64
+        assert float(found) == pytest.approx(factor, rel=1e-15)
+
+
+def test_corrections_read_a_gpu_once_for_all_layers(
+    residual: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = torch.randn(24, 2, 6, 6, generator=torch.Generator().manual_seed(1))
+
+    def converted() -> SpikingModel:
+        return to_spiking(residual, [images], steps=3, method="binary", progress=False)
+
+    expected = converted()
+    monkeypatch.setattr(bias_correction, "apart", lambda _: True)
+    floats: list[object] = []
+    to_float = Tensor.__float__
+
+    def noted(tensor: Tensor) -> float:
+        if tensor.dtype == torch.float64 and inside:
+            floats.append(tensor)
+        return to_float(tensor)
+
+    inside: list[object] = []
+    correct_layer = bias_correction._SideBySide.correct
+
+    def watched(pair: bias_correction._SideBySide, layer: object) -> None:
+        inside.append(layer)
+        correct_layer(pair, layer)
+        inside.pop()
+
+    monkeypatch.setattr(Tensor, "__float__", noted)
+    monkeypatch.setattr(bias_correction._SideBySide, "correct", watched)
+    found = converted()
+    assert floats == []
+    assert found.report.corrections[0].layers == expected.report.corrections[0].layers > 0
+    assert torch.allclose(found(images), expected(images), atol=1e-5)

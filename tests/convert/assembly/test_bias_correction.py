@@ -3,10 +3,12 @@
 import copy
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from support.waits import Deep, Waits, neurons_as_on_a_gpu
 from torch import Tensor, nn
 
 from convert import SpikingModel, load, refit, to_spiking
@@ -298,35 +300,24 @@ def test_factors_stay_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         assert float(found) == pytest.approx(factor, rel=1e-15)
 
 
-def test_corrections_read_a_gpu_once_for_all_layers(
-    residual: nn.Module, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    images = torch.randn(24, 2, 6, 6, generator=torch.Generator().manual_seed(1))
+def test_corrections_wait_no_more_for_more_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    measure, numbers, seen = bias_correction.measure, [], []
 
-    def converted() -> SpikingModel:
-        return to_spiking(residual, [images], steps=3, method="binary", progress=False)
+    def watched(*given: Any, **how: Any) -> bias_correction.Corrected:
+        with Waits() as waits:
+            found = measure(*given, **how)
+        numbers.append(waits.number)
+        seen[:] = waits.found
+        return found
 
-    expected = converted()
-    monkeypatch.setattr(bias_correction, "apart", lambda _: True)
-    floats: list[object] = []
-    to_float = Tensor.__float__
-
-    def noted(tensor: Tensor) -> float:
-        if tensor.dtype == torch.float64 and inside:
-            floats.append(tensor)
-        return to_float(tensor)
-
-    inside: list[object] = []
-    correct_layer = bias_correction._SideBySide.correct
-
-    def watched(pair: bias_correction._SideBySide, layer: object) -> None:
-        inside.append(layer)
-        correct_layer(pair, layer)
-        inside.pop()
-
-    monkeypatch.setattr(Tensor, "__float__", noted)
-    monkeypatch.setattr(bias_correction._SideBySide, "correct", watched)
-    found = converted()
-    assert floats == []
-    assert found.report.corrections[0].layers == expected.report.corrections[0].layers > 0
-    assert torch.allclose(found(images), expected(images), atol=1e-5)
+    x = torch.randn(24, 8, generator=torch.Generator().manual_seed(1))
+    for layers in (2, 5):
+        expected = to_spiking(Deep(layers), x, steps=3, method="binary", progress=False)
+        with monkeypatch.context() as patch:
+            patch.setattr(bias_correction, "apart", lambda _: True)
+            patch.setattr(bias_correction, "measure", watched)
+            neurons_as_on_a_gpu(patch)
+            found = to_spiking(Deep(layers), x, steps=3, method="binary", progress=False)
+        assert found.report.corrections[0].layers == layers - 1
+        assert torch.allclose(found(x), expected(x), atol=1e-5)
+    assert 0 < numbers[0] == numbers[1], seen

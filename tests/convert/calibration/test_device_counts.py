@@ -6,37 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from support.waits import Deep, Waits
+from torch import Tensor
 
-from convert import to_spiking
+from convert import conversion, to_spiking
 from convert.calibration import device_counts, histogram, observe
 from convert.calibration.histogram import Histogram
 from convert.errors import CalibrationError
-
-
-class Waits(TorchFunctionMode):
-    """Counts what would wait for a GPU."""
-
-    NAMES = ("item", "__bool__", "__int__", "__float__", "__index__", "tolist", "cpu", "numpy")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = getattr(func, "__name__", "")
-        if name in self.NAMES or any(n in name for n in ("nonzero", "unique", "bincount")):
-            self.found.append(name)
-        indexed = name == "__getitem__" and isinstance(args[1], Tensor)
-        if indexed and args[1].dtype == torch.bool:
-            self.found.append("mask")
-        return func(*args, **(kwargs or {}))
-
-    @property
-    def number(self) -> int:
-        """How often; what follows a copy to the host waits for nothing more."""
-        return len(self.found) - self.found.count("numpy")
 
 
 @pytest.fixture
@@ -121,34 +97,24 @@ def test_sites_wait_together(there: None) -> None:
     assert 0 < waits(1) == waits(5) <= 7
 
 
-class _Deep(nn.Module):
-    def __init__(self, layers: int) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.layers = nn.Sequential(
-            *(nn.Sequential(nn.Linear(8, 8), nn.SiLU()) for _ in range(layers))
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x)
-
-
 def _observed(layers: int, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, Histogram], int]:
-    """Histograms of a network's sites, and the waits of the counting."""
+    """Histograms of a network's sites, and the waits of its calibration."""
     waits: list[int] = []
     seen: dict[str, Histogram] = {}
-    finish = observe._Tally.finish
+    calibrate = observe.calibrate
 
-    def noted(tally: observe._Tally) -> None:
+    def noted(*given: Any, **how: Any) -> observe.Observed:
         with Waits() as found:
-            finish(tally)
+            observed = calibrate(*given, **how)
         waits.append(found.number)
-        seen.update(tally.histograms)
+        seen.update(observed.histograms)
+        return observed
 
-    monkeypatch.setattr(observe._Tally, "finish", noted)
+    monkeypatch.setattr(conversion, "calibrate", noted)
     images = torch.randn(40, 8, generator=torch.Generator().manual_seed(1))
-    to_spiking(_Deep(layers), [images], steps=2, method="binary", progress=False)
-    return seen, max(waits)
+    to_spiking(Deep(layers), [images], steps=2, method="binary", progress=False)
+    (number,) = waits
+    return seen, number
 
 
 def test_calibration_counts_the_same_and_waits_no_more_for_more_layers(
@@ -166,4 +132,5 @@ def test_calibration_counts_the_same_and_waits_no_more_for_more_layers(
     assert len(expected) == 3 and found.keys() == expected.keys()
     for name, one in found.items():
         _same(one, expected[name])
-    assert 0 < numbers[0] == numbers[1] <= 7
+    # Four pieces of one batch, the range of the input, and the size of the output.
+    assert 0 < numbers[0] == numbers[1] <= 4 * 7 + 3

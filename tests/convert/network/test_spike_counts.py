@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from support.waits import Deep, Waits, neurons_as_on_a_gpu
 from torch import Tensor
 
-from convert import SpikingModel, to_spiking
+from convert import SpikingModel, evaluate, to_spiking
 from convert.network.spike_counts import SpikeCounts
-from convert.neuron import few_spikes
 
 
 def test_numbers_and_tensors_add_up() -> None:
@@ -29,12 +29,6 @@ def test_a_block_reads_tensors_once_it_ends(
     with snn.count_spikes() as expected:
         snn(images)
         snn(images)
-    run = few_spikes.fused.run
-
-    def as_a_gpu_does(*given: object, **how: object) -> tuple[Tensor, Tensor, Tensor | None]:
-        y, count, tally = run(*given, **how)
-        return y, torch.tensor(count), tally
-
     reads: list[int] = []
     stack = torch.stack
 
@@ -42,7 +36,7 @@ def test_a_block_reads_tensors_once_it_ends(
         reads.append(len(tensors))
         return stack(tensors, *others)
 
-    monkeypatch.setattr(few_spikes.fused, "run", as_a_gpu_does)
+    neurons_as_on_a_gpu(monkeypatch)
     assert isinstance(snn, SpikingModel)
     with snn.count_spikes() as outer:
         with snn.count_spikes() as found:
@@ -52,3 +46,19 @@ def test_a_block_reads_tensors_once_it_ends(
             assert found == {}
         assert reads == [len(snn.sites)]
     assert outer == found == expected and sum(expected.values()) > 0
+
+
+def test_an_evaluation_waits_no_more_for_more_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.randn(24, 8, generator=torch.Generator().manual_seed(1))
+    numbers = []
+    for layers in (1, 4):
+        snn = to_spiking(Deep(layers), x, steps=3, method="binary", progress=False)
+        expected = evaluate(snn, None, [x], by_site=0, progress=False)
+        with monkeypatch.context() as patch:
+            neurons_as_on_a_gpu(patch)
+            with Waits() as waits:
+                found = evaluate(snn, None, [x], by_site=0, progress=False)
+        assert found.spiking == expected.spiking and found.by_step == expected.by_step
+        assert found.spikes_per_neuron == expected.spikes_per_neuron
+        numbers.append(waits.number)
+    assert 0 < numbers[0] == numbers[1], waits.found

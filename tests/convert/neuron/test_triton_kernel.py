@@ -23,7 +23,7 @@ needs_triton = pytest.mark.skipif(
 
 @needs_triton
 def test_under_the_interpreter() -> None:
-    options = ["-q", "-n0", "-p", "no:cacheprovider", "--no-header"]
+    options = ["-n0", "-p", "no:cacheprovider", "--no-header"]
     run = subprocess.run(
         [sys.executable, "-m", "pytest", *options, str(_HERE / "triton_interpreter.py")],
         cwd=_HERE.parents[2],

@@ -36,9 +36,9 @@ def test_bits_of_the_cpu(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> No
     assert len(checks) == 49 and all(row["wrong"] == 0 for row in checks)
     # On the CPU it isn't the kernel that ran, and that is told.
     assert [row["error"] for row in rows if row["kind"] == "failed"] == ["no kernel ran on cpu"]
-    assert gpu.wrong_beyond(_CPU, 5000) == 0
+    assert gpu.bits.wrong_beyond(_CPU, 5000) == 0
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    names = [name for name, _ in gpu.equality(torch.device("cuda"), 10)]
+    names = [name for name, _ in gpu.bits.equality(torch.device("cuda"), 10)]
     assert names[-4:] == [
         "a CUDA graph",
         "nothing waits",
@@ -48,8 +48,8 @@ def test_bits_of_the_cpu(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_what_differs_is_found(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    n = gpu.neuron(1, torch.float32)
-    x = gpu.inputs(n, torch.float32, 500)
+    n = gpu.bits.neuron(1, torch.float32)
+    x = gpu.bits.inputs(n, torch.float32, 500)
     decode = type(n).decode
 
     def off(self: Any, x: Any, addend: Any = None, *, plan: Any = None) -> Any:
@@ -60,20 +60,20 @@ def test_what_differs_is_found(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch)
 
     calls: list[int] = []
     monkeypatch.setattr(type(n), "decode", off)
-    assert gpu.wrong(n, x, _CPU) == 2
+    assert gpu.bits.wrong(n, x, _CPU) == 2
     rows: list[dict[str, Any]] = []
-    monkeypatch.setattr(gpu, "equality", lambda *_: [("a", lambda: 1 // 0), ("b", lambda: 3)])
-    gpu.check_bits(_CPU, 10, 100.0, rows.append)
+    monkeypatch.setattr(gpu.bits, "equality", lambda *_: [("a", lambda: 1 // 0), ("b", lambda: 3)])
+    gpu.bits.check_bits(_CPU, 10, 100.0, rows.append)
     assert rows[0]["error"].startswith("ZeroDivisionError") and rows[1]["wrong"] == 3
     rows.clear()
-    gpu.check_bits(_CPU, 10, -1.0, rows.append)
+    gpu.bits.check_bits(_CPU, 10, -1.0, rows.append)
     assert [row["error"] for row in rows[:2]] == ["no time left"] * 2
 
 
 def test_a_network(gpu: ModuleType) -> None:
     rows: list[dict[str, Any]] = []
     small = gpu.Network("resnet20", 3, 32, (4, 2), ("fp32", "bf16"), 1.0)
-    gpu.measure(small, _CPU, 0.0, rows.append)
+    gpu.times.measure(small, _CPU, 0.0, rows.append)
     made, *times = rows
     assert made["kind"] == "conversion" and made["images"] == 4 and made["seconds"] > 0
     assert [row["mode"] for row in times] == ["fp32", "bf16"]
@@ -94,7 +94,7 @@ def test_a_part_that_fails_is_told(gpu: ModuleType, monkeypatch: pytest.MonkeyPa
     def broken(name: str) -> nn.Module:
         raise torch.OutOfMemoryError("no memory | for it\nmore")
 
-    monkeypatch.setattr(gpu, "build", broken)
+    monkeypatch.setattr(gpu.times, "build", broken)
     gpu.run_part("resnet18", _CPU, True, 10.0, rows.append)
     failed = {"kind": "failed", "name": "resnet18"}
     assert rows == [{**failed, "error": "OutOfMemoryError: no memory / for it"}]
@@ -103,7 +103,7 @@ def test_a_part_that_fails_is_told(gpu: ModuleType, monkeypatch: pytest.MonkeyPa
     def run() -> None:
         raise torch.OutOfMemoryError("none")
 
-    found = gpu.rounds({"original": lambda: 1, "spiking": run}, _CPU, time.perf_counter() - 1)
+    found = gpu.times.rounds({"original": lambda: 1, "spiking": run}, _CPU, time.perf_counter() - 1)
     assert found["spiking"] == {"error": "OutOfMemoryError: none"}
     row = {"kind": "times", "name": "n", "mode": "fp32", "batch": 2, **found}
     assert "| OutOfMemoryError: none |" in gpu.table([row], "here")
@@ -115,7 +115,7 @@ def test_networks_are_those_that_it_says(gpu: ModuleType) -> None:
     assert list(gpu.parts(False)) == ["equality", "resnet20", "resnet50", "vit_b_16"]
     batches = {n.name: (n.batch, n.side, n.modes) for n in gpu.networks(False)}
     assert batches["resnet50"] == (256, 224, ("fp32", "bf16")) and batches["vit_b_16"][0] == 128
-    vit = gpu.build("vit_b_16")
+    vit = gpu.times.build("vit_b_16")
     assert float(vit.heads.head.weight.detach().std()) == pytest.approx(0.02, rel=0.05)
 
 
@@ -124,28 +124,28 @@ def test_calls_of_a_gpu(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device=None: done.append("waited"))
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: done.append("reset"))
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 3 * 2**20)
-    assert gpu.peak(cuda, lambda: done.append("ran")) == 3.0
+    assert gpu.times.peak(cuda, lambda: done.append("ran")) == 3.0
     assert done == ["reset", "ran", "waited"]
     done.clear()
-    assert gpu.timed(cuda, lambda: done.append("ran")) >= 0
+    assert gpu.times.timed(cuda, lambda: done.append("ran")) >= 0
     assert done == ["waited", "ran", "waited"]
     card = SimpleNamespace(name="A card", total_memory=80 * 2**30, major=9, minor=0)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
     assert gpu.environment(cuda).startswith("A card (80 GiB, sm_90); torch ")
     modes: list[str] = []
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
-    assert gpu.waits(_CPU) == 0 and modes == ["error", "default"]
+    assert gpu.bits.waits(_CPU) == 0 and modes == ["error", "default"]
     # A graph that replays nothing leaves what came of zeros.
     monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=lambda: None))
     monkeypatch.setattr(torch.cuda, "graph", lambda graph: nullcontext())
-    assert gpu.wrong_in_a_graph(_CPU) > 1000
+    assert gpu.bits.wrong_in_a_graph(_CPU) > 1000
 
 
 def test_a_backend_that_nodes_have(gpu: ModuleType) -> None:
     node = nn.Identity()
-    assert not gpu.with_triton(nn.Sequential(node))
+    assert not gpu.times.with_triton(nn.Sequential(node))
     node.supported_backends, node.backend = ("torch", "triton"), "torch"
-    assert gpu.with_triton(nn.Sequential(node)) and node.backend == "triton"
+    assert gpu.times.with_triton(nn.Sequential(node)) and node.backend == "triton"
 
 
 def test_without_a_gpu_it_says_so(

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from ..common.devices import apart
 from ..common.progress import Progress
 from ..graph.run import Modules, compute
 from ..network.bias_shifts import Corrections
@@ -106,7 +107,7 @@ def neurons_of(snn: SpikingModel, k: int) -> Neurons:
     return found
 
 
-def stretched(neuron: FewSpikesNeuron, factor: float) -> FewSpikesNeuron:
+def stretched(neuron: FewSpikesNeuron, factor: float | Tensor) -> FewSpikesNeuron:
     """Changes a neuron in place so that it takes x as it took ``factor * x``; returns it."""
     for tensor in (neuron.thresholds, neuron.resets, neuron.gates):
         if tensor is not None:
@@ -150,7 +151,8 @@ class _SideBySide:
     def __init__(self, sample: Sample, neurons: Neurons) -> None:
         self.sample = sample
         self.shifts: dict[str, Tensor] = {}
-        self.stretches: dict[str, float] = {}
+        # Numbers, or tensors of no dimensions: on a GPU nothing waits for them.
+        self._factors: dict[str, float | Tensor] = {}
         # As they are after the stretches.
         self._neurons = dict(neurons)
         self._exact: Values = {}
@@ -193,14 +195,13 @@ class _SideBySide:
         exact, spiking = self._exact[layer.target], self._spiking[layer.target]
         held = self.sample.batch_axes(layer.target)
         means = [_means(v, layer.axis, self.sample.sizes, held) for v in (exact, spiking)]
-        factor = 1.0
+        factor: float | Tensor = 1.0
         if layer.into is not None:
             spread = [
                 _spread(v, layer.axis, m) for v, m in zip((exact, spiking), means, strict=True)
             ]
-            if min(spread) > 0:
-                factor = min(max((spread[0] / spread[1]) ** 0.5, 1 / _STRETCH), _STRETCH)
-            self.stretches[layer.into] = factor
+            factor = _factor(spread[0], spread[1])
+            self._factors[layer.into] = factor
             self._neurons[layer.into] = stretched(copy.deepcopy(self._neurons[layer.into]), factor)
         shift = _shrunk(means[0] / factor - means[1])
         shift = shift.to(value_at(self.sample.network, layer.bias).dtype)
@@ -209,6 +210,16 @@ class _SideBySide:
         along[layer.axis] = -1
         # New tensors: a view's source must stay what it is.
         self._spiking[layer.target] = [v + shift.view(along).to(v.dtype) for v in spiking]
+
+    @property
+    def stretches(self) -> dict[str, float]:
+        """What every site's input is multiplied with, by the path of its neuron; waits once."""
+        tensors = [f for f in self._factors.values() if isinstance(f, Tensor)]
+        read = iter(torch.stack(tensors).tolist() if tensors else [])
+        return {
+            path: next(read) if isinstance(factor, Tensor) else factor
+            for path, factor in self._factors.items()
+        }
 
     def forget(self, node: Node) -> None:
         """Drops the values that no node after this one reads."""
@@ -260,16 +271,25 @@ def _means(
     return torch.cat(rows)
 
 
-def _spread(values: Sequence[Tensor], axis: int, means: Tensor) -> float:
-    """Mean square of the distance from each channel's mean."""
-    total, count = 0.0, 0
+def _spread(values: Sequence[Tensor], axis: int, means: Tensor) -> Tensor:
+    """Mean square of the distance from each channel's mean, float64 without dimensions."""
+    total, count = torch.zeros((), dtype=torch.float64, device=means.device), 0
     for value in values:
         shape = [1] * value.dim()
         shape[axis] = -1
         middle = means.mean(0).to(torch.promote_types(value.dtype, torch.float32)).view(shape)
-        total += float((value - middle).square().sum(dtype=torch.float64))
+        total += (value - middle).square().sum(dtype=torch.float64)
         count += value.numel()
     return total / count
+
+
+def _factor(exact: Tensor, spiking: Tensor) -> float | Tensor:
+    """What brings the spread of the spiking network to that of the exact one; 1 without any."""
+    if apart(exact.device):
+        factor = (exact / spiking).sqrt().clamp(1 / _STRETCH, _STRETCH)
+        return torch.where(torch.minimum(exact, spiking) > 0, factor, 1.0)
+    a, b = float(exact), float(spiking)
+    return min(max((a / b) ** 0.5, 1 / _STRETCH), _STRETCH) if min(a, b) > 0 else 1.0
 
 
 def _shrunk(rows: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -10,7 +11,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ..common.devices import apart
 from ..errors import CalibrationError
+from . import device_counts
 from . import histogram_kernels as counting
 
 Ints = npt.NDArray[np.int64]
@@ -126,6 +129,10 @@ class Histogram:
         Raises:
             CalibrationError: for NaN or infinity.
         """
+        if apart(values.device):
+            told = self.adding(values, masked=masked, hidden=hidden, importance=importance)
+            device_counts.finish([told])
+            return
         x = _plain(values)
         worth = None if importance is None else _plain(importance)
         finite = x.isfinite()
@@ -133,14 +140,10 @@ class Histogram:
             finite &= x > hidden
         if not bool(finite.all()):
             bad = x[~finite]
-            apart = bad <= hidden
-            if not masked or not bool(apart.all()):
-                kinds = "NaN" if bool(bad.isnan().any()) else "infinity"
-                raise CalibrationError(
-                    f"{self.name}: {kinds} among its inputs ({bad.numel()} of {x.numel()} values)"
-                    "; check the calibration data and the model's weights"
-                )
-            self.minus_infinite += int(apart.sum())
+            below = bad <= hidden
+            if not masked or not bool(below.all()):
+                self._refuse(bool(bad.isnan().any()), bad.numel(), x.numel())
+            self.minus_infinite += int(below.sum())
             self.hides |= bool(bad.isfinite().any())
             x = x[finite]
             worth = None if worth is None else worth[finite]
@@ -148,7 +151,7 @@ class Histogram:
             return
         part = Histogram(self.name, relative=self.relative)
         part.low, part.high = float(x.min()), float(x.max())
-        part._sum = _exact_sum(x)
+        part._sum = counting.exact_sum(x.numpy())
         part.level = _ROUNDED if self.relative else _floor_level(part.low, part.high)
         if self.relative:
             part._gather(_ordered(x.double()) >> part.level, worth)
@@ -158,33 +161,100 @@ class Histogram:
             part._count(x, worth, self.level if self.total else part.level)
         self.merge(part)
 
+    def adding(
+        self,
+        values: Tensor,
+        *,
+        masked: bool = False,
+        hidden: float = -float("inf"),
+        importance: Tensor | None = None,
+    ) -> Generator[device_counts.Asked, device_counts.Told, None]:
+        """As `add`, for values on a GPU: a generator for `device_counts.finish`."""
+        x = _plain(values)
+        worth = None if importance is None else _plain(importance)
+        below = None
+        if masked and hidden > -float("inf"):
+            below = x.isfinite() & (x <= hidden)
+            x = torch.where(below, -torch.inf, x)
+        seen = yield from device_counts.facts(x, below)
+        self.hides |= seen.hidden > 0
+        if seen.wrong:
+            if not masked or seen.minus_infinite < seen.wrong:
+                self._refuse(seen.nan > 0, seen.wrong, seen.size)
+            self.minus_infinite += seen.minus_infinite
+        if seen.size == seen.wrong:
+            return
+        part = Histogram(self.name, relative=self.relative)
+        part.low, part.high, part._sum = seen.low, seen.high, seen.total
+        part.level = _ROUNDED if self.relative else _floor_level(part.low, part.high)
+        if self.relative:
+            index = _ordered(x.double()) >> part.level
+            yield from part._gather_there(index, x, worth)
+        else:
+            finest = max(part.level, self.level) if self.total else part.level
+            for level in part._levels(seen.size - seen.wrong, finest):
+                found = yield from device_counts.dense(x, worth, level, part.low, part.high)
+                if part._take(level, finest, *found):
+                    break
+            else:
+                part.level = finest
+                yield from part._gather_there(_cells(x, finest), x, worth)
+        part._coarsen()
+        self.merge(part)
+
+    def _gather_there(
+        self, index: Tensor, x: Tensor, worth: Tensor | None
+    ) -> Generator[device_counts.Asked, device_counts.Told, None]:
+        found = yield from device_counts.gathered(index, x.isfinite(), worth)
+        self.cells, self.counts = found[:2]
+        if found[2] is not None:
+            self.mass = found[2]
+
+    def _refuse(self, nan: bool, wrong: int, size: int) -> None:
+        raise CalibrationError(
+            f"{self.name}: {'NaN' if nan else 'infinity'} among its inputs ({wrong} of {size} "
+            "values); check the calibration data and the model's weights"
+        )
+
+    def _levels(self, size: int, finest: int) -> Iterator[int]:
+        """Levels to count on, one after the other until one tells enough cells apart.
+
+        Few cells stay in the cache; values far apart from each other need more to be told apart.
+        """
+        span = (self.high - self.low) or abs(self.high) or 1.0
+        for bits in _GRIDS if size > _MOST_CELLS else _GRIDS[-1:]:
+            yield max(finest, int(np.ceil(np.log2(span))) - bits)
+
+    def _take(self, level: int, finest: int, first: int, dense: Ints, mass: Floats | None) -> bool:
+        """Keeps the counts of every cell from the first one, if they tell enough cells apart."""
+        cells = dense.nonzero()[0]
+        if len(cells) <= _MOST_CELLS and level != finest:
+            return False
+        self.level = level
+        self.cells, self.counts = cells + first, dense[cells]
+        if mass is not None:
+            self.mass = mass[cells]
+        return True
+
     def _count(self, x: Tensor, worth: Tensor | None, known: int) -> None:
         """Counts on the level that these values need, or on `known` where that is coarser."""
         finest = max(self.level, known)
-        span = (self.high - self.low) or abs(self.high) or 1.0
-        # Few cells stay in the cache; values far apart from each other need more to be told apart.
-        for bits in _GRIDS if x.numel() > _MOST_CELLS else _GRIDS[-1:]:
-            level = max(finest, int(np.ceil(np.log2(span))) - bits)
-            first, dense, mass = _dense(x, worth, level, self.low, self.high)
-            cells = dense.nonzero()[0]
-            if len(cells) > _MOST_CELLS or level == finest:
-                self.level = level
-                self.cells, self.counts = cells + first, dense[cells]
-                if mass is not None:
-                    self.mass = mass[cells]
+        rows = None if worth is None else worth.numpy()
+        for level in self._levels(x.numel(), finest):
+            found = counting.dense_counts(x.numpy(), rows, level, self.low, self.high)
+            if self._take(level, finest, *found):
                 break
         else:
             # Every grid was too coarse to tell.
             self.level = finest
-            exact = torch.ldexp(x.double(), torch.tensor(-finest, device=x.device))
-            self._gather(torch.floor(exact).to(torch.int64), worth)
+            self._gather(_cells(x, finest), worth)
         self._coarsen()
 
     def _gather(self, index: Tensor, worth: Tensor | None) -> None:
         found, place, counts = torch.unique(index, return_inverse=True, return_counts=True)
-        self.cells, self.counts = found.cpu().numpy(), counts.cpu().numpy()
+        self.cells, self.counts = found.numpy(), counts.numpy()
         if worth is not None:
-            self.mass = torch.bincount(place, worth.double()).cpu().numpy()
+            self.mass = torch.bincount(place, worth.double()).numpy()
 
     def merge(self, other: Histogram) -> None:
         """Adds the counts of another part of the data, exactly."""
@@ -220,24 +290,9 @@ def _plain(values: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.to(torch.float32)
 
 
-def _dense(
-    x: Tensor, worth: Tensor | None, level: int, low: float, high: float
-) -> tuple[int, Ints, Floats | None]:
-    """First cell, counts and sums of worth of every cell from low to high."""
-    if x.device.type == "cpu":
-        rows = None if worth is None else worth.numpy()
-        return counting.dense_counts(x.numpy(), rows, level, low, high)
-    return _dense_in_torch(x, worth, level)
-
-
-def _dense_in_torch(x: Tensor, worth: Tensor | None, level: int) -> tuple[int, Ints, Floats | None]:
-    """`_dense` on any device."""
-    index = torch.floor(torch.ldexp(x.double(), torch.tensor(-level, device=x.device)))
-    cells = index.to(torch.int64)
-    first = int(cells.min())
-    counts = torch.bincount(cells - first).cpu().numpy()
-    mass = None if worth is None else torch.bincount(cells - first, worth.double()).cpu().numpy()
-    return first, counts, mass
+def _cells(x: Tensor, level: int) -> Tensor:
+    """The cell of every value, int64; of one that isn't finite any."""
+    return torch.floor(torch.ldexp(x.double(), torch.full((), -level, device=x.device))).long()
 
 
 def _ordered(x: Tensor) -> Tensor:
@@ -269,28 +324,3 @@ def _neighbours(cells: Ints, counts: Ints, mass: Floats) -> tuple[Ints, Ints, Fl
     begins = np.flatnonzero(np.diff(cells, prepend=cells[0] - 1))
     mass = np.add.reduceat(mass, begins) if len(mass) else mass
     return cells[begins], np.add.reduceat(counts, begins), mass
-
-
-def _exact_sum(x: Tensor) -> Fraction:
-    """Sum without rounding: integer sums of the mantissas, one for each exponent."""
-    if x.device.type == "cpu":
-        return counting.exact_sum(x.numpy())
-    return _exact_sum_in_torch(x)
-
-
-def _exact_sum_in_torch(x: Tensor) -> Fraction:
-    """`_exact_sum` on any device."""
-    mantissa, exponent = torch.frexp(x.double())
-    exponent = exponent.to(torch.int64)
-    whole = torch.ldexp(mantissa, torch.tensor(53, device=x.device)).to(torch.int64)
-    first = int(exponent.min())
-    place = exponent - first
-    total = Fraction(0)
-    # Two halves of the mantissa, so that 2^35 values can't overflow an int64 sum.
-    for part, scale in ((whole >> 27, 27), (whole & ((1 << 27) - 1), 0)):
-        sums = torch.zeros(int(place.max()) + 1, dtype=torch.int64, device=x.device)
-        sums.index_add_(0, place, part)
-        for i, value in enumerate(sums.tolist()):
-            if value:
-                total += Fraction(value) * Fraction(2) ** (i + first - 53 + scale)
-    return total

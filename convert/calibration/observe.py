@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,10 +12,12 @@ from torch.fx import Node
 
 from ..calls.padding import kept_positions, padding_size
 from ..capture.capture import Captured
+from ..common.devices import apart
 from ..common.progress import Progress
 from ..errors import CalibrationError
 from ..graph.node_facts import has_positions
 from ..sites.find import Site
+from . import device_counts
 from .histogram import HIDDEN, Histogram
 from .importance import Observer
 
@@ -90,6 +92,7 @@ def calibrate(
                 longest[name] = max(longest.get(name, 0), length)
             for piece in captured.signature.pieces(leaves, _PIECES):
                 network.run(*piece, kept=kept_positions(captured.signature, piece))
+                tally.finish()
             images += size
     if images == 0:
         raise CalibrationError(
@@ -138,24 +141,26 @@ class _Tally:
         self._masked = {site.name: site.masks for site in sites}
         self._hidden = {site.name: site.hidden_below(HIDDEN) for site in sites}
         # Inputs of the first time steps of a gate, which are counted with those of the last.
-        self._waiting: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        self._steps: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        self._waiting: list[Generator[device_counts.Asked, device_counts.Told, None]] = []
 
     def count(self, call: Node, x: Tensor, importance: Tensor) -> None:
         """Adds inputs ``[...]`` of a site, each with its importance ``[...]``."""
         site = self.site_of[call]
         self.elements[call] += x.numel()
         if site.later:
-            steps = self._waiting.setdefault(site.name, [])
+            steps = self._steps.setdefault(site.name, [])
             steps.append((x.flatten(), importance.flatten()))
             if call is not site.calls[-1]:
                 return
-            x, importance = map(torch.cat, zip(*self._waiting.pop(site.name), strict=True))
-        self.histograms[site.name].add(
-            x,
-            masked=self._masked[site.name],
-            hidden=self._hidden[site.name],
-            importance=importance,
-        )
+            x, importance = map(torch.cat, zip(*self._steps.pop(site.name), strict=True))
+        histogram = self.histograms[site.name]
+        masked, hidden = self._masked[site.name], self._hidden[site.name]
+        if apart(x.device):
+            told = histogram.adding(x, masked=masked, hidden=hidden, importance=importance)
+            self._waiting.append(told)
+        else:
+            histogram.add(x, masked=masked, hidden=hidden, importance=importance)
 
     def neurons(self, images: int) -> dict[str, int]:
         """Neurons of every site for one of so many images, by its name."""
@@ -165,6 +170,11 @@ class _Tally:
             one, name = max(round(count / images), 1), self.site_of[call].name
             found[name] = max(one, found.get(name, 0))
         return found
+
+    def finish(self) -> None:
+        """Counts what was told of a GPU; sites wait for it together, not each by itself."""
+        waiting, self._waiting = self._waiting, []
+        device_counts.finish(waiting)
 
 
 def _unmoved(histograms: Mapping[str, Histogram], failed: str | None) -> str | None:

@@ -43,3 +43,8 @@ def usable_device(device: object) -> torch.device:
         reason = shortened(first_line(error), 120)
         raise InputError(f"device {named} can't be used here ({reason}); use 'cpu'") from error
     return found
+
+
+def apart(device: torch.device) -> bool:
+    """Whether a value there can't be read without waiting for all work that was given before."""
+    return device.type != "cpu"

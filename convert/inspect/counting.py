@@ -119,6 +119,7 @@ class _Counter:
             totals.add(site, self.synapses[site], self._by_image(site, tally))
 
         self._run(args, kwargs, told)
+        totals.read()
         self.totals.append(totals)
         self.images += size
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,8 @@ import numpy.typing as npt
 import torch
 from numba import njit
 from torch import Tensor
+
+from ..common.devices import apart
 
 Sums = npt.NDArray[np.float64]
 
@@ -40,7 +42,9 @@ class Synapses:
 
 @dataclass
 class Totals:
-    """What one batch's events add up to, a number for each image.
+    """What one batch's events add up to, a number for each image, once it is `read`.
+
+    What was counted on a GPU stays there until then, so that no layer waits for it.
 
     Args:
         arrived: by target, events that come there.
@@ -51,6 +55,7 @@ class Totals:
     arrived: list[Sums]
     active: list[Sums]
     events: dict[str, Sums]
+    _waiting: list[tuple[str, list[int], Tensor]] = field(default_factory=list)
 
     @classmethod
     def empty(cls, targets: int, sites: Sequence[str], images: int) -> Totals:
@@ -69,11 +74,28 @@ class Totals:
             synapses: of its neurons.
             tally: events of each neuron ``[N, neurons]``.
         """
-        events, active = sums(tally, synapses.rows)
+        if apart(tally.device):
+            found = torch.stack(_sums_in_torch(tally, synapses.rows))
+            self._waiting.append((site, synapses.targets, found))
+        else:
+            self._add(site, synapses.targets, *sums(tally, synapses.rows))
+
+    def _add(self, site: str, targets: Sequence[int], events: Sums, active: Sums) -> None:
         self.events[site] += events[:, -1]
-        for column, target in enumerate(synapses.targets):
+        for column, target in enumerate(targets):
             self.arrived[target] += events[:, column]
             self.active[target] += active[:, column]
+
+    def read(self) -> None:
+        """Fetches what waits on a GPU, all of it at once."""
+        if not self._waiting:
+            return
+        flat = torch.cat([found.flatten() for _, _, found in self._waiting]).cpu()
+        sizes = [found.numel() for _, _, found in self._waiting]
+        parts = zip(self._waiting, flat.split(sizes), strict=True)
+        for (site, targets, found), part in parts:
+            self._add(site, targets, *part.view(found.shape).numpy())
+        self._waiting.clear()
 
 
 def sums(tally: Tensor, rows: Tensor) -> tuple[Sums, Sums]:
@@ -83,15 +105,21 @@ def sums(tally: Tensor, rows: Tensor) -> tuple[Sums, Sums]:
         tally: events of each neuron ``[N, neurons]``, uint8 or int32.
         rows: a number for each neuron ``[rows, neurons]``, int32.
     """
-    if tally.device.type != "cpu":
-        counts, numbers = tally.double(), rows.double().t()
-        return (counts @ numbers).cpu().numpy(), ((tally > 0).double() @ numbers).cpu().numpy()
+    if apart(tally.device):
+        events, active = (found.cpu().numpy() for found in _sums_in_torch(tally, rows))
+        return events, active
     events, active = (np.zeros((len(tally), len(rows)), np.int64) for _ in range(2))
     # So many products can't exceed what an int32 holds.
     most = max(1, int(tally.max()) if tally.dtype != torch.uint8 else 255) * int(rows.max())
     block = max(1, (2**31 - 1) // max(most, 1))
     _add(tally.contiguous().numpy(), rows.numpy(), events, active, block)
     return events.astype(np.float64), active.astype(np.float64)
+
+
+def _sums_in_torch(tally: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """`sums` on any device, which stay there; exact, as float64 holds whole numbers up to 2^53."""
+    numbers = rows.double().t()
+    return tally.double() @ numbers, (tally > 0).double() @ numbers
 
 
 @njit(cache=True, nogil=True)

@@ -21,6 +21,7 @@ from ..neuron.few_spikes import WHOLE, FewSpikesNeuron, NeuronPlan, around
 from .range_check import Outside, OutsideCounter
 from .run_plan import Kept, RunPlan, Tally
 from .site_map import SiteMap
+from .spike_counts import SpikeCounts
 
 _DEFAULT = RunPlan()
 # The plans of this thread's runs, by network.
@@ -168,16 +169,12 @@ class Blocks(torch.nn.Module):
     def count_spikes(self) -> Iterator[dict[str, int]]:
         """Counts spikes inside the block; the yielded dict is filled by site when it ends."""
         counts: dict[str, int] = {}
-        tally = dict.fromkeys(self.names, 0)
-
-        def count(site: str, spikes: int) -> None:
-            tally[site] += spikes
-
+        sums = SpikeCounts(self.names)
         try:
-            with self.running(counters=(*self.plan.counters, count)):
+            with self.running(counters=(*self.plan.counters, sums.add)):
                 yield counts
         finally:
-            counts.update(tally)
+            counts.update(sums.totals())
 
     @contextmanager
     def tally_spikes(self, told: Tally) -> Iterator[None]:

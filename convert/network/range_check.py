@@ -45,6 +45,9 @@ def inputs_outside(leaves: Iterable[Any], ranges: Iterable[tuple[float, float] |
     for leaf, limits in zip(leaves, ranges, strict=False):
         if limits is None or not isinstance(leaf, Tensor) or not leaf.numel() or leaf.is_meta:
             continue
+        if leaf.is_cuda and torch.cuda.is_current_stream_capturing():
+            # Nothing can be read while a CUDA graph is recorded.
+            continue
         margin = _MARGIN * (limits[1] - limits[0])
         low, high = (float(bound) for bound in torch.aminmax(leaf.detach()))
         # NaN compares false: it is no matter of range.

@@ -16,8 +16,8 @@ from torch import Tensor
 from ..errors import InputError
 from ..neuron.few_spikes import FewSpikesNeuron, NeuronPlan
 
-Told = TypeVar("Told", int, Tensor)
-Counter = Callable[[str, int], None]
+Told = TypeVar("Told")
+Counter = Callable[[str, int | Tensor], None]
 Tally = Callable[[str, Tensor], None]
 Watcher = Callable[[str, Tensor], None]
 
@@ -66,7 +66,8 @@ class RunPlan:
         readout: steps after which every neuron is cut; None for no cut.
         corrected: with a cut, adds the calibrated mean of what the missing steps would have added.
         spiking: names of the sites that spike, the others compute exactly; None for all.
-        counters: told the name of a site and its spikes, once a call of its neuron.
+        counters: told the name of a site and its spikes, once a call of its neuron; see
+            `NeuronPlan` for what they are told from a GPU.
         watchers: told the name of a site and its input ``[...]`` before its neuron runs.
         kept: what calls with the same inputs share; None outside of `SpikingModel.repeated`.
         check_inputs: whether inputs are compared with the calibrated range.

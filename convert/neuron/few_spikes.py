@@ -26,7 +26,8 @@ class NeuronPlan:
         steps: time steps after which the neuron is read out; None, or K and more, for all of them.
         corrected: adds the calibrated mean of what the missing steps would have added.
         count: told the number of events of the call: spikes, and with gates the constants y0 that
-            aren't 0; None if nobody asks.
+            aren't 0; None if nobody asks. On a GPU it is a tensor there, int64 without dimensions,
+            so that nothing waits.
         in_place: the output may take the memory of the input.
         tally: told the number of events of each value, uint8 (int32 from K = 255 on), of the
             input's shape, in memory as the output lies; they sum up to the count. None if nobody
@@ -35,11 +36,11 @@ class NeuronPlan:
 
     steps: int | None = None
     corrected: bool = False
-    count: Callable[[int], None] | None = None
+    count: Callable[[int | Tensor], None] | None = None
     in_place: bool = False
     tally: Callable[[Tensor], None] | None = None
 
-    def tell(self, count: int, tally: Tensor | None) -> None:
+    def tell(self, count: int | Tensor, tally: Tensor | None) -> None:
         """Tells whoever asked the events of a call."""
         if self.count is not None:
             self.count(count)
@@ -217,15 +218,17 @@ class FewSpikesNeuron(base.StepModule, torch.nn.Module):
         learns = _learns(x, addend, T, h, d, gates)
         if addend is not None and (
             learns
-            or not (x.dtype == addend.dtype == T.dtype and x.shape == addend.shape)
+            or not (x.dtype == addend.dtype and x.shape == addend.shape)
+            or not (x.dtype == T.dtype or fused.casts(x))
             or not (fused.usable(addend) and fused.usable(x))
         ):
             x, addend = x + addend, None
         x = _dense(x)
-        v = x.to(torch.promote_types(x.dtype, T.dtype))
+        state = torch.promote_types(x.dtype, T.dtype)
+        v = x if x.dtype != state and not learns and fused.casts(x) else x.to(state)
         tallying = plan.tally is not None
         counting = tallying or plan.count is not None
-        if not learns and fused.usable(v) and _plain(v.dtype, *tables):
+        if not learns and fused.usable(v) and _plain(state, *tables):
             y, count, tally = fused.run(
                 v,
                 tables,
@@ -238,6 +241,10 @@ class FewSpikesNeuron(base.StepModule, torch.nn.Module):
             )
             plan.tell(count, tally)
             return y.to(x.dtype)
+        if addend is not None:
+            x = x + addend
+        if addend is not None or v.dtype != state:
+            v = x.to(state)
         try:
             y, events = run(v, tables, steps, learns=learns, counting=counting)
         except (TypeError, NotImplementedError) as error:

@@ -1,7 +1,7 @@
 """The neuron's time steps fused into one pass over memory.
 
 On the CPU machine code (see `llvm_code`) takes each value through all steps in registers; where
-there is none, a loop over blocks does the same in torch. On CUDA `torch.compile` fuses the steps.
+there is none, a loop over blocks does the same in torch. A GPU runs a Triton kernel (`on_gpu`).
 All give what the plain loop in `few_spikes` gives, bit for bit.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from threading import Lock
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from ..common import torch_threads as openmp
 from ..common.tracing import traced
-from ..errors import InputError
+from . import on_gpu
 from .llvm_code import Compiled, compiled
 from .llvm_program import Job
 from .steps import Tables, interval, tally_type
@@ -35,8 +34,6 @@ _WORTH_A_THREAD = 32768
 # Machine code is made once the loop in torch has done this many steps of single values, some
 # twenty milliseconds, which is what it takes to make it.
 WORTH_COMPILING = 50_000_000
-# Compilation for a GPU takes longer, but there this many are done in no time.
-_WORTH_COMPILING_CUDA = 40_000_000_000
 
 # Steps done without a compiled function so far, by what the function depends on.
 _waiting: dict[tuple[Any, ...], int] = {}
@@ -53,12 +50,20 @@ def usable(x: Tensor) -> bool:
         not traced()
         and type(x) in (Tensor, torch.nn.Parameter)
         and x.device.type in ("cpu", "cuda")
-        and x.dtype in (torch.float32, torch.float64)
+        and (
+            x.dtype in (torch.float32, torch.float64)
+            or (x.dtype in on_gpu.HALF and on_gpu.ready(x.device))
+        )
         and not (torch.is_grad_enabled() and x.requires_grad)
         and not x.is_neg()
         and not x._is_zerotensor()
         and x.layout is torch.strided
     )
+
+
+def casts(x: Tensor) -> bool:
+    """Whether a fused pass takes values as they are, and its potentials in the type of T."""
+    return usable(x) and on_gpu.ready(x.device)
 
 
 def run(
@@ -71,13 +76,14 @@ def run(
     addend: Tensor | None = None,
     kept: Rows | None = None,
     tallying: bool = False,
-) -> tuple[Tensor, int, Tensor | None]:
+) -> tuple[Tensor, int | Tensor, Tensor | None]:
     """Output of a neuron and, if asked for, its events and those of each value.
 
-    All are bit for bit what the steps give in torch.
+    All are bit for bit what the steps give in torch. From a GPU's kernel the number of events is a
+    tensor there, int64 without dimensions, so that nothing waits.
 
     Args:
-        x: input, float32 or float64 ``[...]``, see `usable`.
+        x: input ``[...]`` of the type of T, or of any where the pass `casts`; see `usable`.
         tables: T, h, d, y0 and gates.
         counting: counts spikes, and with gates the constants that aren't 0.
         steps: runs only the first so many steps; the compiled function is that of K all the same.
@@ -89,15 +95,15 @@ def run(
     kind = tally_type(tables.thresholds.shape[-1]) if tallying else None
     steps = tables.thresholds.shape[-1] if steps is None else steps
     x, function = x.detach(), None
+    if addend is not None and not (_dense(x) and addend.stride() == x.stride()):
+        x, addend, in_place = _sum(x, addend, in_place), None, True
+    if on_gpu.ready(x.device):
+        return _on_gpu(x, addend, tables, counting, steps, in_place, kind)
     if addend is not None:
-        if _dense(x) and addend.stride() == x.stride():
-            function = _compiled(x, tables, counting, True, steps, kind)
+        function = _compiled(x, tables, counting, True, steps, kind)
         if function is None:
-            x, addend = x.add_(addend) if in_place else x + addend, None
-            in_place = True
-    in_place = in_place or not _dense(x)
-    x = x if _dense(x) else x.contiguous()
-    y = x if in_place else torch.empty_like(x)
+            x, addend, in_place = _sum(x, addend, in_place), None, True
+    x, y = _memory(x, in_place)
     function = function or _compiled(x, tables, counting, False, steps, kind)
     tally = None if kind is None else _tally_like(y, kind, function)
     if not x.numel():
@@ -112,8 +118,38 @@ def run(
     if tables.gates is not None:
         return y, gated_in_blocks(flat_x, flat_y, tables, steps, counting, told), tally
     parameters = torch.cat((*tables[:3], tables.offset.view(1))).detach().to(x.dtype)
-    on_device = _on_cuda if x.device.type == "cuda" else in_blocks
-    return y, on_device(flat_x, flat_y, parameters, steps, counting, told), tally
+    return y, in_blocks(flat_x, flat_y, parameters, steps, counting, told), tally
+
+
+def _on_gpu(
+    x: Tensor, addend: Tensor | None, tables: Tables, counting: bool, steps: int, in_place: bool,
+    kind: torch.dtype | None,
+) -> tuple[Tensor, int | Tensor, Tensor | None]:  # fmt: skip
+    """As `run`, where a GPU's kernel is ready; without it from the first time on that it fails."""
+    given = x
+    x, y = _memory(x, in_place)
+    tally = None if kind is None else _tally_like(y, kind, None)
+    flat_z = None if addend is None else _flat(addend.detach())
+    told = None if tally is None else _flat(tally)
+    done, count = on_gpu.run(_flat(x), flat_z, _flat(y), tables, steps, told, counting)
+    if done:
+        return y, 0 if count is None else count, tally
+    x = given if addend is None else given + addend
+    y, events, tally = run(
+        x.to(tables.thresholds.dtype), tables, counting, steps=steps, tallying=kind is not None
+    )
+    return y.to(x.dtype), events, tally
+
+
+def _sum(x: Tensor, addend: Tensor, in_place: bool) -> Tensor:
+    return x.add_(addend) if in_place else x + addend
+
+
+def _memory(x: Tensor, in_place: bool) -> tuple[Tensor, Tensor]:
+    """Values one after the other, and memory of the same layout for the output."""
+    if not _dense(x):
+        x, in_place = x.contiguous(), True
+    return x, x if in_place else torch.empty_like(x)
 
 
 def _tally_like(y: Tensor, kind: torch.dtype, function: Compiled | None) -> Tensor:
@@ -160,12 +196,7 @@ class Rows:
             lanes: values in a row, with gates.
         """
         given = [t for t in tables if t is not None]
-        for tensor in given:
-            if tensor.device != x.device:
-                raise InputError(
-                    f"a neuron's parameters are on {tensor.device}, its input on {x.device}; move "
-                    "one of them with .to(device)"
-                )
+        tables.check_device(x)
         if tables.gates is None:
             rows = [t if t.dtype == x.dtype else t.to(x.dtype) for t in given]
             return [t if t.is_contiguous() else t.contiguous() for t in (*rows, rows[-1])]
@@ -354,52 +385,6 @@ def gated_in_blocks(
     return int(count)
 
 
-def fused(
-    x: Tensor, thresholds: Sequence[Tensor], resets: Sequence[Tensor], weights: Sequence[Tensor],
-    offset: Tensor, counting: bool, tally: torch.dtype | None = None,
-) -> tuple[Tensor, Tensor, Tensor | None]:  # fmt: skip
-    """The steps on ``x [n]`` for `torch.compile`, which makes one kernel of them.
-
-    Output, spikes, and if there is a type for it the spikes of each value.
-    """
-    v, out = x, torch.zeros_like(x) + offset
-    fired = torch.zeros_like(x, dtype=torch.int32)
-    for T, h, d in zip(thresholds, resets, weights, strict=True):
-        s = (v > T).to(x.dtype)
-        out = out + d * s
-        v = v - h * s
-        if counting or tally is not None:
-            fired = fired + s.to(torch.int32)
-    told = None if tally is None else fired.to(tally)
-    return torch.where(x != x, x, out), fired.sum(dtype=torch.int64), told
-
-
-@cache
-def _fused_compiled() -> Any:
-    return torch.compile(fused, dynamic=True, fullgraph=True)
-
-
 @cache
 def _warn_once(error: str) -> None:
     _LOG.warning("no compiled neuron, time steps run one by one: %s", error)
-
-
-def _on_cuda(
-    x: Tensor, y: Tensor, parameters: Tensor, steps: int, counting: bool, tally: Tensor | None
-) -> int:
-    table, offset = _parts(parameters)
-    # A step that never fires is none: one function for all readouts.
-    table[0, steps:] = torch.inf
-    rows = [list(row.unbind()) for row in table]
-    kind = None if tally is None else tally.dtype
-    key = (table.shape[1], x.dtype, counting, kind, "cuda")
-    if _worth(key, x.numel() * table.shape[1], _WORTH_COMPILING_CUDA):
-        try:
-            out, fired, events = _fused_compiled()(x, *rows, offset, counting, kind)
-            y.copy_(out)
-            if tally is not None:
-                tally.copy_(events)
-            return int(fired) if counting or tally is not None else 0
-        except Exception as error:  # whatever a missing or broken compiler raises
-            _warn_once(str(error).splitlines()[0])
-    return in_blocks(x, y, parameters, steps, counting, tally)

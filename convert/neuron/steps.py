@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..common.tracing import traced
 from ..errors import InputError
 from . import surrogate
 
@@ -29,6 +30,19 @@ class Tables(NamedTuple):
     weights: Tensor
     offset: Tensor
     gates: Tensor | None = None
+
+    def check_device(self, x: Tensor) -> None:
+        """Refuses numbers on another device than the input's.
+
+        Raises:
+            InputError: for any.
+        """
+        for tensor in self:
+            if tensor is not None and tensor.device != x.device:
+                raise InputError(
+                    f"a neuron's parameters are on {tensor.device}, its input on {x.device}; move "
+                    "one of them with .to(device)"
+                )
 
     def rows(self) -> Iterator[Tables]:
         """Each interval's own table."""
@@ -52,14 +66,18 @@ def tally_type(steps: int) -> torch.dtype:
     return torch.uint8 if steps < 255 else torch.int32
 
 
-def as_count(events: Tensor) -> int:
+def as_count(events: Tensor) -> int | Tensor:
     """Events of each value, from `run`, in all; 0 where there are no values.
+
+    On a GPU they stay there, int64 without dimensions, so that nothing waits.
 
     Raises:
         InputError: where nobody knows them.
     """
     if events.is_meta:
         return 0
+    if events.is_cuda and type(events) is Tensor and not traced():
+        return events.sum(dtype=torch.float64).long()
     try:
         return int(events.sum(dtype=torch.float64))
     except RuntimeError as error:

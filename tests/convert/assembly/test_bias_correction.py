@@ -3,15 +3,17 @@
 import copy
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from support.waits import Deep, Waits, neurons_as_on_a_gpu
 from torch import Tensor, nn
 
 from convert import SpikingModel, load, refit, to_spiking
-from convert.assembly import side_by_side
-from convert.assembly.bias_correction import _means, _shrunk, stretched
+from convert.assembly import bias_correction, side_by_side
+from convert.assembly.bias_correction import _factor, _means, _shrunk, stretched
 from convert.assembly.biased_layers import find_layers
 from convert.capture.capture import capture
 from convert.neuron.few_spikes import FewSpikesNeuron
@@ -284,3 +286,38 @@ def test_a_correction_is_judged_on_other_images(monkeypatch: pytest.MonkeyPatch)
     error = (found - expected).double().square().mean() / expected.double().square().mean()
     assert row.before == pytest.approx(float(error.sqrt()), rel=1e-5)
     assert snn.report.output_errors[0].error == row.before
+
+
+def test_factors_stay_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = [(2.0, 1.0), (1.0, 2.0), (9.0, 1.0), (1.0, 9.0), (0.0, 1.0), (1.0, 0.0), (0.0, 0.0)]
+    spreads = [tuple(torch.tensor(v, dtype=torch.float64) for v in pair) for pair in pairs]
+    expected = [_factor(*spread) for spread in spreads]
+    assert expected == [2**0.5, 0.5**0.5, 2.0, 0.5, 1.0, 1.0, 1.0]
+    monkeypatch.setattr(bias_correction, "apart", lambda _: True)
+    for spread, factor in zip(spreads, expected, strict=True):
+        found = _factor(*spread)
+        assert isinstance(found, Tensor) and found.dtype == torch.float64
+        assert float(found) == pytest.approx(factor, rel=1e-15)
+
+
+def test_corrections_wait_no_more_for_more_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    measure, numbers, seen = bias_correction.measure, [], []
+
+    def watched(*given: Any, **how: Any) -> bias_correction.Corrected:
+        with Waits() as waits:
+            found = measure(*given, **how)
+        numbers.append(waits.number)
+        seen[:] = waits.found
+        return found
+
+    x = torch.randn(24, 8, generator=torch.Generator().manual_seed(1))
+    for layers in (2, 5):
+        expected = to_spiking(Deep(layers), x, steps=3, method="binary", progress=False)
+        with monkeypatch.context() as patch:
+            patch.setattr(bias_correction, "apart", lambda _: True)
+            patch.setattr(bias_correction, "measure", watched)
+            neurons_as_on_a_gpu(patch)
+            found = to_spiking(Deep(layers), x, steps=3, method="binary", progress=False)
+        assert found.report.corrections[0].layers == layers - 1
+        assert torch.allclose(found(x), expected(x), atol=1e-5)
+    assert 0 < numbers[0] == numbers[1], seen

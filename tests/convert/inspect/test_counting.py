@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from convert import SpikingModel, to_spiking
 from convert.errors import InputError
-from convert.inspect import count_operations, simulate
+from convert.inspect import count_operations, event_sums, simulate
 from convert.inspect.event_sums import sums
 from convert.inspect.operation_counts import QUANTITIES, OperationCounts
 
@@ -170,6 +170,36 @@ def test_large_sums_are_exact() -> None:
         events, active = sums(given, rows)
         assert (events == (given.double() @ rows.double().t()).numpy()).all()
         assert (active == ((given > 0).double() @ rows.double().t()).numpy()).all()
+
+
+def test_a_gpu_is_read_once_a_batch(
+    network: tuple[SpikingModel, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snn, x = network
+    expected = count_operations(snn, [x, x[:3]], progress=False).to_dict()
+    waits: dict[str, int] = {"add": 0, "read": 0}
+    to_cpu = Tensor.cpu
+
+    def watched(name: str) -> None:
+        original = getattr(event_sums.Totals, name)
+
+        def noted(tensor: Tensor) -> Tensor:
+            waits[name] += 1
+            return to_cpu(tensor)
+
+        def run(*given: object) -> None:
+            with monkeypatch.context() as patch:
+                patch.setattr(Tensor, "cpu", noted)
+                original(*given)
+
+        monkeypatch.setattr(event_sums.Totals, name, run)
+
+    watched("add")
+    watched("read")
+    monkeypatch.setattr(event_sums, "apart", lambda _: True)
+    monkeypatch.setattr(event_sums, "_add", None)
+    assert count_operations(snn, [x, x[:3]], progress=False).to_dict() == expected
+    assert waits == {"add": 0, "read": 2}
 
 
 def test_to_dict_and_bad_input(network: tuple[SpikingModel, Tensor]) -> None:

@@ -302,18 +302,6 @@ def test_is_told_once_and_counts_by_itself(intervals: int) -> None:
         assert not torch.equal(tallies[1], kept)
 
 
-def test_what_a_gpu_runs() -> None:
-    neuron = _neuron(1)
-    x = _mixed(neuron)
-    rows = [list(t.unbind()) for t in (neuron.thresholds, neuron.resets, neuron.weights)]
-    for kind in (torch.uint8, torch.int32):
-        y, spikes, tally = kernel.fused(x, *rows, neuron.offset, False, kind)
-        assert tally is not None and tally.dtype == kind
-        assert torch.equal(tally.long(), _expected(neuron, x))
-        assert int(spikes) == int(tally.sum())
-        assert torch.equal(y.nan_to_num(7), neuron(x).nan_to_num(7))
-
-
 def test_neurons_that_threads_share(monkeypatch: pytest.MonkeyPatch) -> None:
     _code(monkeypatch)
     neuron = _neuron(4)

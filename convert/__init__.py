@@ -4,6 +4,7 @@ The rooms, in the order in which data flows: capture, sites, calibrate, fit, swa
 save.
 """
 
+from .capture.stepwise import stepwise
 from .conversion import to_spiking
 from .errors import (
     CalibrationError,
@@ -70,5 +71,6 @@ __all__ = [
     "register_method",
     "register_metric",
     "register_operator",
+    "stepwise",
     "to_spiking",
 ]

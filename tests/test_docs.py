@@ -148,7 +148,7 @@ def test_diffusion(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_recurrence() -> None:
     text = (_DOCS / "recurrence.md").read_text(encoding="utf-8")
     examples = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert len(examples) == 2
+    assert len(examples) == 3
     names: dict[str, Any] = {}
     for example in examples:
         # Two steps of a binary table are fitted in a moment.
@@ -159,6 +159,10 @@ def test_recurrence() -> None:
     for site in re.findall(r"`(\w+_gate|cell_tanh)`", text.partition("| GRU")[0]):
         assert f"lstm.layer0.reverse.{site}" in names["snn"].sites
     assert names["logits"].shape == (128, 3)
+    assert names["answers"].shape == (16, 3)
+    gates = {"input_gate", "forget_gate", "cell_gate", "output_gate", "cell_tanh"}
+    cells = {site.rpartition(".") for site in names["cells"].sites}
+    assert {site for *_, site in cells} == gates and len(cells) == 10
 
 
 def test_peers(small: nn.Module, images: Tensor) -> None:

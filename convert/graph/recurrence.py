@@ -20,8 +20,9 @@ from ..errors import CaptureError
 aten = torch.ops.aten
 
 _VARYING = (
-    "a recurrent layer can't be unrolled over a length that varies; name the layer in "
-    "modules=[...], so that it runs step by step at any length, or give all sequences one length"
+    "a recurrent layer can't be unrolled over a length that varies; put convert.stepwise(layer) in "
+    "its place and name its cells in modules=['LAYER.cells.*'], so that it runs step by step at "
+    "any length, or give all sequences one length"
 )
 PACKED = (
     "a recurrent layer is given a PackedSequence, whose lengths are values; give it the padded "

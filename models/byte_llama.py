@@ -145,6 +145,7 @@ def generate(
     *,
     temperature: float = 0.8,
     window: int = 256,
+    padded: bool = False,
     seed: int = 0,
 ) -> bytes:
     """The prompt and `count` bytes that a model says come next.
@@ -155,6 +156,8 @@ def generate(
         count: bytes that are added.
         temperature: of the draw; 0 takes the likeliest byte.
         window: bytes before the next one that the model sees, at most.
+        padded: always gives the model that many, the rest behind the text: for a network that
+            takes one length alone. A causal model doesn't hear what comes later.
         seed: of the draw.
     """
     if not prompt:
@@ -162,7 +165,9 @@ def generate(
     generator = torch.Generator().manual_seed(seed)
     said = list(prompt)
     for _ in range(count):
-        logits = model(torch.tensor([said[-window:]]))[0, -1].double()
+        seen = said[-window:]
+        filling = [0] * (window - len(seen)) if padded else []
+        logits = model(torch.tensor([seen + filling]))[0, len(seen) - 1].double()
         if temperature > 0:
             chances = torch.softmax(logits / temperature, 0)
             said.append(int(torch.multinomial(chances, 1, generator=generator)))

@@ -98,6 +98,7 @@ def test_generate() -> None:
     assert likeliest[-1] == int(model(torch.tensor([list(b"To be")]))[0, -1].argmax())
     # The window moves along.
     assert len(generate(model, b"x" * 80, 2, window=64)) == 82
+    assert generate(model, b"To be", 9, window=16, padded=True, seed=3) == said
     with pytest.raises(ValueError, match="prompt is empty"):
         generate(model, b"", 1)
 

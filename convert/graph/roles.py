@@ -52,7 +52,7 @@ class Operation:
         inputs: spikes or analog, for each varying input.
         where: module path of the call, or the line of the source.
         multiply_accumulates: for one image; 0 for sums, layouts and what remains.
-        node: the graph node.
+        node: the graph node; None in a report that was pickled by itself.
         shapes: of the varying inputs; ``batch`` and expressions of it stand for its size.
     """
 
@@ -68,6 +68,15 @@ class Operation:
         # Plain words become members; others are refused with a ValueError that names them.
         object.__setattr__(self, "kind", Role(self.kind))
         object.__setattr__(self, "inputs", tuple(map(Signal, self.inputs)))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Operation:
+        """Itself: nothing of it changes, and its node stays in its graph."""
+        return self
+
+    def __reduce__(self) -> Any:
+        """Pickled without its node, which a graph alone has: for reports and evaluations."""
+        rest = self.kind, self.op, self.inputs, self.where, self.multiply_accumulates
+        return Operation, (*rest, None, self.shapes)
 
     @property
     def signal(self) -> Signal:

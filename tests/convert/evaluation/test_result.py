@@ -94,3 +94,9 @@ def test_sites_that_add_most(result: Evaluation) -> None:
     assert "(logit RMSE): s1 -, s2 0.3000, s5 0.2500, s4 0.2000, s0 0.1000\n" in shown
     for sites in (rows(), rows(None, None)):
         assert "add most" not in str(replace(result, by_site=sites))
+
+
+def test_copied_and_pickled(result: Evaluation) -> None:
+    for again in (copy.deepcopy(result), pickle.loads(pickle.dumps(result))):
+        assert again.to_dict() == result.to_dict() and str(again) == str(result)
+        assert again.report is not result.report

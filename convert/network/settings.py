@@ -126,7 +126,7 @@ class ConversionSettings:
     max_pool: bool | str = False
     batch_axis: int | Mapping[str, int | None] | None = None
     dynamic: Mapping[str, Any] | None = None
-    modules: Sequence[str] = ()
+    modules: Sequence[str] | None = ()
 
     def __post_init__(self) -> None:
         self._keep("steps", _steps(self.steps))
@@ -255,7 +255,7 @@ class ConversionSettings:
                 dict(self.batch_axis) if isinstance(self.batch_axis, Mapping) else self.batch_axis
             ),
             "dynamic": None if self.dynamic is None else axes_to_dict(self.dynamic),
-            "modules": list(self.modules),
+            "modules": list(self.modules or ()) or None,
         }
 
     @classmethod
@@ -372,7 +372,7 @@ def named_modules(modules: object) -> list[str]:
     Raises:
         InputError: for what is neither names nor classes.
     """
-    listed = [modules] if isinstance(modules, str | type) else modules
+    listed = [modules] if isinstance(modules, str | type) else () if modules is None else modules
     fits = isinstance(listed, Sequence) and all(
         (isinstance(m, str) and m) or (isinstance(m, type) and issubclass(m, nn.Module))
         for m in listed

@@ -256,9 +256,8 @@ def write_settings(report: Report | None) -> Any:
         return None
     settings = report.settings.to_dict()
     # What is not used is left out.
-    unset = ("batch_axis", "dynamic", "budget_spikes", "budget_operations", "budget_energy")
-    unused_values: dict[str, Any] = {**dict.fromkeys(unset), "spike_cost": 0.0, "modules": []}
-    for name, unused in unused_values.items():
+    unset = "batch_axis dynamic modules budget_spikes budget_operations budget_energy".split()
+    for name, unused in {**dict.fromkeys(unset), "spike_cost": 0.0}.items():
         if settings[name] == unused:
             del settings[name]
     return plain(settings, "the settings")

@@ -421,8 +421,8 @@ def test_newer_files_are_refused_by_name(converted: SpikingModel, tmp_path: Path
     converted.save(path)
     assert _HEADER.unpack(path.read_bytes()[: _HEADER.size])[1] == 3
     graph, content = read(path)
-    path.write_bytes(packed(graph, content, 4) + graph + content)
-    with pytest.raises(StorageError, match=r"version 4.*newer"):
+    path.write_bytes(packed(graph, content, 5) + graph + content)
+    with pytest.raises(StorageError, match=r"version 5.*newer"):
         load(path)
 
 

@@ -28,9 +28,9 @@ def test_errors_of_torch_are_one_line(tmp_path: Path) -> None:
     back = load(tmp_path / "net.fsnn")
     assert torch.equal(back(rows), snn(rows))
     for called in (back, back.original()):
-        with pytest.raises(InputError, match=r"can't be run on this .*index out of range"):
+        with pytest.raises(InputError, match="give numbers from 0 to 3"):
             called(rows + 9)
-    with pytest.raises(IndexError):
+    with pytest.raises(InputError, match="give numbers from 0 to 3"):
         snn(rows + 9)
 
 

@@ -126,7 +126,7 @@ def test_a_part_with_fewer_steps_is_whole_after_its_last(model: Asking, data: li
 def test_steps_are_chosen_for_each_part(model: Asking, data: list[Tensor]) -> None:
     snn = converted(model, data, ["stem", "blocks.1.act"], steps="auto", max_loss=0.01)
     assert snn.steps == snn.longest == max(row.steps for row in snn.report.sites) > 1
-    with pytest.raises(InputError, match="budget= divides steps among the sites of one graph"):
+    with pytest.raises(InputError, match="budget= is divided among the sites of one graph"):
         converted(model, data, PARTS, steps="auto", budget=20)
 
 

@@ -153,7 +153,8 @@ _WRONG = [
     ("convert", "--model torchvision:raft_small", "convert it in Python"),
     ("convert", "--model nowhere.py:make", "nowhere.py"),
     ("convert", "--model {text}.py", "add its function"),
-    ("convert", "--model hf:nowhere", "config.json"),
+    # Either the folder or transformers is missing.
+    ("convert", "--model hf:nowhere", "hf:"),
     ("convert", "--data nowhere", "nowhere"),
     ("convert", "--calibration nowhere.tar:train", "nowhere.tar"),
     ("convert", "--data {text}", "a text file"),

@@ -50,7 +50,7 @@ def test_packed_sequences_are_refused_as_batches_and_as_inputs() -> None:
 
 def test_a_length_that_varies_is_refused_with_the_way_round() -> None:
     # The time steps taken for the batch.
-    with pytest.raises(CaptureError, match=r"a length that varies; name the layer in modules="):
+    with pytest.raises(CaptureError, match=r"a length that varies; put convert.stepwise\(layer\)"):
         capture(nn.GRU(4, 4), torch.randn(5, 6, 4), batch_axis=0)
 
 

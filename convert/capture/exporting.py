@@ -176,7 +176,7 @@ class _Exporter:
         assert call.out_spec is not None
         check_graph(program.graph)
         left_out = tuple(settled.left_out) if settled else ()
-        program = program.run_decompositions(table())
+        program = _decomposed(program)
         if program.graph_signature.user_inputs_to_mutate and not self.copies:
             # A graph writes to nothing; what it is given stays as it is.
             self.copies = True
@@ -245,6 +245,24 @@ class _causal_masks_are_masks:
 
     def __exit__(self, *_: object) -> None:
         transformer._detect_is_causal_mask = self._detect
+
+
+def _decomposed(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """A program, taken apart as the decompositions say.
+
+    Torch leaves out copies that the strides of an operator's result make needless. A decomposition
+    may give its result other strides, and a view of it is refused: then views may copy.
+    """
+    try:
+        return program.run_decompositions(table())
+    except (RuntimeError, ValueError) as error:
+        if "view" not in str(error):
+            raise
+        for node in program.graph.find_nodes(
+            op="call_function", target=torch.ops.aten.view.default
+        ):
+            node.target = torch.ops.aten.reshape.default
+        return program.run_decompositions(table())
 
 
 def _of_size(error: BaseException) -> bool:

@@ -96,7 +96,8 @@ class _Fitted(Dataset[_Sample]):
         try:
             image = self._images.image(index, gray=len(self._preprocessing.mean) == 1)
         except CorruptImageError as error:
-            return _Sample(index, label, None, error)
+            # A new one: the traceback of this one would keep the images of the batch.
+            return _Sample(index, label, None, CorruptImageError(error.name, error.reason))
         return _Sample(index, label, self._preprocessing.fitted(image), None)
 
 

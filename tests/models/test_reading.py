@@ -44,6 +44,13 @@ def test_a_left_out_image_moves_no_label(folder: Path, workers: int) -> None:
     assert len(loader.left_out) == 2, "a second pass counts none twice"
 
 
+def test_what_was_wrong_keeps_no_image(folder: Path) -> None:
+    (read,) = read_batches(models.open_images(folder), _PREPARE, 9)
+    assert sorted(read.failures) == [2, 4]
+    for error in read.failures.values():
+        assert error.__traceback__ is error.__cause__ is error.__context__ is None
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_without_the_switch_the_first_is_an_error(folder: Path, workers: int) -> None:
     with pytest.raises(DataError, match=r"^\S*a/6\.jpg can't be decoded") as error:

@@ -18,6 +18,7 @@ import torch
 from torchvision import datasets
 
 from .archives import expanded, open_tars
+from .decoding import CorruptImageError
 from .errors import DataError
 from .files import shown, what_is
 from .image_files import BY_FOLDER, BY_NAME, ImageFiles, open_folder
@@ -270,7 +271,12 @@ def _folder(path: Path, cache: str | os.PathLike[str] | None, progress: bool) ->
             return replace(_npz(kept), classes=listed.classes)
     images: list[npt.NDArray[np.uint8]] = []
     for index in bar(range(len(listed)), "decode", shown=progress):
-        image = listed.image(index, gray=False)
+        try:
+            image = listed.image(index, gray=False)
+        except CorruptImageError as error:
+            raise DataError(
+                f"{error.name} can't be decoded as an image ({error.reason}); replace or remove it"
+            ) from error
         if images and image.shape != images[0].shape:
             raise DataError(
                 f"{listed.places[index].name} has {image.shape[0]}x{image.shape[1]} pixels, the "

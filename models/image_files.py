@@ -149,7 +149,8 @@ def open_folder(path: Path, labels: str = BY_FOLDER) -> ImageFiles:
             places += [Place(file, name, file) for file in _images_below(path / name)]
             empty += [name] if len(places) == before else []
     except OSError as error:
-        raise DataError(f"{shown(path)} can't be read: {error.strerror}") from error
+        where = shown(error.filename or path)
+        raise DataError(f"{where} can't be read: {error.strerror}; look at its rights") from error
     if not places:
         beside = sum(is_image(entry.name) for entry in entries)
         tars = any(entry.name.endswith(".tar") for entry in entries)
@@ -167,9 +168,14 @@ def open_folder(path: Path, labels: str = BY_FOLDER) -> ImageFiles:
     return labelled_by(places, labels, str(path))
 
 
+def _refused(error: OSError) -> None:
+    """Raises what `os.walk` would pass over: images of a folder that can't be read aren't none."""
+    raise error
+
+
 def _images_below(folder: Path) -> Iterator[str]:
     """Paths of the images in a folder and in those inside it, sorted folder by folder."""
-    for root, _, files in sorted(os.walk(folder, followlinks=True)):
+    for root, _, files in sorted(os.walk(folder, onerror=_refused, followlinks=True)):
         inside = PurePosixPath(root).relative_to(folder).parts
         if not any(part.startswith(".") for part in inside):
             yield from (os.path.join(root, name) for name in sorted(files) if is_image(name))

@@ -1,6 +1,7 @@
 """Images in folders and archives: found, labelled, and read when they are wanted."""
 
 import io
+import os
 import tarfile
 from collections import Counter
 from pathlib import Path
@@ -255,3 +256,21 @@ def test_an_image_is_the_same_by_any_way(sources: dict[str, Path], tmp_path: Pat
 def test_mixed_sizes_where_one_is_needed(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="to one size"):
         models.load_images(_folder(tmp_path, _FILES))
+    with pytest.raises(DataError, match=r"ant/4\.png can't be decoded .*replace or remove it$"):
+        models.load_images(_folder(tmp_path, {"ant/4.png": b"x"}))
+
+
+def test_a_folder_that_cannot_be_read_is_not_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = _folder(tmp_path, {"ant/1.png": _encoded(1), "ant/more/2.png": _encoded(2)})
+    real = os.scandir
+
+    def scandir(path: str) -> object:
+        if str(path).endswith("more"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(DataError, match=r"ant/more can't be read: Permission denied"):
+        models.open_images(folder)

@@ -12,12 +12,15 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from output import OutputError, check_file, output_folder
+
+if TYPE_CHECKING:
+    from models.corrupt import LeftOut
 
 WRONG_USE, INTERRUPTED, TERMINATED, NOBODY_READS = 2, 130, 143, 141
 
@@ -40,6 +43,23 @@ def _refusals() -> tuple[type[Exception], ...]:
         module = sys.modules.get(package)
         found += [getattr(module, name) for name in names if hasattr(module, name)]
     return tuple(found)
+
+
+def told_left_out(
+    options: argparse.Namespace, sources: Mapping[str, LeftOut]
+) -> dict[str, dict[str, Any]]:
+    """Warns of images that were left out; gives what a report says of them, if any may be.
+
+    Args:
+        options: those of `arguments.add_reading` among them.
+        sources: images that were left out, by what they were for.
+    """
+    for left_out in sources.values():
+        if len(left_out):
+            print(f"warning: {left_out}", file=sys.stderr)
+    if options.corrupt != "skip":
+        return {}
+    return {"skipped": {name: left_out.to_dict() for name, left_out in sources.items()}}
 
 
 class Terminated(BaseException):

@@ -14,6 +14,7 @@ from arguments import (
     METHODS,
     add_common,
     add_gates,
+    add_reading,
     at_least_zero,
     axis_name,
     count,
@@ -24,6 +25,7 @@ from arguments import (
     steps_or_auto,
     whole,
 )
+from command import told_left_out
 
 if TYPE_CHECKING:
     import convert
@@ -34,7 +36,7 @@ ACTIVATIONS = (
     "elu", "gelu", "hardswish", "leaky_relu", "mish", "relu", "sigmoid", "silu", "softplus", "tanh",
 )  # fmt: skip
 _SPEC = "a name of models.names(), torchvision:NAME, timm:NAME, hf:FOLDER_OR_NAME, or FILE.py:FUNCTION (the file is imported: its code runs)"  # noqa: E501
-_SOURCE = "cifar10, cifar100, a folder or tar of class folders, an .npz with x and y, or a text file (text.txt[0.9:1] is its last tenth)"  # noqa: E501
+_SOURCE = "cifar10, cifar100, a folder or tar of class folders, shards with .cls files ('train-{000..099}.tar'), an .npz with x and y, or a text file (text.txt[0.9:1] is its last tenth)"  # noqa: E501
 _LIBRARIES = {"timm": ("timm",), "hf": ("transformers",)}
 
 
@@ -83,7 +85,12 @@ def _add_data(parser: argparse.ArgumentParser, batch_size: int) -> None:
     parser.add_argument("--data", required=True, metavar="SOURCE", help=f"for the test: {_SOURCE}")
     parser.add_argument("--calibration", required=True, metavar="SOURCE", help="to convert with")
     parser.add_argument("--calibration-size", type=whole, default=512, metavar="N")
-    parser.add_argument("--limit", type=whole, metavar="N", help="test on N images or texts only")
+    parser.add_argument(
+        "--limit",
+        type=whole,
+        metavar="N",
+        help="test on N only, drawn by --seed equally from every class; texts evenly from the file",
+    )
     parser.add_argument(
         "--labels",
         default="folder",
@@ -92,9 +99,7 @@ def _add_data(parser: argparse.ArgumentParser, batch_size: int) -> None:
         "name as a number, or a file that lists the class folders in the model's order",
     )
     parser.add_argument("--batch-size", type=whole, default=batch_size, metavar="N")
-    parser.add_argument(
-        "--workers", type=count, default=0, metavar="N", help="processes that decode images"
-    )
+    add_reading(parser)
     parser.add_argument("--root", default="data", help="where torchvision keeps downloads")
     parser.add_argument(
         "--metric",
@@ -256,7 +261,14 @@ def run(options: argparse.Namespace, *, evenly: bool) -> None:
     import convert
     import models
     from models.devices import device_named
-    from models.sources import check_classes, check_metric, check_sources, open_sources
+    from models.sources import (
+        check_classes,
+        check_metric,
+        check_sources,
+        drawn,
+        left_out,
+        open_sources,
+    )
 
     asked, bars = settings(options), not options.quiet
     device = device_named(options.device)
@@ -281,6 +293,8 @@ def run(options: argparse.Namespace, *, evenly: bool) -> None:
         labels=options.labels,
         root=options.root,
         varying=bool(options.dynamic),
+        corrupt=models.OnCorrupt(options.corrupt == "skip", options.corrupt_limit),
+        progress=bars,
     )
     if by_classes:
         check_classes(model, sources, preprocessing.classes)
@@ -289,7 +303,9 @@ def run(options: argparse.Namespace, *, evenly: bool) -> None:
               file=sys.stderr)  # fmt: skip
     for note in sources.notes:
         print(f"note: {note}", file=sys.stderr)
-    print(f"seed {options.seed}, {preprocessing}", flush=True)
+    print(f"seed {options.seed}, {preprocessing}")
+    draws = drawn(sources.calibration, sources.test)
+    print("".join(f"{line}\n" for line in draws), end="", flush=True)
     snn = convert.to_spiking(
         model.to(device), sources.calibration, **asked.to_dict(), progress=bars
     )
@@ -305,6 +321,7 @@ def run(options: argparse.Namespace, *, evenly: bool) -> None:
         progress=bars,
     )
     print(result)
+    skipped = told_left_out(options, left_out(calibration=sources.calibration, test=sources.test))
     files = [options.output / name for name in written(options)]
     names = ("torch", "torchvision", "spikingjelly", "numpy")
     library = options.model.partition(":")[0]
@@ -312,6 +329,8 @@ def run(options: argparse.Namespace, *, evenly: bool) -> None:
         files[0],
         model=options.model,
         preprocessing=preprocessing.to_dict(),
+        **({"drawn": draws} if draws else {}),
+        **skipped,
         versions={"python": platform.python_version()}
         | {name: version(name) for name in (*names, *_LIBRARIES.get(library, ()))},
     )

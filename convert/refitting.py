@@ -18,6 +18,7 @@ from .assembly.site_numbers import by_site, gates_of
 from .calibration.observe import Observed, calibrate
 from .capture.capture import Captured
 from .common.batches import batches_of
+from .common.ranks import together
 from .common.timing import timed
 from .errors import CalibrationError, InputError
 from .fitting.problem import warn_of_many_steps
@@ -39,6 +40,7 @@ _NO_SETTINGS = (
 )
 
 
+@together
 def refit(
     snn: SpikingModel,
     calibration: Any = None,

@@ -108,7 +108,13 @@ class Labelled:
             )
 
     def batches(
-        self, preprocessing: Preprocessing, size: int = 250, workers: int = 0
+        self,
+        preprocessing: Preprocessing,
+        size: int = 250,
+        workers: int = 0,
+        *,
+        first: int = 0,
+        step: int = 1,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Preprocessed ``[B, C, H, W]`` and labels ``[B]``, in order, read as they are wanted.
 
@@ -116,11 +122,13 @@ class Labelled:
             preprocessing: of each image.
             size: of a batch.
             workers: processes that read ahead.
+            first, step: only batches number first, first + step, ... are read.
         """
+        starts = range(first * size, len(self), step * size)
         # With a generator of its own it leaves torch's random numbers alone.
         loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
             _Decoded(self, gray=len(preprocessing.mean) == 1),
-            size,
+            batch_sampler=[range(i, min(i + size, len(self))) for i in starts],
             num_workers=workers,
             collate_fn=partial(_prepared, preprocessing),
             generator=torch.Generator().manual_seed(0),
@@ -173,6 +181,12 @@ class Loader:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         return self.images.batches(self.preprocessing, self.batch_size, self.workers)
+
+    def every(self, first: int, step: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches number first, first + step, ...: those of one of several processes."""
+        return self.images.batches(
+            self.preprocessing, self.batch_size, self.workers, first=first, step=step
+        )
 
     def __len__(self) -> int:
         return -(-len(self.images) // self.batch_size)

@@ -74,9 +74,7 @@ class Observer:
             self._signs.append(np.random.default_rng([self._seed, index]))
             self._signs[index].bit_generator.advance(count)  # type: ignore[attr-defined]
 
-    def outputs_of(
-        self, *inputs: Any, kept: Tensor | None = None
-    ) -> list[tuple[int, float]]:
+    def outputs_of(self, *inputs: Any, kept: Tensor | None = None) -> list[tuple[int, float]]:
         """Of each output that a gradient starts from: its elements and its magnitude.
 
         Args:

@@ -21,6 +21,7 @@ from .importance import Observer
 from .on_ranks import SharedCalibration, SharedTally
 from .tally import Inputs, Range, Tally
 
+
 @dataclass
 class Observed:
     """What calibration saw.

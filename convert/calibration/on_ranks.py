@@ -128,7 +128,7 @@ class SharedCalibration:
         count = count_of(batches)
         total = None if count is None else -(-count // self._team.size)
         share, own = shared(self._team, batches)
-        with Progress(None, "calibrate", total, shown=progress) as bar:
+        with Progress[None](None, "calibrate", total, shown=progress) as bar:
             for mine in rounds(self._team, "calibrate", numbered(share, own)):
                 self._round(mine)
                 bar.update()
@@ -263,7 +263,9 @@ class SharedCalibration:
             [] if reader is None else reader.notes,
         )
         everybody = self._team.gather("calibrate: inputs", own)
-        counts = [sum(each) for each in zip(*(elements for _, elements, *_ in everybody), strict=True)]
+        counts = [
+            sum(each) for each in zip(*(elements for _, elements, *_ in everybody), strict=True)
+        ]
         tally.elements = dict(zip(calls, counts, strict=True))
         joined = Inputs()
         for inputs, *_ in everybody:

@@ -236,10 +236,10 @@ class Team:
                 told = self.gather(f"end of {self._call}", noted)
             if self.rank == 0:
                 known = {text for text, *_ in noted}
-                for text, *where in (warning for each in told for warning in each):
+                for text, category, filename, line in (one for each in told for one in each):
                     if text not in known:
                         known.add(text)
-                        warnings.warn_explicit(text, *where)
+                        warnings.warn_explicit(text, category, filename, line)
         except BaseException as error:
             with suppress(RankFailed):
                 self._fail(error)
@@ -265,7 +265,7 @@ class Team:
             if self.rank == 0:
                 before(message, category, filename, lineno, file, line)
 
-        warnings.showwarning = note  # type: ignore[assignment]
+        warnings.showwarning = note
         try:
             yield
         finally:

@@ -39,7 +39,7 @@ class Wrapped(Protocol):
 
 
 @runtime_checkable
-class Spread(Protocol):
+class Divisible(Protocol):
     """A source that reads some of its batches without the others."""
 
     def every(self, first: int, step: int) -> Iterator[Any]:
@@ -82,12 +82,12 @@ class Share:
             "DataLoader a generator=torch.Generator().manual_seed(0))",
         )
 
-    def _direct(self) -> Spread | None:
+    def _direct(self) -> Divisible | None:
         """A way to the batches of this process that doesn't read the others."""
         source = self._source
         if isinstance(source, list | tuple):
             return _Listed(source)
-        if isinstance(source, Spread):
+        if isinstance(source, Divisible):
             return source
         return _Loader.of(source) if isinstance(source, DataLoader) else None
 

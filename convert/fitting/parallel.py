@@ -1,4 +1,4 @@
-"""Independent pieces of work over all cores and processes, results in order however many they are."""
+"""Independent pieces of work over all cores and processes, results in the order of the tasks."""
 
 from __future__ import annotations
 
@@ -28,9 +28,7 @@ def run_all(
     return together.merged(title, own)
 
 
-def _run(
-    tasks: Sequence[Callable[[], Result]], title: str, progress: bool
-) -> list[Result]:
+def _run(tasks: Sequence[Callable[[], Result]], title: str, progress: bool) -> list[Result]:
     if not tasks:
         return []
     pool = ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // on_this_machine()))

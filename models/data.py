@@ -70,13 +70,19 @@ class Images(Labelled):
         return self.x[index]
 
     def batches(
-        self, preprocessing: Preprocessing, size: int = 250, workers: int = 0
+        self,
+        preprocessing: Preprocessing,
+        size: int = 250,
+        workers: int = 0,
+        *,
+        first: int = 0,
+        step: int = 1,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Preprocessed ``[B, C, H, W]`` and labels ``[B]``, in order."""
         if workers:
-            yield from super().batches(preprocessing, size, workers)
+            yield from super().batches(preprocessing, size, workers, first=first, step=step)
             return
-        for start in range(0, len(self), size):
+        for start in range(first * size, len(self), step * size):
             part = slice(start, start + size)
             yield preprocessing(self.x[part]), torch.from_numpy(self.y[part])
 

@@ -55,7 +55,7 @@ def run_command(
 ) -> int:
     """Parses the options, looks at where results go, runs, and returns the exit code.
 
-    Of the processes that torchrun started only the first writes and prints; the others print errors.
+    Of the processes that torchrun started only the first writes and prints, but for errors.
 
     Args:
         parser: of the command; has ``--traceback``.

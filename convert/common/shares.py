@@ -1,4 +1,4 @@
-"""Which batches of a source each of several processes reads: number i is read by process i mod N."""
+"""Which batches of a source each of N processes reads: batch i goes to process i mod N."""
 
 from __future__ import annotations
 

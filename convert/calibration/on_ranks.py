@@ -150,9 +150,9 @@ class SharedCalibration:
         histograms, wrong = self._merged(found)
         if any(map(any, wrong)):
             mended = [
-                self._mended(part, piece, before, wanted)
-                for part, piece, before, wanted in zip(
-                    parts, pieces, befores, wrong[self._team.rank], strict=True
+                self._mended(*each)
+                for each in zip(
+                    parts, pieces, befores, own.draws, wrong[self._team.rank], strict=True
                 )
             ]
             histograms, _ = self._merged(self._team.gather("calibrate: counts again", mended))
@@ -217,13 +217,18 @@ class SharedCalibration:
         return parts
 
     def _mended(
-        self, parts: Parts, piece: list[Any], before: list[int], wanted: Mapping[str, int]
+        self,
+        parts: Parts,
+        piece: list[Any],
+        before: list[int],
+        draws: list[int],
+        wanted: Mapping[str, int],
     ) -> Parts:
         """The counts of a piece with those sites anew that were on another level than alone."""
         if not wanted:
             return parts
         elements, self._tally.wanted = dict(self._tally.elements), wanted
-        anew = self._parts(piece, before, self._network.drawn)
+        anew = self._parts(piece, before, draws)
         self._tally.elements, self._tally.wanted = elements, None
         return parts | anew
 

@@ -1,0 +1,173 @@
+"""Several processes that make one call together, and the calls that tests have them make."""
+
+import multiprocessing
+import os
+import time
+import warnings
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+import convert
+
+
+
+class Raised(Exception):
+    """What a process raised: the name of its class, its message, and after how many seconds."""
+
+    def __init__(self, kind: str, message: str, seconds: float) -> None:
+        super().__init__(kind, message, seconds)
+        self.kind, self.message, self.seconds = kind, message, seconds
+
+
+def in_processes(
+    count: int, folder: Path, function: Callable[..., Any], *arguments: Any, seconds: float = 150
+) -> list[Any]:
+    """What ``function(rank, *arguments)`` returns in each of the processes of one gloo group.
+
+    Instead of a result there is a `Raised` of one that raised, and None for one that died. The
+    function must be one of a module that can be imported.
+    """
+    # Forked from a process that has imported everything, but computed nothing yet.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "convert", __name__])
+    pipes = [context.Pipe(duplex=False) for _ in range(count)]
+    where = f"file://{folder}/group-{time.monotonic_ns()}"
+    children = [
+        context.Process(target=_child, args=(rank, count, where, send, function, arguments))
+        for rank, (_, send) in enumerate(pipes)
+    ]
+    for child, (_, send) in zip(children, pipes, strict=True):
+        child.start()
+        send.close()
+    found: list[Any] = []
+    until = time.monotonic() + seconds
+    for receive, _ in pipes:
+        try:
+            ready = receive.poll(max(until - time.monotonic(), 0.1))
+            found.append(receive.recv() if ready else TimeoutError(f"after {seconds} s"))
+        except EOFError:
+            found.append(None)
+    for child in children:
+        child.join(10)
+        if child.is_alive():
+            child.kill()
+            child.join()
+    return found
+
+
+def _child(
+    rank: int,
+    count: int,
+    where: str,
+    send: Any,
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
+) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=where, rank=rank, world_size=count, timeout=timedelta(seconds=60)
+    )
+    begin = time.monotonic()
+    try:
+        result = function(rank, *arguments)
+    except BaseException as error:
+        result = Raised(type(error).__name__, str(error), time.monotonic() - begin)
+    send.send(result)
+    send.close()
+    # Others may still be at work, which the end of the group would break off.
+    os._exit(0)
+
+
+class Classifier(nn.Module):
+    """Convolutions with a smooth and a plain activation, on images of 8 x 8."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.norm = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.second, self.head = nn.Conv2d(8, 8, 3, padding=1), nn.Linear(8, 4)
+        self.act, self.smooth = nn.ReLU(), nn.SiLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.smooth(self.norm(self.first(x)))
+        return self.head(self.act(self.second(x)).mean((2, 3)))
+
+
+class Reader(nn.Module):
+    """A language model of one attention layer, for texts of any length."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.head = nn.Embedding(11, 8), nn.Linear(8, 11)
+        self.act, self.inner = nn.GELU(), nn.Linear(8, 8)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        x = self.embed(input_ids)
+        scores = (x @ x.transpose(1, 2) / 8**0.5).softmax(-1)
+        return self.head(self.act(self.inner(scores @ x)))
+
+
+def image_batches(sizes: tuple[int, ...] = (7, 16, 16, 9, 16, 3)) -> list[tuple[Tensor, Tensor]]:
+    """Batches of other sizes, whose values reach further from one to the next."""
+    drawn = torch.Generator().manual_seed(1)
+    return [
+        (
+            torch.randn(size, 3, 8, 8, generator=drawn) * (1 + 0.4 * i),
+            torch.randint(0, 4, (size,), generator=drawn),
+        )
+        for i, size in enumerate(sizes)
+    ]
+
+
+def text_batches() -> list[Tensor]:
+    """Batches of token ids of two lengths."""
+    drawn = torch.Generator().manual_seed(2)
+    lengths = (6, 9, 6, 9, 6)
+    return [torch.randint(0, 11, (5, length), generator=drawn) for length in lengths]
+
+
+def plain(found: dict[str, Any]) -> dict[str, Any]:
+    """What a report or an evaluation says, but for times."""
+    return {
+        key: plain(value) if isinstance(value, dict) else value
+        for key, value in found.items()
+        if key != "seconds"
+    }
+
+
+def converted(
+    rank: int, folder: str, kind: str, settings: dict[str, Any]
+) -> tuple[bytes, dict[str, Any], dict[str, Any]]:
+    """The bytes of the file, the report and an evaluation of a network of its own."""
+    model = (Classifier() if kind == "images" else Reader()).eval()
+    data: Any = image_batches() if kind == "images" else text_batches()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        snn = convert.to_spiking(model, data, method="binary", progress=False, **settings)
+        found = convert.evaluate(
+            snn,
+            model,
+            data,
+            metric=None if kind == "images" else "perplexity",
+            by_site=12,
+            progress=False,
+        )
+    assert snn.report is not None
+    report = plain(snn.report.to_dict())
+    # The file holds them, and they are never the same.
+    snn.report.seconds.clear()
+    path = Path(folder) / f"{kind}-{dist.get_world_size() if started() else 1}-{rank}.fsnn"
+    snn.save(path)
+    return path.read_bytes(), report, plain(found.to_dict())
+
+
+def started() -> bool:
+    """Whether this process belongs to a group."""
+    return dist.is_initialized()

@@ -14,6 +14,7 @@ from torch.fx import Node
 
 from .assembly.build import build
 from .assembly.calibrated import Calibrated
+from .assembly.on_ranks import check_alike
 from .assembly.site_numbers import by_site, gates_of
 from .calibration.observe import Observed, calibrate
 from .capture.capture import Captured
@@ -137,6 +138,7 @@ def refitted(
     if isinstance(snn, SpikingParts):
         return _refitted_parts(snn, settings, calibration, told, anew, progress)
     captured, sites = _exact(snn)
+    check_alike(captured, settings)
     batches = None if calibration is None else _batches(calibration, captured)
     fixed = by_site(sites, settings.per_site_steps, "per_site_steps")
     gated = gates_of(sites, settings)

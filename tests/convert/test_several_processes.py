@@ -17,7 +17,10 @@ _SETTINGS: list[tuple[str, dict[str, Any]]] = [
 def test_any_number_of_processes_gives_one_file_and_one_evaluation(
     kind: str, settings: dict[str, Any], tmp_path: Path
 ) -> None:
-    content, report, evaluation = converted(0, str(tmp_path), kind, settings)
+    # In a process as new as theirs.
+    ((content, report, evaluation),) = in_processes(
+        1, tmp_path, converted, str(tmp_path), kind, settings
+    )
     for count in (2, 3):
         found = in_processes(count, tmp_path, converted, str(tmp_path), kind, settings)
         for other in found:

@@ -2,9 +2,11 @@
 
 import multiprocessing
 import os
+import signal
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 import convert
+from convert.common import ranks
 
 
 
@@ -171,3 +175,122 @@ def converted(
 def started() -> bool:
     """Whether this process belongs to a group."""
     return dist.is_initialized()
+
+
+def raises_while_calibrating(rank: int, bad: int) -> None:
+    """Process number `bad` meets NaN in its third batch."""
+    data = image_batches()
+    if rank == bad:
+        data[2 * 2 + bad][0][0, 0, 0, 0] = float("nan")
+    convert.to_spiking(Classifier().eval(), data, steps=3, method="binary", progress=False)
+
+
+def dies(rank: int) -> None:
+    """Process 1 is gone in the middle of a call; the others are told."""
+    ranks.BEAT, ranks.PATIENCE = 0.1, 2.0
+    with _team("convert") as team:
+        team.gather("first", rank)
+        if rank == 1:
+            os._exit(1)
+        team.gather("second", rank)
+
+
+def hangs(rank: int) -> None:
+    """Process 1 goes on living, but no thread of it comes to the next step."""
+    ranks.BEAT, ranks.PATIENCE = 0.1, 2.0
+    with _team("convert") as team:
+        team.gather("first", rank)
+        if rank == 1:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        team.gather("second", rank)
+
+
+def never_calls(rank: int) -> None:
+    """Process 1 doesn't make the call."""
+    ranks.BEAT, ranks.ENTRY = 0.1, 1.0
+    if rank == 1:
+        time.sleep(4)
+        return
+    with _team("convert") as team:
+        team.gather("first", rank)
+
+
+def goes_apart(rank: int) -> None:
+    """The processes are at different steps."""
+    with _team("convert") as team:
+        team.gather("first" if rank else "second", rank)
+
+
+def gathers(rank: int) -> tuple[list[Any], list[str], list[int]]:
+    """Values of every kind in order, the warnings that are shown, and a merged share."""
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        with _team("convert") as team:
+            found = team.gather("values", {"rank": rank, "tensor": torch.full((2,), rank)})
+            warnings.warn("everybody", stacklevel=1)
+            if rank == 2:
+                warnings.warn("only process 2", stacklevel=1)
+            squares = team.merged("squares", [i * i for i in team.share(list(range(7)))])
+    values = [{**each, "tensor": each["tensor"].tolist()} for each in found]
+    return values, [str(each.message) for each in shown], squares
+
+
+def alone(rank: int) -> int:
+    """Process 0 converts by itself, and nobody waits."""
+    if rank:
+        return 0
+    with convert.one_process():
+        model = Classifier().eval()
+        snn = convert.to_spiking(model, image_batches(), steps=3, method="binary", progress=False)
+    return len(snn.sites)
+
+
+def other_arguments(rank: int, what: str) -> None:
+    """Process 1 is given other data, weights or settings, or its part of the data."""
+    model, data, steps = Classifier().eval(), image_batches(), 3
+    given: Any = data
+    if what == "data" and rank:
+        given = data[1:]
+    if what == "weights" and rank:
+        model.head.bias.data += 1e-6
+    if what == "settings" and rank:
+        steps = 4
+    if what == "sampler":
+        images = TensorDataset(*(torch.cat(each) for each in zip(*data, strict=True)))
+        given = DataLoader(images, 8, sampler=DistributedSampler(images, shuffle=False))
+    convert.to_spiking(model, given, steps=steps, method="binary", progress=False)
+
+
+def evaluated(rank: int, metric: str) -> dict[str, Any]:
+    """An evaluation whose outputs go from process to process as they are."""
+    model = Classifier().eval()
+    data = image_batches()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        snn = convert.to_spiking(model, data[0][0], steps=3, method="binary", progress=False)
+        given: Any = metric
+        if metric == "function":
+            given = largest
+        elif metric == "torchmetrics":
+            import torchmetrics
+
+            given = torchmetrics.MeanSquaredError()
+            data = [(x, model(x).detach() + 0.1) for x, _ in data]
+        return plain(
+            convert.evaluate(
+                snn, model, data, metric=given, by_site=9, progress=False
+            ).to_dict()
+        )
+
+
+def largest(outputs: Tensor, targets: Tensor) -> float:
+    """The mean of the largest outputs."""
+    return float(outputs.amax(1).mean())
+
+
+@contextmanager
+def _team(name: str) -> Iterator[ranks.Team]:
+    ranks._calls += 1
+    team = ranks.Team(name, ranks._calls)
+    with team.at_work():
+        yield team

@@ -20,7 +20,6 @@ import convert
 from convert.common import ranks
 
 
-
 class Raised(Exception):
     """What a process raised: the name of its class, its message, and after how many seconds."""
 
@@ -277,9 +276,7 @@ def evaluated(rank: int, metric: str) -> dict[str, Any]:
             given = torchmetrics.MeanSquaredError()
             data = [(x, model(x).detach() + 0.1) for x, _ in data]
         return plain(
-            convert.evaluate(
-                snn, model, data, metric=given, by_site=9, progress=False
-            ).to_dict()
+            convert.evaluate(snn, model, data, metric=given, by_site=9, progress=False).to_dict()
         )
 
 

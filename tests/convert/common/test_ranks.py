@@ -84,5 +84,3 @@ def test_processes_with_other_arguments_are_refused(what: str, told: str, tmp_pa
     found = in_processes(2, tmp_path, processes.other_arguments, what)
     assert all(isinstance(each, Raised) for each in found)
     assert any(told in each.message for each in found), [each.message for each in found]
-
-

@@ -8,9 +8,7 @@ from support.processes import in_processes
 
 
 @pytest.mark.parametrize("metric", ["output", "function", "torchmetrics"])
-def test_metrics_that_need_the_outputs_have_the_figures_of_one(
-    metric: str, tmp_path: Path
-) -> None:
+def test_metrics_that_need_the_outputs_have_the_figures_of_one(metric: str, tmp_path: Path) -> None:
     if metric == "torchmetrics":
         pytest.importorskip("torchmetrics")
     expected = processes.evaluated(0, metric)

@@ -146,7 +146,7 @@ def to_spiking(
     )
     if modules is not None and not settings.modules:
         raise InputError("modules= names no module; leave it out to convert the whole model")
-    warn_of_many_steps((*settings.wanted, *settings.per_site_steps.values()))
+    warn_of_many_steps((*settings.wanted, *settings.per_site_steps.values()), stacklevel=4)
     device = None if device is None else usable_device(device)
     if isinstance(calibration, PackedSequence):
         refuse_packed(calibration)  # a tuple, but none of batches

@@ -111,7 +111,7 @@ def refit(
         },
     )
     if steps is not None or per_site_steps is not None:
-        warn_of_many_steps((*settings.wanted, *settings.per_site_steps.values()))
+        warn_of_many_steps((*settings.wanted, *settings.per_site_steps.values()), stacklevel=4)
     return refitted(snn, settings, calibration, told=told, progress=progress)
 
 

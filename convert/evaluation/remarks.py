@@ -170,7 +170,7 @@ class Remarks:
         if self._three:
             notes.append(f"the classes are taken to be axis 1 of the outputs {self._three}")
         for doubt in doubts:
-            warnings.warn(doubt, stacklevel=3)
+            warnings.warn(doubt, stacklevel=4)
         return (*notes, *doubts)
 
 

@@ -5,6 +5,7 @@ save.
 """
 
 from .capture.stepwise import stepwise
+from .common.ranks import one_process
 from .conversion import to_spiking
 from .errors import (
     CalibrationError,
@@ -65,6 +66,7 @@ __all__ = [
     "features",
     "fit",
     "load",
+    "one_process",
     "pareto",
     "refit",
     "register_decomposition",

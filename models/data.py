@@ -82,13 +82,19 @@ class Images(Labelled):
         return self.x[index]
 
     def read(
-        self, preprocessing: Preprocessing, size: int = 250, workers: int = 0
+        self,
+        preprocessing: Preprocessing,
+        size: int = 250,
+        workers: int = 0,
+        *,
+        first: int = 0,
+        step: int = 1,
     ) -> Iterator[Read]:
         """Batches in order; all images can be read."""
         if workers:
-            yield from super().read(preprocessing, size, workers)
+            yield from super().read(preprocessing, size, workers, first=first, step=step)
             return
-        for start in range(0, len(self), size):
+        for start in range(first * size, len(self), step * size):
             part = slice(start, start + size)
             yield Read(preprocessing(self.x[part]), torch.from_numpy(self.y[part]), {})
 

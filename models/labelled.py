@@ -114,7 +114,13 @@ class Labelled:
             )
 
     def read(
-        self, preprocessing: Preprocessing, size: int = 250, workers: int = 0
+        self,
+        preprocessing: Preprocessing,
+        size: int = 250,
+        workers: int = 0,
+        *,
+        first: int = 0,
+        step: int = 1,
     ) -> Iterator[Read]:
         """Batches in order with what was wrong with images that are left out, read when wanted.
 
@@ -122,8 +128,9 @@ class Labelled:
             preprocessing: of each image.
             size: of a batch.
             workers: processes that read ahead.
+            first, step: only batches number first, first + step, ... are read.
         """
-        yield from read_batches(self, preprocessing, size, workers)
+        yield from read_batches(self, preprocessing, size, workers, first=first, step=step)
 
     def batches(
         self, preprocessing: Preprocessing, size: int = 250, workers: int = 0
@@ -166,9 +173,16 @@ class Loader:
         self.batch_size, self.workers = batch_size, workers
         self.classes, self.drawn = images.classes, drawn
         self.left_out = LeftOut(images.source, len(images), corrupt)
+        if corrupt.skip:
+            # A batch may fall away, and all count what is left out: each process reads everything.
+            self.every = None  # type: ignore[method-assign,assignment]
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         return self._read(self.batch_size, self.workers)
+
+    def every(self, first: int, step: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches number first, first + step, ...: those of one of several processes."""
+        return self._read(self.batch_size, self.workers, first, step)
 
     def __len__(self) -> int:
         return -(-len(self.images) // self.batch_size)
@@ -192,8 +206,11 @@ class Loader:
             return x[0], y[0]
         return torch.cat(x)[:count], torch.cat(y)[:count]
 
-    def _read(self, size: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
-        for x, y, failures in self.images.read(self.preprocessing, size, workers):
+    def _read(
+        self, size: int, workers: int, first: int = 0, step: int = 1
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        read = self.images.read(self.preprocessing, size, workers, first=first, step=step)
+        for x, y, failures in read:
             self.left_out.add(failures)
             if len(y):
                 yield x, y

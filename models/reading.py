@@ -50,7 +50,13 @@ class _Sample(NamedTuple):
 
 
 def read_batches(
-    images: Pictures, preprocessing: Preprocessing, size: int, workers: int = 0
+    images: Pictures,
+    preprocessing: Preprocessing,
+    size: int,
+    workers: int = 0,
+    *,
+    first: int = 0,
+    step: int = 1,
 ) -> Iterator[Read]:
     """Batches of prepared images in order, read as they are wanted: the same for any `workers`.
 
@@ -59,14 +65,17 @@ def read_batches(
         preprocessing: of each image.
         size: images of a batch, those that can't be decoded among them.
         workers: processes that read ahead.
+        first, step: only batches number first, first + step, ... are read.
 
     Raises:
         DataError: if such a process ends.
     """
     # With a generator of its own it leaves torch's random numbers alone.
+    count = len(images.y)
+    starts = range(first * size, count, step * size)
     loader: DataLoader[Any] = DataLoader(
         _Fitted(images, preprocessing),
-        size,
+        batch_sampler=[range(i, min(i + size, count)) for i in starts],
         num_workers=workers,
         collate_fn=partial(_together, preprocessing),
         generator=torch.Generator().manual_seed(0),

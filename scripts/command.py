@@ -13,7 +13,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -75,6 +75,8 @@ def run_command(
 ) -> int:
     """Parses the options, looks at where results go, runs, and returns the exit code.
 
+    Of the processes that torchrun started only the first writes and prints, but for errors.
+
     Args:
         parser: of the command; has ``--traceback``.
         run: the command; may return an exit code.
@@ -87,7 +89,11 @@ def run_command(
             for name in files:
                 if getattr(options, name) not in (None, "-"):
                     check_file(getattr(options, name))
-            if writes is not None:
+            if not first_process():
+                nowhere = stack.enter_context(open(os.devnull, "w"))
+                stack.enter_context(redirect_stdout(nowhere))
+                stack.enter_context(redirect_stderr(nowhere))
+            elif writes is not None:
                 stack.enter_context(output_folder(options.output, writes(options)))
             return run(options) or 0
     except Exception as error:
@@ -95,14 +101,29 @@ def run_command(
             raise
         if isinstance(error, BrokenPipeError):
             return _nobody_reads()
-        print(f"error: {_one_line(error)}", file=sys.stderr)
+        if first_process() or type(error).__name__ != "RankFailed":
+            print(f"{_whose()}: {_one_line(error)}", file=sys.stderr)
         return error.code if isinstance(error, Refusal) else WRONG_USE
     except KeyboardInterrupt:
-        print("stopped by Ctrl-C", file=sys.stderr)
+        _say_stopped("Ctrl-C")
         return INTERRUPTED
     except Terminated:
-        print("stopped by SIGTERM", file=sys.stderr)
+        _say_stopped("SIGTERM")
         return TERMINATED
+
+
+def first_process() -> bool:
+    """Whether this is the only process, or the first of those that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _whose() -> str:
+    return "error" if first_process() else f"error in process {os.environ['RANK']}"
+
+
+def _say_stopped(by: str) -> None:
+    if first_process():
+        print(f"stopped by {by}", file=sys.stderr)
 
 
 def leave(code: int) -> NoReturn:

@@ -25,7 +25,7 @@ from arguments import (
     steps_or_auto,
     whole,
 )
-from command import told_left_out
+from command import first_process, told_left_out
 
 if TYPE_CHECKING:
     import convert
@@ -252,12 +252,19 @@ def written(options: argparse.Namespace) -> list[str]:
 
 
 def run(options: argparse.Namespace, *, evenly: bool) -> None:
-    """Converts, evaluates, prints and writes the report.
+    """Converts, evaluates, prints and writes the report, with all processes of torchrun.
 
     Args:
         options: those that `add_options` adds.
         evenly: draws the calibration images equally from every class.
     """
+    from convert.common.torchrun import process_group
+
+    with process_group(options.device) as options.device:
+        _run(options, evenly=evenly)
+
+
+def _run(options: argparse.Namespace, *, evenly: bool) -> None:
     import convert
     import models
     from models.devices import device_named
@@ -310,7 +317,7 @@ def run(options: argparse.Namespace, *, evenly: bool) -> None:
         model.to(device), sources.calibration, **asked.to_dict(), progress=bars
     )
     print(f"\n{snn.report}\n", flush=True)
-    if options.audit:
+    if options.audit and first_process():
         print(f"{convert.audit(snn, sources.calibration.first(2))}\n", flush=True)
     result = convert.evaluate(
         snn,
@@ -325,16 +332,17 @@ def run(options: argparse.Namespace, *, evenly: bool) -> None:
     files = [options.output / name for name in written(options)]
     names = ("torch", "torchvision", "spikingjelly", "numpy")
     library = options.model.partition(":")[0]
-    result.to_json(
-        files[0],
-        model=options.model,
-        preprocessing=preprocessing.to_dict(),
-        **({"drawn": draws} if draws else {}),
-        **skipped,
-        versions={"python": platform.python_version()}
-        | {name: version(name) for name in (*names, *_LIBRARIES.get(library, ()))},
-    )
-    result.plot(files[1])
+    if first_process():
+        result.to_json(
+            files[0],
+            model=options.model,
+            preprocessing=preprocessing.to_dict(),
+            **({"drawn": draws} if draws else {}),
+            **skipped,
+            versions={"python": platform.python_version()}
+            | {name: version(name) for name in (*names, *_LIBRARIES.get(library, ()))},
+        )
+        result.plot(files[1])
     if options.pareto:
         trade_off = convert.pareto(
             snn,
@@ -346,8 +354,11 @@ def run(options: argparse.Namespace, *, evenly: bool) -> None:
             progress=bars,
         )
         print(f"\n{trade_off}")
-        trade_off.to_json(files[3])
-        trade_off.plot(files[4])
+        if first_process():
+            trade_off.to_json(files[3])
+            trade_off.plot(files[4])
+    if not first_process():
+        return
     snn.save(
         files[2],
         metadata={

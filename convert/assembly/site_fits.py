@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import torch
 
+from ..common.ranks import team
 from ..fitting.jumps import Jumps
 from ..fitting.methods import fit_problems, warm_up
 from ..fitting.problem import Problem, Solution
@@ -64,6 +65,10 @@ class SiteFits:
             shared=True,
             progress=self._progress,
         )
+        together = team()
+        if together is not None:
+            # Machines that round otherwise must not go apart.
+            found = together.gather("fits", found if together.rank == 0 else [])[0]
         for key, posed, solution in zip(missing, problems, found, strict=True):
             self._solutions[key] = replace(solution, offset=solution.offset + posed.base)
 

@@ -17,6 +17,7 @@ from ..network.settings import ConversionSettings
 from ..sites.find import Site
 from ..sites.prepare import Preparation, prepare
 from .calibrated import Calibrated
+from .on_ranks import check_alike
 
 
 @dataclass
@@ -105,6 +106,7 @@ def calibrated(
         progress: shows bars on stderr.
     """
     captured, sites = ready.captured, ready.sites
+    check_alike(captured, settings)
     target = next((t.device for t in captured.graph_module.state_dict().values()), ready.device)
     with timed(ready.seconds, "calibrate"):
         observed = calibrate(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
 
+from ..common.shares import Share
 from ..common.tracing import traced
 from ..errors import InputError
 from .batch_bounds import BatchBounds, label_parts
@@ -325,6 +326,12 @@ class _Within:
     batches: Iterable[Any]
     signature: Signature
     bounds: BatchBounds
+    # Whether some batch must be taken; another process may have it.
+    whole: bool = True
+
+    def over(self, share: Iterable[Any], source: Share) -> _Within:
+        """The same of one process's batches."""
+        return replace(self, batches=share, whole=False)
 
     def __iter__(self) -> Iterator[Any]:
         signature = self.signature
@@ -339,7 +346,7 @@ class _Within:
                 yield given
             else:
                 yield from signature.divided(given, size, sizes)
-        if size and not any_taken:
+        if size and not any_taken and self.whole:
             self.bounds.check(size)
 
     def _sizes(self, size: int) -> list[int]:

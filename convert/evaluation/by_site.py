@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ..common.progress import Progress
+from ..common.ranks import team
 from ..network.model import SpikingModel
 from .measures import Measure, Outputs
 from .rows import Row, SiteErrorRow
@@ -45,9 +46,9 @@ def errors_by_site(
                     measure.add(found(inputs), reference, labels)
             return measure.site
 
-        rows = []
-        bar = Progress(names, "evaluate by site", shown=progress)
-        for index, name in enumerate(bar):
-            own, accumulated = measured({name}), measured(frozenset(names[: index + 1]))
-            rows.append(SiteErrorRow(name, own, accumulated))
-    return tuple(rows)
+        rows, together = [], team()
+        own_names = names if together is None else together.share(names)
+        for name in Progress(own_names, "evaluate by site", shown=progress):
+            before = frozenset(names[: names.index(name) + 1])
+            rows.append(SiteErrorRow(name, measured({name}), measured(before)))
+    return tuple(rows if together is None else together.merged("evaluate by site", rows))

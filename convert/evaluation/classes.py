@@ -10,12 +10,12 @@ from torch import Tensor
 
 from ..errors import InputError
 from .class_labels import IGNORED, class_indices
-from .measures import Measure, Outputs, check_alike, main_output
+from .measures import Joined, Measure, Outputs, check_alike, main_output
 from .relative_error import RelativeError
 from .rows import ClassMeasures, ClassOriginal, ClassSite, Predicted
 
 
-class Agreement(Measure):
+class Agreement(Joined):
     """Accuracy, agreement with the reference's classes, and relative error of the logits.
 
     The logits ``[N, classes, ...]`` are the output called logits or out, else the first with at
@@ -82,6 +82,21 @@ class Agreement(Measure):
             self._count_labelled += int(known.sum())
             self._correct += int((predicted == labels).sum())
         self._error.add(logits, exact)
+
+    def small(self, outputs: Outputs) -> bool:
+        """Whether there are two classes or more."""
+        return self.logits(outputs).shape[1] != 1
+
+    def join(self, other: Measure) -> None:
+        """Adds a batch that was added to another."""
+        assert isinstance(other, Agreement)
+        self._same += other._same
+        self._count += other._count
+        self._broken += other._broken
+        self.labelled += other.labelled
+        self._count_labelled += other._count_labelled
+        self._correct += other._correct
+        self._error.join(other._error)
 
     @property
     def _accuracy(self) -> float | None:

@@ -103,6 +103,11 @@ class RelativeError:
         self._error += float((found - reference).square().sum())
         self._power += float(centred.square().sum())
 
+    def join(self, other: RelativeError) -> None:
+        """Adds what was added once to another; of outputs ``[N, 1, ...]`` nothing."""
+        self._error += other._error
+        self._power += other._power
+
     @property
     def value(self) -> float | None:
         """The relative error; 0 where there is no difference, None where it is no finite number."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +20,18 @@ from .measures import Measure, Outputs
 
 # Two networks whose outputs differ by more of their magnitude aren't one network.
 _ANOTHER = 0.05
+
+
+class Counts(NamedTuple):
+    """What was counted of some batches, and what spoke against them."""
+
+    images: int
+    with_nan: int
+    labelled: int
+    ignored: int
+    three: str
+    doubts: list[str]
+    classes: ClassSpace | None
 
 
 class Remarks:
@@ -81,6 +93,33 @@ class Remarks:
         self._ignored += int((labels.reshape(len(labels), -1) == IGNORED).all(1).sum())
         self._classes.add(logits, labels)
 
+    def leave_comparison(self) -> None:
+        """Leaves the comparison with the original of the conversion to another process."""
+        self._compared = True
+
+    def counts(self) -> Counts:
+        """What was added, for `join`."""
+        return Counts(
+            self._images,
+            self._with_nan,
+            self._labelled,
+            self._ignored,
+            self._three,
+            self._doubts,
+            self._classes,
+        )
+
+    def join(self, other: Counts) -> None:
+        """Adds what was added in another process."""
+        self._images += other.images
+        self._with_nan += other.with_nan
+        self._labelled += other.labelled
+        self._ignored += other.ignored
+        self._three = self._three or other.three
+        self._doubts += [doubt for doubt in other.doubts if doubt not in self._doubts]
+        if self._classes is not None and other.classes is not None:
+            self._classes.join(other.classes)
+
     def compare(self, exact: Callable[[], Outputs], expected: Outputs) -> None:
         """Compares the original that was given with that of the conversion, once.
 
@@ -131,7 +170,7 @@ class Remarks:
         if self._three:
             notes.append(f"the classes are taken to be axis 1 of the outputs {self._three}")
         for doubt in doubts:
-            warnings.warn(doubt, stacklevel=3)
+            warnings.warn(doubt, stacklevel=4)
         return (*notes, *doubts)
 
 

@@ -7,6 +7,7 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -162,17 +163,20 @@ class SpikingModel(Blocks):
                 f"the readout is after step {plan.readout}, but the neurons that run have "
                 f"{longest} at most; choose an earlier step, or other neurons by with_steps"
             )
-        plans = plan.of_neurons()
-        calls: Calls = tuple(
-            SiteCall(site, self._called(site, plan), plans(site), plan.watchers)
-            for site in runner.sites
-        )
+        calls = partial(self._calls, runner, plan)
         tensors = self._replaced(plan) or None
-        plain = plan.plain and all(call.decodes for call in calls)
         compiling = torch.compiler.is_compiling()
         named = nullcontext() if compiling else errors_named(self.from_file)
         with named:
-            return runner.run(network, leaves, calls, tensors, plain=plain, kept=plan.kept)
+            return runner.run(network, leaves, calls, tensors, plain=plan.plain, kept=plan.kept)
+
+    def _calls(self, runner: Runner, plan: RunPlan) -> Calls:
+        """What a run calls for each site."""
+        plans = plan.of_neurons()
+        return tuple(
+            SiteCall(site, self._called(site, plan), plans(site), plan.watchers)
+            for site in runner.sites
+        )
 
     def neuron_of(self, site: str, fit: int | None) -> torch.nn.Module:
         """The neuron of a site: the network's own, or that of another K."""

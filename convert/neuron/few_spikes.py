@@ -49,6 +49,7 @@ class NeuronPlan:
 
 
 WHOLE = NeuronPlan()
+_PLAIN = (Tensor, torch.nn.Parameter)
 # What a neuron that is called by itself does in this thread, if a network's block says so.
 around: ContextVar[Callable[[FewSpikesNeuron], NeuronPlan] | None] = ContextVar(
     "around", default=None
@@ -198,10 +199,10 @@ class FewSpikesNeuron(base.StepModule, torch.nn.Module):
             InputError: for a tensor that isn't dense or of floating point, or parameters that
                 were replaced by tensors of another length.
         """
-        T, h, d, gates = self.thresholds, self.resets, self.weights, self.gates
+        T, h, d, offset, gates = self._numbers()
         shape = T.shape
         offsets = 1 if gates is None else gates.shape[0] + 1
-        if not shape == h.shape == d.shape or self.offset.numel() != offsets:
+        if not shape == h.shape == d.shape or offset.numel() != offsets:
             self._refuse_lengths()
         if shape[:-1] != (() if gates is None else (offsets,)):
             self._refuse_lengths()
@@ -209,7 +210,6 @@ class FewSpikesNeuron(base.StepModule, torch.nn.Module):
         if plan is None:
             plan = WHOLE if torch.compiler.is_compiling() else _plan_around(self)
         steps = K if plan.steps is None else min(plan.steps, K)
-        offset = self.offset
         if plan.corrected and steps < K:
             if self.missing_mean.shape != shape:
                 self._refuse_lengths()
@@ -224,11 +224,12 @@ class FewSpikesNeuron(base.StepModule, torch.nn.Module):
         ):
             x, addend = x + addend, None
         x = _dense(x)
-        state = torch.promote_types(x.dtype, T.dtype)
-        v = x if x.dtype != state and not learns and fused.casts(x) else x.to(state)
+        state = T.dtype if x.dtype is T.dtype else torch.promote_types(x.dtype, T.dtype)
+        cast = x.dtype is not state and (learns or not fused.casts(x))
+        v = x.to(state) if cast else x
         tallying = plan.tally is not None
         counting = tallying or plan.count is not None
-        if not learns and fused.usable(v) and _plain(state, *tables):
+        if not learns and fused.usable(v) and _plain(state, tables):
             y, count, tally = fused.run(
                 v,
                 tables,
@@ -239,8 +240,9 @@ class FewSpikesNeuron(base.StepModule, torch.nn.Module):
                 kept=self._rows,
                 tallying=tallying,
             )
-            plan.tell(count, tally)
-            return y.to(x.dtype)
+            if counting:
+                plan.tell(count, tally)
+            return y if y.dtype is x.dtype else y.to(x.dtype)
         if addend is not None:
             x = x + addend
         if addend is not None or v.dtype != state:
@@ -255,6 +257,15 @@ class FewSpikesNeuron(base.StepModule, torch.nn.Module):
         if events is not None:
             plan.tell(as_count(events), as_tally(events, K) if tallying else None)
         return y.to(x.dtype)
+
+    def _numbers(self) -> Tables:
+        """T, h, d, y0 and the gates as they are now; quicker than their names, one by one."""
+        own = self._buffers
+        T, h, d, offset = map(own.get, ("thresholds", "resets", "weights", "offset"))
+        if T is None or h is None or d is None or offset is None or "gates" not in own:
+            # Some are parameters, or somebody computes them.
+            return Tables(self.thresholds, self.resets, self.weights, self.offset, self.gates)
+        return Tables(T, h, d, offset, own["gates"])
 
     def _refuse_lengths(self) -> None:
         found = {
@@ -412,13 +423,12 @@ def _learns(x: Tensor, addend: Tensor | None, *parameters: Tensor | None) -> boo
     return given or x.requires_grad or any(t is not None and t.requires_grad for t in parameters)
 
 
-def _plain(dtype: torch.dtype, *parameters: Tensor | None) -> bool:
+def _plain(dtype: torch.dtype, parameters: Tables) -> bool:
     """Whether compiled code may read the parameters where they lie."""
-    return all(
-        t.dtype == dtype and type(t) in (Tensor, torch.nn.Parameter) and not t.is_neg()
-        for t in parameters
-        if t is not None
-    )
+    for t in parameters:
+        if t is not None and (t.dtype is not dtype or type(t) not in _PLAIN or t.is_neg()):
+            return False
+    return True
 
 
 def _dense(x: Tensor) -> Tensor:

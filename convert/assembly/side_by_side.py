@@ -195,8 +195,13 @@ def _squares(exact: Sequence[Tensor], spiking: Sequence[Tensor]) -> tuple[float,
     error = size = 0.0
     for a, b in zip(exact, spiking, strict=True):
         seen = a.isfinite()
-        if not bool(b[seen].isfinite().all()):
-            return math.inf, float(torch.where(seen, a.double(), 0.0).square().sum()) or 1.0
-        error += float(torch.where(seen, b.double() - a.double(), 0.0).square().sum())
-        size += float(torch.where(seen, a.double(), 0.0).square().sum())
+        broken = (seen & ~b.isfinite()).any()
+        apart = torch.where(seen, b.double() - a.double(), 0.0).square().sum()
+        whole = torch.where(seen, a.double(), 0.0).square().sum()
+        # A GPU is waited for once.
+        lost, gap, values = torch.stack([broken.double(), apart, whole]).tolist()
+        if lost:
+            return math.inf, values or 1.0
+        error += gap
+        size += values
     return error, size

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from ..errors import InputError
-from . import fused
+from . import fused, operator
 from .steps import Tables, as_count, as_tally, interval, run
 
 
@@ -49,7 +49,6 @@ class NeuronPlan:
 
 
 WHOLE = NeuronPlan()
-_PLAIN = (Tensor, torch.nn.Parameter)
 # What a neuron that is called by itself does in this thread, if a network's block says so.
 around: ContextVar[Callable[[FewSpikesNeuron], NeuronPlan] | None] = ContextVar(
     "around", default=None
@@ -216,6 +215,10 @@ class FewSpikesNeuron(base.StepModule, torch.nn.Module):
             offset = offset + self.missing_mean[..., steps]
         tables = Tables(T, h, d, offset, gates)
         learns = _learns(x, addend, T, h, d, gates)
+        tallying = plan.tally is not None
+        counting = tallying or plan.count is not None
+        if not learns and operator.wanted(counting):
+            return operator.neuron(_dense(x if addend is None else x + addend), tables, steps)
         if addend is not None and (
             learns
             or not (x.dtype == addend.dtype and x.shape == addend.shape)
@@ -227,9 +230,7 @@ class FewSpikesNeuron(base.StepModule, torch.nn.Module):
         state = T.dtype if x.dtype is T.dtype else torch.promote_types(x.dtype, T.dtype)
         cast = x.dtype is not state and (learns or not fused.casts(x))
         v = x.to(state) if cast else x
-        tallying = plan.tally is not None
-        counting = tallying or plan.count is not None
-        if not learns and fused.usable(v) and _plain(state, tables):
+        if not learns and fused.usable(v) and fused.readable(tables, state):
             y, count, tally = fused.run(
                 v,
                 tables,
@@ -421,14 +422,6 @@ def _learns(x: Tensor, addend: Tensor | None, *parameters: Tensor | None) -> boo
         return False
     given = addend is not None and addend.requires_grad
     return given or x.requires_grad or any(t is not None and t.requires_grad for t in parameters)
-
-
-def _plain(dtype: torch.dtype, parameters: Tables) -> bool:
-    """Whether compiled code may read the parameters where they lie."""
-    for t in parameters:
-        if t is not None and (t.dtype is not dtype or type(t) not in _PLAIN or t.is_neg()):
-            return False
-    return True
 
 
 def _dense(x: Tensor) -> Tensor:

@@ -59,6 +59,19 @@ def casts(x: Tensor) -> bool:
     return usable(x) and on_gpu.ready(x.device)
 
 
+def readable(tables: Tables, dtype: torch.dtype) -> bool:
+    """Whether compiled code may read a neuron's numbers where they lie.
+
+    Args:
+        tables: of the neuron.
+        dtype: of the membrane potential.
+    """
+    for t in tables:
+        if t is not None and (t.dtype is not dtype or type(t) not in _PLAIN or t.is_neg()):
+            return False
+    return True
+
+
 def run(
     x: Tensor,
     tables: Tables,

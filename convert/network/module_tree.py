@@ -68,8 +68,11 @@ class TensorReader:
     """
 
     def __init__(self, network: nn.Module, paths: Iterable[str]) -> None:
-        self.network = network
-        self._places = [self._place(*path.rpartition(".")[::2]) for path in paths]
+        self.network, self._paths = network, list(paths)
+        self._places = self._found()
+
+    def _found(self) -> list[tuple[nn.Module, str, str]]:
+        return [self._place(*path.rpartition(".")[::2]) for path in self._paths]
 
     def _place(self, owner: str, name: str) -> tuple[nn.Module, str, str]:
         """The module that owns a tensor, where it keeps it, and its name there."""
@@ -83,10 +86,16 @@ class TensorReader:
 
     def read(self) -> list[Any]:
         """The tensors, in the order of their paths."""
-        return [
-            getattr(module, kind)[name] if kind else getattr(module, name)
-            for module, kind, name in self._places
-        ]
+        try:
+            return [_at(*place) for place in self._places]
+        except KeyError:
+            # A buffer became a parameter, or something else moved.
+            self._places = self._found()
+            return [_at(*place) for place in self._places]
+
+
+def _at(module: nn.Module, kind: str, name: str) -> Any:
+    return getattr(module, kind)[name] if kind else getattr(module, name)
 
 
 def _learns(module: nn.Module) -> bool:

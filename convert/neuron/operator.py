@@ -19,7 +19,8 @@ _LIBRARY = torch.library.Library("fewspikes", "FRAGMENT")
 _LIBRARY.define(
     "neuron(Tensor x, Tensor thresholds, Tensor resets, Tensor weights, Tensor offset, "
     "Tensor? gates, int steps) -> Tensor",
-    tags=(torch.Tag.pt2_compliant_tag,),
+    # It takes any layout and gives the same: a compiler needn't lay anything out for it.
+    tags=(torch.Tag.pt2_compliant_tag, torch.Tag.flexible_layout),
 )
 
 
@@ -49,14 +50,14 @@ def _computed(
     x: Tensor, T: Tensor, h: Tensor, d: Tensor, offset: Tensor, gates: Tensor | None, steps: int
 ) -> Tensor:
     tables = Tables(T, h, d, offset, gates)
-    state = torch.promote_types(x.dtype, T.dtype)
+    state = T.dtype if x.dtype is T.dtype else torch.promote_types(x.dtype, T.dtype)
     v = x if x.dtype is state or fused.casts(x) else x.to(state)
     if fused.usable(v) and fused.readable(tables, state):
         kept = _rows(T.data_ptr())
         y, _, _ = fused.run(v, tables, False, steps=steps, in_place=v is not x, kept=kept)
     else:
         y, _ = run(v, tables, steps, learns=False, counting=False)
-    y = y.to(x.dtype)
+    y = y if y.dtype is x.dtype else y.to(x.dtype)
     if y.stride() == x.stride():
         return y
     like = torch.empty_like(x)

@@ -207,7 +207,7 @@ class Signature:
         Raises:
             InputError: for a missing or unknown input, another tree, shape, or kind of number.
         """
-        if not kwargs and self._flat and self._fits(args):
+        if not kwargs and not torch.compiler.is_compiling() and self._flat and self._fits(args):
             return [self._laid_out(leaf, torch.channels_last) for leaf in args]
         takes = ", ".join(str(tensor) for tensor in self.inputs if tensor is not None)
         if len(args) > len(self.names):
@@ -254,7 +254,7 @@ class Signature:
 
     def _fits(self, args: Sequence[Any]) -> bool:
         """Whether plain tensors are what the network takes: quicker than to say what isn't."""
-        if len(args) != len(self.inputs) or torch.compiler.is_compiling():
+        if len(args) != len(self.inputs):
             return False
         images = None
         for leaf, expected in zip(args, self.inputs, strict=True):

@@ -228,10 +228,12 @@ def _of_one(a: Any, b: Any) -> _Squares | None:
     if not isinstance(a, Tensor) or not a.is_floating_point():
         return None
     seen = a.isfinite()
-    size = float(torch.where(seen, a.double(), 0.0).square().sum())
-    if not bool(b[seen].isfinite().all()):
-        return _Squares(math.inf, size)
-    return _Squares(float(torch.where(seen, b.double() - a.double(), 0.0).square().sum()), size)
+    broken = (seen & ~b.isfinite()).any()
+    apart = torch.where(seen, b.double() - a.double(), 0.0).square().sum()
+    whole = torch.where(seen, a.double(), 0.0).square().sum()
+    # A GPU is waited for once.
+    lost, gap, size = torch.stack([broken.double(), apart, whole]).tolist()
+    return _Squares(math.inf if lost else gap, size)
 
 
 def _error(squares: Sequence[Sequence[_Squares | None]]) -> float:

@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from ..calls.batch_parts import listed
 from ..capture.fidelity import ROUNDING, largest_gap
+from ..common.device_sums import DeviceSum
 from ..network.model import SpikingModel
 from .class_labels import IGNORED
 from .class_spaces import ClassSpace, class_names
@@ -50,7 +51,8 @@ class Remarks:
         self._classes: ClassSpace | None = None
         self._kind: Measure | None = None
         self._metric = ""
-        self._images = self._with_nan = self._labelled = self._ignored = 0
+        self._images = self._with_nan = self._labelled = 0
+        self._ignored = DeviceSum(0)
         self._three = ""
         self._doubts: list[str] = []
 
@@ -90,7 +92,7 @@ class Remarks:
         if labels is None:
             return
         self._labelled += size
-        self._ignored += int((labels.reshape(len(labels), -1) == IGNORED).all(1).sum())
+        self._ignored.add((labels.reshape(len(labels), -1) == IGNORED).all(1).sum())
         self._classes.add(logits, labels)
 
     def leave_comparison(self) -> None:
@@ -162,9 +164,10 @@ class Remarks:
                 f"{self._images - self._labelled} of {self._images} images have no label; the "
                 "accuracy is that of the others"
             )
-        if self._ignored:
+        ignored = self._ignored.value
+        if ignored:
             notes.append(
-                f"{self._ignored} images have a label that stands for no class (-1 or -100); they "
+                f"{ignored} images have a label that stands for no class (-1 or -100); they "
                 "count for the agreement, not for the accuracy"
             )
         if self._three:

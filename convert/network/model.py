@@ -7,6 +7,7 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,8 +27,9 @@ from .bias_shifts import Corrections
 from .blocks import Blocks
 from .from_file import errors_named
 from .input_types import check_types, reader_of
+from .late_check import LateCheck
 from .original import OriginalModel
-from .range_check import OutsideCounter, inputs_outside, warn
+from .range_check import OutsideCounter, warn, warn_late
 from .report import Report
 from .run_plan import Calls, CutNeuron, RunPlan, SiteCall
 from .runner import Runner
@@ -74,6 +76,7 @@ class SpikingModel(Blocks):
         # Whether a file holds what runs, which nobody has run yet.
         self.from_file = False
         self._runner: Runner | None = None
+        self._range_check = LateCheck()
         # What the layers' biases hold beside the trained values, for every K.
         self.corrections = Corrections()
         # What calibration saw at each site, by its name.
@@ -86,7 +89,8 @@ class SpikingModel(Blocks):
         """Outputs in the form in which the original model returned them.
 
         Inputs far outside the calibrated range give a `RangeWarning` that counts the values that
-        fell outside, site by site; `check_inputs = False` turns that off.
+        fell outside, site by site; `check_inputs = False` turns that off. On a GPU only the first
+        calls wait for the check; what is found of later ones is warned of by a call after them.
 
         Raises:
             InputError: for inputs of another number, shape or kind than at conversion, for
@@ -96,7 +100,12 @@ class SpikingModel(Blocks):
         """
         plan = self.plan
         leaves = self._leaves(plan, args, kwargs)
-        if not self._to_be_checked(plan) or not inputs_outside(leaves, self.report.input_ranges):
+        if not self._to_be_checked(plan):
+            return self.signature.unflatten(self._run(leaves, plan))
+        beyond, late = self._range_check.inputs_outside(leaves, self.report.input_ranges)
+        if late and not beyond:
+            warn_late(stacklevel=5)
+        if not beyond:
             return self.signature.unflatten(self._run(leaves, plan))
         outside = OutsideCounter(self._ranges(), self._masked())
         watched = dataclasses.replace(plan, watchers=(*plan.watchers, outside))
@@ -162,17 +171,20 @@ class SpikingModel(Blocks):
                 f"the readout is after step {plan.readout}, but the neurons that run have "
                 f"{longest} at most; choose an earlier step, or other neurons by with_steps"
             )
-        plans = plan.of_neurons()
-        calls: Calls = tuple(
-            SiteCall(site, self._called(site, plan), plans(site), plan.watchers)
-            for site in runner.sites
-        )
+        calls = partial(self._calls, runner, plan)
         tensors = self._replaced(plan) or None
-        plain = plan.plain and all(call.decodes for call in calls)
         compiling = torch.compiler.is_compiling()
         named = nullcontext() if compiling else errors_named(self.from_file)
         with named:
-            return runner.run(network, leaves, calls, tensors, plain=plain, kept=plan.kept)
+            return runner.run(network, leaves, calls, tensors, plain=plan.plain, kept=plan.kept)
+
+    def _calls(self, runner: Runner, plan: RunPlan) -> Calls:
+        """What a run calls for each site."""
+        plans = plan.of_neurons()
+        return tuple(
+            SiteCall(site, self._called(site, plan), plans(site), plan.watchers)
+            for site in runner.sites
+        )
 
     def neuron_of(self, site: str, fit: int | None) -> torch.nn.Module:
         """The neuron of a site: the network's own, or that of another K."""

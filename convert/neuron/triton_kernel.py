@@ -4,20 +4,13 @@ It gives the bits of the steps in torch (`steps`). Nothing in it is multiplied, 
 fuse a product and a sum into one rounding: d s is d or nothing, and h s is exact.
 """
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.compiler import CompiledKernel
 
 # Values that one program takes through all steps.
 BLOCK = 1024
-# A size of more bits is another type for Triton.
-_MOST = 2**31 - 1
-# Kernels by what they depend on: Triton's own search for one takes longer than to start it.
-_made: dict[tuple[Any, ...], CompiledKernel] = {}
 _STATES = {torch.float32: tl.float32, torch.float64: tl.float64}
 
 
@@ -116,35 +109,6 @@ def launch(
         _STATES[T.dtype], addend is not None, gates is not None, tally is not None,
         tally is not None or count is not None, BLOCK,
     )  # fmt: skip
-    grid = (triton.cdiv(size, BLOCK), 1, 1)
-    key = _key(x, T, given, size)
-    made = None if key is None else _made.get(key)
-    if made is not None:
-        made[grid](*given)
-        return
-    kernel = _steps[grid](*given, num_warps=4, enable_fp_fusion=False)
-    if key is not None and isinstance(kernel, CompiledKernel) and _takes(kernel, len(given)):
-        _made[key] = kernel
-
-
-def _key(x: Tensor, T: Tensor, given: tuple[Any, ...], size: int) -> tuple[Any, ...] | None:
-    """What a compiled kernel depends on; None where Triton itself is to find one.
-
-    Triton makes other code for addresses and sizes that no 16 divides, and for a size of 1.
-    """
-    if size % 16 or size > _MOST:
-        return None
-    tensors = given[:10]
-    for tensor in tensors:
-        if tensor is not None and tensor.data_ptr() % 16:
-            return None
-    tally = tensors[8]
-    return (
-        x.device, x.dtype, T.dtype, given[1] is None, tensors[7] is None,
-        None if tally is None else tally.dtype, tensors[9] is None,
-    )  # fmt: skip
-
-
-def _takes(kernel: CompiledKernel, count: int) -> bool:
-    """Whether a kernel is launched with all arguments of its function, constants among them."""
-    return len(kernel.src.fn.arg_names) == count
+    # Triton's own launch, which looks at every argument: a handle called directly is faster, but a
+    # run on an H200 with such handles ended in a launch failure.
+    _steps[(triton.cdiv(size, BLOCK),)](*given, num_warps=4, enable_fp_fusion=False)

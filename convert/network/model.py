@@ -310,6 +310,16 @@ class SpikingModel(Blocks):
 
         export(self, path)
 
+    def to_spikingjelly(self) -> GraphModule:
+        """The network as a module of SpikingJelly's and PyTorch's parts, which needs no `convert`.
+
+        Raises:
+            ExportError: for what only this package knows; see `convert.exporters`.
+        """
+        from ..exporters.spikingjelly import to_spikingjelly
+
+        return to_spikingjelly(self)
+
     def __reduce__(self) -> Any:
         """For pickle, `torch.save` and processes that are spawned: the network's own safe format.
 

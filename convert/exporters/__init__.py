@@ -1,0 +1,5 @@
+"""Networks in forms that others read: SpikingJelly, NIR, ONNX."""
+
+from .spikingjelly import to_spikingjelly
+
+__all__ = ["to_spikingjelly"]

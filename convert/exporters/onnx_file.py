@@ -37,7 +37,9 @@ class _Flat(torch.nn.Module):
         return tuple(leaf for leaf in self.network(*leaves) if isinstance(leaf, Tensor))
 
 
-def export(snn: SpikingModel, path: str | os.PathLike[str], *, opset: int = 18) -> None:
+def export_onnx(
+    snn: SpikingModel, path: str | os.PathLike[str], *, spikes: bool = False, opset: int = 18
+) -> None:
     """Writes the network as one ONNX file with a batch size that is free.
 
     Inputs carry their names at conversion, outputs are ``output0``, ``output1`` ... in the order

@@ -58,8 +58,8 @@ def predictions(snn: SpikingModel, batches: list[Tensor]) -> None:
             same += int((a.argmax(1) == b.argmax(1)).sum())
             far, count = max(far, float((a - b).abs().max())), count + len(images)
     seconds = time.perf_counter() - begin
-    print(f"SpikingJelly, float32: {same} of {count} predictions are the same "
-          f"({same / count:.2%}), largest difference of an output {far:.1e}; {seconds:.0f} s")  # fmt: skip
+    share = f"{same} of {count} predictions are the same ({same / count:.2%})"
+    print(f"SpikingJelly, float32: {share}, outputs differ by {far:.1e}; {seconds:.0f} s")
     print(f"on decoded sums: {plain.report['decoded'] or 'nothing'}")
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         torch.save(plain, f"{folder}/net.pt")

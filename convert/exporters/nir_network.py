@@ -193,10 +193,14 @@ class _Translation:
         ends: list[str] = []
         for i, each in enumerate(returned):
             value = self.values[each]
-            if isinstance(value, NirSignal):
-                name = "output" if len(returned) == 1 else f"output{i}"
-                made = self.g.add("Output", name, value, value.shape, lengths=value.shape)
-                ends += made.sources
+            if not isinstance(value, NirSignal):
+                raise ExportError(
+                    f"NIR has no node for output {i}, which doesn't depend on the input; leave it "
+                    "out of what the network returns"
+                )
+            name = "output" if len(returned) == 1 else f"output{i}"
+            made = self.g.add("Output", name, value, value.shape, lengths=value.shape)
+            ends += made.sources
         self.g.keep(ends)
 
 

@@ -46,6 +46,8 @@ class SteppedGraph:
         self.stepped: dict[Node, Steps] = {}
         # Values that don't vary with the input, and are no parameters.
         self.constants: dict[Node, Any] = {}
+        # Where tensors of the old network lie, by the path that they had.
+        self.placed: dict[str, str] = {}
         # Parameters of the new network by the path that they had.
         self.parameters: dict[str, nn.Parameter] = {}
 
@@ -120,20 +122,27 @@ class SteppedGraph:
         return self.lengthened(current, 1, count, axes)
 
     def tensor(self, path: str, value: Tensor) -> Node:
-        """A tensor at its path, a parameter if it is one; the first that is given for a path."""
+        """A tensor of the old network at its path, or at one of its own if that is taken."""
+        if path not in self.placed:
+            self.placed[path] = self._place(path, value)
+        return self.graph.get_attr(self.placed[path])
+
+    def _place(self, path: str, value: Any) -> str:
+        held = self.parameter(path, value) if isinstance(value, nn.Parameter) else value
         owner, name = self._owner(path)
-        if type(owner) is not nn.Module and getattr(owner, name, None) is None:
-            # A layer without a bias would take it for its own.
-            path = f"{path.rpartition('.')[0]}_{name}"
+        if getattr(owner, name, None) is held:
+            return path
+        if type(owner) is not nn.Module or hasattr(owner, name):
+            # A layer that has no bias would take it for its own.
+            path = self._free(f"tensors.{path.replace('.', '_')}")
             owner, name = self._owner(path)
-        if not hasattr(owner, name):
-            if isinstance(value, nn.Parameter):
-                owner.register_parameter(name, self.parameter(path, value))
-            elif isinstance(value, Tensor):
-                owner.register_buffer(name, value.detach().clone())
-            else:
-                setattr(owner, name, value)
-        return self.graph.get_attr(path)
+        if isinstance(held, nn.Parameter):
+            owner.register_parameter(name, held)
+        elif isinstance(held, Tensor):
+            owner.register_buffer(name, held.detach().clone())
+        else:
+            setattr(owner, name, held)
+        return path
 
     def parameter(self, source: str, value: Tensor) -> nn.Parameter:
         """The parameter of a tensor of the old network: the same one for all that read it."""

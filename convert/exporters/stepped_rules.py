@@ -76,7 +76,7 @@ def _first(g: SteppedGraph, value: Any, like: Node, axes: int, count: int) -> No
             return None
         made, own = g.original(value), held.dim()
     else:
-        made = g.buffer("constant", torch.tensor(value, dtype=torch.float64))
+        made = g.buffer("constants.number", torch.tensor(value, dtype=torch.float64))
     made = g.graph.call_method("type_as", (made, like))
     return g.at_first(made, axes, count, [slice(None)] * own)
 

@@ -105,6 +105,34 @@ def test_layouts_and_constants() -> None:
     assert isinstance(plain.up, layer.ConvTranspose2d) and isinstance(plain.one, layer.Conv1d)
 
 
+class _Names(nn.Module):
+    """Tied weights, weights without a layer, and names that a new module might take."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(7, 5)
+        self.matrix, self.constants = nn.Parameter(torch.randn(5, 5)), nn.Parameter(torch.randn(5))
+        self.linear = nn.Linear(5, 5)
+        self.bare = nn.Linear(5, 5, bias=False)
+        self.bare.register_buffer("shift", torch.randn(5))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = torch.relu(nn.functional.linear(self.words(ids).mean(1), self.matrix))
+        x = torch.relu(nn.functional.linear(x, self.matrix, self.constants) + self.linear.bias)
+        x = torch.relu(self.bare(x) + self.bare.shift + self.constants + 0.25)
+        x = torch.relu(self.linear(x) * self.linear.weight[0])
+        return x @ self.words.weight.t()
+
+
+def test_names_that_are_taken() -> None:
+    torch.manual_seed(0)
+    ids = torch.randint(0, 7, (40, 3))
+    snn = _snn(_Names(), ids).double()
+    plain = to_spikingjelly(snn)
+    with torch.no_grad():
+        torch.testing.assert_close(plain(ids), snn(ids), rtol=1e-9, atol=1e-9)
+
+
 def test_a_module_that_is_called_twice() -> None:
     torch.manual_seed(2)
 

@@ -310,17 +310,44 @@ class SpikingModel(Blocks):
 
         save(self, path, metadata=metadata)
 
-    def export(self, path: str | os.PathLike[str]) -> None:
-        """Writes the network as one ONNX file with a free batch size; needs onnx and onnxscript.
+    def export(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        spikes: bool = False,
+        compact: bool = False,
+        limit: int | None = None,
+        progress: bool = True,
+    ) -> None:
+        """Writes the network as one file: NIR where the path ends with ``.nir``, else ONNX.
 
-        Inside a block such as `readout`, what a call does there is exported.
+        ONNX has a free batch size and needs onnx and onnxscript; inside a block such as `readout`,
+        what a call does there is exported. NIR has the network's spikes in nodes of its own, and
+        needs nir.
+
+        Args:
+            path: of the file; written whole or not at all.
+            spikes: ONNX gives the spikes of every site, too.
+            compact: NIR has one node for each site, for readers that know few-spikes neurons.
+            limit: bytes of arrays that a NIR file may have.
+            progress: says the size of a NIR file on stderr before it is written.
 
         Raises:
-            ExportError: if a package is missing, or the network has an operator that ONNX lacks.
+            ExportError: if a package is missing, or the network has parts that the form lacks.
         """
-        from ..storage.onnx_file import export
+        from ..exporters.by_ending import export
 
-        export(self, path)
+        export(self, path, spikes=spikes, compact=compact, limit=limit, progress=progress)
+
+    def to_spikingjelly(self) -> GraphModule:
+        """The network as a module of SpikingJelly's and PyTorch's parts, which needs no `convert`.
+
+        Raises:
+            ExportError: for what only this package knows; see `convert.exporters`.
+        """
+        from ..exporters.spikingjelly import to_spikingjelly
+
+        return to_spikingjelly(self)
 
     def __reduce__(self) -> Any:
         """For pickle, `torch.save` and processes that are spawned: the network's own safe format.

@@ -217,13 +217,21 @@ class SpikingParts(SpikingModel):
         """What reads the batches of one data source for the model."""
         return WholeReader(parameters_of(self.module), self.signature.lists)
 
-    def export(self, path: str | os.PathLike[str]) -> None:
+    def export(self, path: str | os.PathLike[str], **options: Any) -> None:
         """Refused: the Python around the parts can't be written.
 
         Raises:
             InputError: with what to export instead.
         """
         self._refuse("an export")
+
+    def to_spikingjelly(self) -> NoReturn:
+        """Refused as an export is.
+
+        Raises:
+            InputError: with what to give instead.
+        """
+        self._refuse("a SpikingJelly module")
 
     def original(self) -> nn.Module:
         """The user's model with its parts' exact functions, as they were captured.

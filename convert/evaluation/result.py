@@ -17,7 +17,6 @@ from .measures import Shown
 from .plots import draw_steps
 from .rows import FittedRow, Row, SiteErrorRow, StepRow, Whole, plain
 
-
 _RAW = (
     "raw: nothing stands for the steps that are cut off; in the other columns their mean at "
     "calibration does."

@@ -107,7 +107,9 @@ def test_symptoms(names: dict[str, Any]) -> None:
     torch.manual_seed(0)
     more = {"vectors": torch.randn(32, 4), "torch": torch, "copy": copy}
     errors = {"CaptureError": convert.CaptureError, "InputError": convert.InputError}
-    _run("symptoms.md", {**names, **more, **errors})
+    names = {**names, **more, **errors}
+    _run("symptoms.md", names)
+    assert [row.step for row in names["whole"].by_step] == [6] and not names["whole"].by_site
     text = _page("symptoms.md")
     for symptom in re.findall(r"^## (.*)$", text, re.MULTILINE):
         _, _, told = text.partition(f"## {symptom}\n")

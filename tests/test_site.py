@@ -311,3 +311,27 @@ def test_links_of_the_site(monkeypatch: pytest.MonkeyPatch) -> None:
     assert linked('seen["act"](images)', "how-to/refit.md") == 'seen["act"](images)'
     assert linked("[a](https://x.org/b)", "speed.md") == "[a](https://x.org/b)"
     assert linked("[a](no-such-page.md)", "speed.md") == "[a](no-such-page.md)"
+
+
+def test_energy(names: dict[str, Any]) -> None:
+    names["snn"] = convert.to_spiking(names["model"], names["images"], steps=4)
+    names["loader"] = [(names["images"], names["labels"])]
+    said = _run("energy.md", names)
+    assert any("quantised_dense" in line for line in said)
+
+
+def test_results() -> None:
+    # The file is what the command above the example writes; the original stands for it here.
+    changes = {'load("out/byte_llama.fsnn")': 'models.get("byte_llama")', "240": "3"}
+    said = _run("results.md", {}, changes)
+    assert said == ["Pre", "Pre"]  # "Present is", as the page quotes it
+
+
+def test_every_page_with_examples_is_run() -> None:
+    others = ("tests/test_docs.py", "tests/convert/inspect/test_spike_plots.py")
+    tests = "".join((_ROOT / name).read_text(encoding="utf-8") for name in others)
+    tests += Path(__file__).read_text(encoding="utf-8")
+    for page in _DOCS.rglob("*.md"):
+        if "```python" in page.read_text(encoding="utf-8"):
+            where = f'"{page.stem}"' if page.parent.name == "concepts" else f"{page.stem}.md"
+            assert where in tests, page

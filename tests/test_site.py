@@ -324,7 +324,7 @@ def test_results() -> None:
     # The file is what the command above the example writes; the original stands for it here.
     changes = {'load("out/byte_llama.fsnn")': 'models.get("byte_llama")', "240": "3"}
     said = _run("results.md", {}, changes)
-    assert said == ["Pre", "Pre"]  # "Present is", as the page quotes it
+    assert said == ["ROMEO:", "Pre"] * 2  # "Present is", as the page quotes it
 
 
 def test_every_page_with_examples_is_run() -> None:

@@ -89,7 +89,7 @@ class Correction:
         error = f"relative output error on {self.images} calibration images"
         if not self.kept:
             return (
-                f"K = {self.steps}: biases stay as trained: to take each layer's mean error out of "
+                f"K = {self.steps}: biases stay as trained: taking each layer's mean error out of "
                 f"its bias doesn't help (the {error} would be {self.after:.3g} instead of "
                 f"{self.before:.3g})"
             )

@@ -23,11 +23,11 @@ def test_words_are_explained(small: nn.Module, images: Tensor) -> None:
 def test_corrections_that_help_and_that_do_not() -> None:
     helps = Correction(8, layers=7, images=512, before=0.138, after=0.137, kept=True)
     assert str(helps) == (
-        "K = 8: the mean errors of 7 layers are taken out of their biases; relative output error on "
-        "512 calibration images 0.138 -> 0.137"
+        "K = 8: the mean errors of 7 layers are taken out of their biases; relative output error "
+        "on 512 calibration images 0.138 -> 0.137"
     )
     doesnt = Correction(8, layers=7, images=512, before=0.137, after=0.138, kept=False)
     assert str(doesnt) == (
-        "K = 8: biases stay as trained: to take each layer's mean error out of its bias doesn't help "
-        "(the relative output error on 512 calibration images would be 0.138 instead of 0.137)"
+        "K = 8: biases stay as trained: taking each layer's mean error out of its bias doesn't "
+        "help (the relative output error on 512 calibration images would be 0.138 instead of 0.137)"
     )

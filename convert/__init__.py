@@ -34,6 +34,7 @@ from .network.model import SpikingModel
 from .network.report import Report
 from .network.settings import ConversionSettings
 from .neuron.few_spikes import FewSpikesNeuron
+from .pages import Conversion, write_comparison, write_report
 from .pricing import pareto
 from .refitting import refit
 from .storage.file import load
@@ -45,6 +46,7 @@ __all__ = [
     "Audit",
     "CalibrationError",
     "CaptureError",
+    "Conversion",
     "ConversionError",
     "ConversionSettings",
     "Evaluation",
@@ -73,4 +75,6 @@ __all__ = [
     "register_operator",
     "stepwise",
     "to_spiking",
+    "write_comparison",
+    "write_report",
 ]

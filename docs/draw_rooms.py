@@ -27,9 +27,9 @@ DOOR = "the door"
 EVERYWHERE = ("common", "errors")
 # Middle of each room's box, from left to right.
 COLUMNS = {
-    DOOR: 1.5, "inspect": 0.0, "evaluation": 1.0, "storage": 2.0, "parts": 3.0, "assembly": 3.0,
-    "network": 1.5, "calibration": 0.75, "sites": 0.75, "rewrite": 0.75, "capture": 0.75,
-    "graph": 0.75, "calls": 0.75, "fitting": 2.25, "neuron": 2.25,
+    DOOR: 1.5, "pages": 0.0, "inspect": 0.0, "evaluation": 1.0, "storage": 2.0,
+    "parts": 3.0, "assembly": 3.0, "network": 1.5, "calibration": 0.75, "sites": 0.75,
+    "rewrite": 0.75, "capture": 0.75, "graph": 0.75, "calls": 0.75, "fitting": 2.25, "neuron": 2.25,
 }  # fmt: skip
 # Width of a box, height of a line of text, and space between rows, in columns.
 _WIDTH, _LINE, _GAP = 0.96, 0.088, 0.27

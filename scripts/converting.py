@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import platform
+import shlex
 import sys
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -243,7 +244,7 @@ def written(options: argparse.Namespace) -> list[str]:
     import models
 
     names = ["report.json", "steps.png", f"{models.short_name(options.model)}.fsnn"]
-    return [*names, *(["pareto.json", "pareto.png"] if options.pareto else [])]
+    return [*names, *(["pareto.json", "pareto.png"] if options.pareto else []), "report.html"]
 
 
 def run(options: argparse.Namespace, *, evenly: bool) -> None:
@@ -316,6 +317,10 @@ def run(options: argparse.Namespace, *, evenly: bool) -> None:
         | {name: version(name) for name in (*names, *_LIBRARIES.get(library, ()))},
     )
     result.plot(files[1])
+    convert.write_report(
+        files[-1], snn, result, images=sources.test.first(8), name=options.model,
+        details={"command": shlex.join(sys.argv), "preprocessing": str(preprocessing)},
+    )  # fmt: skip
     if options.pareto:
         trade_off = convert.pareto(
             snn,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import glob
 import math
 from dataclasses import dataclass
 
 from ..evaluation.result import Evaluation
 from ..evaluation.rows import Row
+from ..fitting.methods import DEFAULT
+from ..fitting.problem import MOST_STEPS
 from ..inspect.correlation import Correlation
 from ..inspect.diagnosis import Finding
 from ..network.report import Report, SiteRow
@@ -19,8 +22,10 @@ _SURELY = 0.95
 # The same of errors over the size of the outputs, and of a perplexity over the original's.
 _NEAR_ERROR, _FAIR_ERROR = 0.1, 0.25
 _NEAR_RATIO, _FAIR_RATIO = 1.05, 1.25
-# Time steps that a poor site is given beside its own.
-_MORE_STEPS = 2
+# Time steps that a poor site is given beside its own; beyond so many it is given gates.
+_MORE_STEPS, _MOST_STEPS, _GATES = 2, 16, 3
+# With fewer steps, more of them help whatever the method.
+_ENOUGH = 4
 
 
 @dataclass(frozen=True)
@@ -174,7 +179,9 @@ def _weakest(
             f"The neurons of {worst.name} ({worst.function}) fit their function poorly: their "
             f"squared error is {percent(worst.relative_mse)} of its variance."
         )
-        return text, _more_steps(worst)
+        if len(poor) > 1:
+            text += f" {counted(len(poor) - 1, 'other site')} fit poorly, too."
+        return text, _finer(report, worst)
     if correlation is not None:
         worst_row = max(correlation.sites, key=lambda row: row.error)
         text = (
@@ -191,7 +198,7 @@ def _weakest(
         text = f"The least exact neurons are those of {site.name} ({site.function})."
     else:
         text = f"Alone, {site.name} ({site.function}) changes the outputs most."
-    return text, _more_steps(site) if grade in ("fair", "far") else ""
+    return text, _finer(report, site) if grade in ("fair", "far") else ""
 
 
 def _largest_error(result: Evaluation | None) -> str:
@@ -207,6 +214,18 @@ def _largest_error(result: Evaluation | None) -> str:
     return result.by_site[max(range(len(result.by_site)), key=error)].name
 
 
-def _more_steps(site: SiteRow) -> str:
-    steps = {site.name: site.steps + _MORE_STEPS}
-    return f"refit(snn, calibration, per_site_steps={steps})"
+def _finer(report: Report, site: SiteRow) -> str:
+    """A call that gives a site's neurons a finer resolution."""
+    if report.method == "binary" and site.steps >= _ENOUGH:
+        # More steps of a table that isn't fitted don't mend it.
+        return f"refit(snn, calibration, method={DEFAULT!r})"
+    name, settings = glob.escape(site.name), report.settings
+    if site.steps + _MORE_STEPS > _MOST_STEPS and not site.gates:
+        gates = {} if settings is None else dict(settings.per_site_gates)
+        gates.pop(name, None)
+        return f"refit(snn, calibration, per_site_gates={gates | {name: _GATES}})"
+    steps = {} if settings is None else dict(settings.per_site_steps)
+    # The last name or glob that fits decides.
+    steps.pop(name, None)
+    wanted = min(site.steps + _MORE_STEPS, MOST_STEPS)
+    return f"refit(snn, calibration, per_site_steps={steps | {name: wanted}})"

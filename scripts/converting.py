@@ -317,10 +317,6 @@ def run(options: argparse.Namespace, *, evenly: bool) -> None:
         | {name: version(name) for name in (*names, *_LIBRARIES.get(library, ()))},
     )
     result.plot(files[1])
-    convert.write_report(
-        files[-1], snn, result, images=sources.test.first(8), name=options.model,
-        details={"command": shlex.join(sys.argv), "preprocessing": str(preprocessing)},
-    )  # fmt: skip
     if options.pareto:
         trade_off = convert.pareto(
             snn,
@@ -343,4 +339,8 @@ def run(options: argparse.Namespace, *, evenly: bool) -> None:
             **({"classes": list(sources.classes)} if sources.classes else {}),
         },
     )
+    convert.write_report(
+        files[-1], snn, result, images=sources.test.first(8), name=options.model,
+        details={"command": shlex.join(sys.argv), "preprocessing": str(preprocessing)},
+    )  # fmt: skip
     print(f"\nwritten: {', '.join(map(str, files))}")

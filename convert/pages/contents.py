@@ -87,7 +87,9 @@ class EnergyTable:
     energy: Energy
 
     def bar(self, cost: Range) -> dict[str, str]:
-        """Coordinates of a bar from low to high, and of its usual value."""
+        """Coordinates of a bar from low to high, and of its usual value; none for a cost of 0."""
+        if not cost.low > 0:
+            return {}
         left, right = self.axis.place(cost.low), self.axis.place(cost.high)
         return {
             "x": short(left),

@@ -52,11 +52,16 @@ def site_picture(curve: SiteCurve, identity: str) -> Markup:
         lx=_LEFT - 4,
         ty=_TOP + 10,
         by=_HEIGHT - 6,
-        low=figure(low),
-        high=figure(high),
-        first=figure(float(curve.x[0])),
-        last=figure(float(curve.x[-1])),
+        low=_label(low, high - low),
+        high=_label(high, high - low),
+        first=_label(curve.x[0], 0 if curve.log else curve.x[-1] - curve.x[0]),
+        last=_label(curve.x[-1], 0 if curve.log else curve.x[-1] - curve.x[0]),
     )
+
+
+def _label(value: float, span: float) -> str:
+    """An end of an axis in few characters; what is nothing beside the axis is 0."""
+    return "0" if abs(value) < 1e-3 * span else f"{value:.3g}"
 
 
 def _told(curve: SiteCurve) -> str:

@@ -22,6 +22,8 @@ _SURELY = 0.95
 # The same of errors over the size of the outputs, and of a perplexity over the original's.
 _NEAR_ERROR, _FAIR_ERROR = 0.1, 0.25
 _NEAR_RATIO, _FAIR_RATIO = 1.05, 1.25
+# Fewer don't show that a network is near.
+_FEW_IMAGES, _FEW_TOKENS = 20, 1000
 # Time steps that a poor site is given beside its own; beyond so many it is given gates.
 _MORE_STEPS, _MOST_STEPS, _GATES = 2, 16, 3
 # With fewer steps, more of them help whatever the method.
@@ -81,7 +83,9 @@ def _by_test(result: Evaluation) -> tuple[str, str]:
     """The grade by the test images, and how it is called."""
     whole, shown = result.spiking, result.shown
     if whole.get(shown.broken):
-        number = counted(whole[shown.broken], "image")
+        number = counted(whole[shown.broken], _thing(result))
+        if result.original.get(shown.broken, 0) >= whole[shown.broken]:
+            return "unknown", f"{number} without a value, in the original too"
         return "far", f"Broken: {number} without a value"
     if result.metric == "perplexity":
         return _by_perplexity(whole, result.original)
@@ -91,7 +95,7 @@ def _by_test(result: Evaluation) -> tuple[str, str]:
     if shown.drawn == "agreement":
         return _by_agreement(value, result.images)
     if shown.drawn == "relative_error":
-        return _by_error(value)
+        return _by_error(value, result.images)
     return "unknown", f"Measured; how good {shown.columns[shown.drawn]} is depends on your use"
 
 
@@ -101,14 +105,17 @@ def _by_agreement(value: float, images: int) -> tuple[str, str]:
     if value < _NEAR:
         return "fair", _HEADLINES["fair"]
     if likely_share(value, images)[0] < _SURELY:
-        return (
-            "unknown",
-            f"It looks near the original, but {counted(images, 'image')} can't show it",
-        )
+        return _seemingly(images, "image")
     return "near", _HEADLINES["near"]
 
 
-def _by_error(value: float) -> tuple[str, str]:
+def _seemingly(number: int, thing: str) -> tuple[str, str]:
+    return "unknown", f"It looks near the original, but {counted(number, thing)} can't show it"
+
+
+def _by_error(value: float, images: int) -> tuple[str, str]:
+    if value <= _NEAR_ERROR and images < _FEW_IMAGES:
+        return _seemingly(images, "image")
     grade = "near" if value <= _NEAR_ERROR else "fair" if value <= _FAIR_ERROR else "far"
     return grade, _HEADLINES[grade]
 
@@ -118,6 +125,8 @@ def _by_perplexity(whole: Row, original: Row) -> tuple[str, str]:
     if not ours or not theirs:
         return "unknown", _HEADLINES["unknown"]
     ratio = ours / theirs
+    if ratio <= _NEAR_RATIO and original["tokens"] < _FEW_TOKENS:
+        return _seemingly(original["tokens"], "token")
     grade = "near" if ratio <= _NEAR_RATIO else "fair" if ratio <= _FAIR_RATIO else "far"
     return grade, _HEADLINES[grade]
 
@@ -139,23 +148,36 @@ def _test_figures(result: Evaluation) -> tuple[str, ...]:
         write = percent if key in shown.shares else figure
         number = result.labelled_images if key == "accuracy" else result.images
         told.append(
-            f"{shown.columns[key].capitalize()} on {counted(number, 'test image')}: "
+            f"{shown.columns[key].capitalize()} on {counted(number, f'test {_thing(result)}')}: "
             f"{write(whole.get(key))} spiking, {write(theirs)} original."
         )
     value = whole.get(shown.drawn)
     if shown.drawn == "agreement" and value is not None:
-        low, high = likely_share(value, result.images)
-        what = "same class" if result.metric in ("accuracy", "agreement") else "same prediction"
-        told.append(
-            f"Agreement: {percent(value)} of the {result.images:,} get the {what} from both "
-            f"networks; of many more images it would likely be {percent(low)} to {percent(high)}."
-        )
+        told.append(_agreement(value, result))
     elif value is not None:
         told.append(
             f"{shown.columns[shown.drawn].capitalize()} on {counted(result.images, 'test image')}: "
             f"{figure(value)}."
         )
     return tuple(told) or ("The test gave no figure that has a value.",)
+
+
+def _agreement(value: float, result: Evaluation) -> str:
+    if result.metric == "perplexity":
+        return f"Agreement: both networks find the same token most likely at {percent(value)}."
+    if result.metric == "iou":
+        return f"Agreement: {percent(value)} of the pixels get the same class from both networks."
+    low, high = likely_share(value, result.images)
+    return (
+        f"Agreement: {percent(value)} of the {counted(result.images, 'image')} get the same class "
+        f"from both networks; of many more images it would likely be {percent(low)} to "
+        f"{percent(high)}."
+    )
+
+
+def _thing(result: Evaluation) -> str:
+    """What the test is made of."""
+    return "text" if result.metric == "perplexity" else "image"
 
 
 def _calibration_figures(report: Report) -> tuple[str, ...]:

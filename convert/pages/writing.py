@@ -117,5 +117,10 @@ def _environment() -> Environment:
         site_picture=site_pictures.site_picture,
         cost_text=contents.cost_text,
     )
-    found.filters.update(percent=words.percent, figure=words.figure, breakable=words.breakable)
+    found.filters.update(
+        percent=words.percent,
+        figure=words.figure,
+        counted=words.counted,
+        breakable=words.breakable,
+    )
     return found

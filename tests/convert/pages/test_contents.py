@@ -67,6 +67,7 @@ def test_energy_is_in_a_unit_that_suits(whole: Conversion) -> None:
             assert ours.integer.usual == pytest.approx(1e3 * theirs.integer.usual)
             bar = large.bar(ours.integer)
             assert 0 <= float(bar["x"]) <= float(bar["usual"]) <= 100
+    assert large.bar(Range(0, 0, 1)) == {}
     names = [line.name for line in small.lines]
     assert "spiking, with memory" in names and "quantised, every value, arithmetic only" in names
     assert cost_text(None) == "–" and cost_text(Range(1, 2, 3)) == "2 (1 to 3)"

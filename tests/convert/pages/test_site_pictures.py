@@ -47,3 +47,16 @@ def test_what_is_not_finite_is_left_out(gated: SpikingModel) -> None:
     assert _paths(replace(curve, exact=exact))["exact"].count("M") == 2
     nothing = np.full_like(exact, np.nan)
     assert _paths(replace(curve, exact=nothing, fitted=nothing))["exact"] == ""
+
+
+def test_the_ends_of_the_axes_have_few_characters(gated: SpikingModel) -> None:
+    curve = site_curves(gated)[0]
+    for factor in (1e-7, 1.0, 123456.789, -3e20):
+        tree = ElementTree.fromstring(
+            site_picture(
+                replace(curve, exact=factor * curve.exact, fitted=factor * curve.fitted), "here"
+            )
+        )
+        assert all(len(str(text.text)) <= 9 for text in tree.iter("text"))
+    wide = replace(curve, exact=np.linspace(3e-5, 9, len(curve.x)))
+    assert "3e-05" not in site_picture(wide, "here")

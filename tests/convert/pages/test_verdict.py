@@ -8,7 +8,13 @@ from torch import Tensor, nn
 
 import convert
 from convert import Conversion, Evaluation, SpikingModel, evaluate
-from convert.evaluation.rows import ClassMeasures, OutputMeasures, TokenMeasures, TokenOriginal
+from convert.evaluation.rows import (
+    ClassMeasures,
+    ClassOriginal,
+    OutputMeasures,
+    TokenMeasures,
+    TokenOriginal,
+)
 from convert.network.report import OutputError
 from convert.pages.verdict import verdict_on
 
@@ -59,11 +65,24 @@ def test_errors_of_outputs(
     measures = OutputMeasures(error, {})
     result = replace(result, spiking=replace(result.spiking, measures=measures))
     assert verdict_on(gated.report, result, None).grade == grade
+    few = verdict_on(gated.report, replace(result, images=3), None)
+    assert few.grade == ("unknown" if grade == "near" else grade)
 
 
-@pytest.mark.parametrize(("ours", "grade"), [(10.2, "near"), (12.0, "fair"), (30.0, "far")])
+def test_images_that_have_no_value_in_the_original_either(whole: Conversion) -> None:
+    assert whole.result is not None
+    broken = _with(whole.result, 1000, agreement=0.99, without_prediction=3)
+    original = ClassOriginal(0.9, without_prediction=3)
+    found = verdict_on(whole.report, replace(broken, original=original), None)
+    assert found.grade == "unknown" and "in the original too" in found.headline
+
+
+@pytest.mark.parametrize(
+    ("ours", "tokens", "grade"),
+    [(10.2, 5000, "near"), (10.2, 50, "unknown"), (12.0, 5000, "fair"), (30.0, 50, "far")],
+)
 def test_a_perplexity_is_compared_with_the_originals(
-    whole: Conversion, ours: float, grade: str
+    whole: Conversion, ours: float, tokens: int, grade: str
 ) -> None:
     assert whole.result is not None
     result = replace(
@@ -71,11 +90,12 @@ def test_a_perplexity_is_compared_with_the_originals(
         metric="perplexity",
         shown=replace(whole.result.shown, own=("perplexity",), columns={"perplexity": "perplexity",
                       "agreement": "agreement"}),
-        original=TokenOriginal(10.0, 500),
+        original=TokenOriginal(10.0, tokens),
         spiking=replace(whole.result.spiking, measures=TokenMeasures(ours, 0.1, 0.99)),
     )  # fmt: skip
     found = verdict_on(whole.report, result, None)
     assert found.grade == grade and "original" in found.figures[0]
+    assert "on 48 test texts" in found.figures[0] and "same token" in found.figures[1]
 
 
 def test_a_finding_says_what_to_change(whole: Conversion) -> None:

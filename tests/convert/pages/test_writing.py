@@ -103,7 +103,7 @@ def test_the_page_says_what_was_measured(written: _Page, whole: Conversion) -> N
     told = written.told
     assert told.index("small as a few-spikes network") < told.index("Accuracy on 48 test images")
     assert f"{100 * result.spiking['accuracy']:.1f} % spiking, 100.0 % original" in told
-    assert f"{100 * result.spiking['agreement']:.1f} % of the 48 get the same class" in told
+    assert f"{100 * result.spiking['agreement']:.1f} % of the 48 images get the same class" in told
     for word in ("Few-spikes neuron", "Time step", "Site", "Gates", "Agreement"):
         assert f"{word}" in told
     for name in ("Operations and energy", "spiking, arithmetic only", "spiking, with memory",

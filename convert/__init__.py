@@ -35,6 +35,7 @@ from .network.model import SpikingModel
 from .network.report import Report
 from .network.settings import ConversionSettings
 from .neuron.few_spikes import FewSpikesNeuron
+from .pages import Conversion, write_comparison, write_report
 from .pricing import pareto
 from .refitting import refit
 from .storage.file import load
@@ -46,6 +47,7 @@ __all__ = [
     "Audit",
     "CalibrationError",
     "CaptureError",
+    "Conversion",
     "ConversionError",
     "ConversionSettings",
     "Evaluation",
@@ -75,4 +77,6 @@ __all__ = [
     "register_operator",
     "stepwise",
     "to_spiking",
+    "write_comparison",
+    "write_report",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import platform
+import shlex
 import sys
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -248,7 +249,7 @@ def written(options: argparse.Namespace) -> list[str]:
     import models
 
     names = ["report.json", "steps.png", f"{models.short_name(options.model)}.fsnn"]
-    return [*names, *(["pareto.json", "pareto.png"] if options.pareto else [])]
+    return [*names, *(["pareto.json", "pareto.png"] if options.pareto else []), "report.html"]
 
 
 def run(options: argparse.Namespace, *, evenly: bool) -> None:
@@ -368,4 +369,8 @@ def _run(options: argparse.Namespace, *, evenly: bool) -> None:
             **({"classes": list(sources.classes)} if sources.classes else {}),
         },
     )
+    convert.write_report(
+        files[-1], snn, result, images=sources.test.first(8), name=options.model,
+        details={"command": shlex.join(sys.argv), "preprocessing": str(preprocessing)},
+    )  # fmt: skip
     print(f"\nwritten: {', '.join(map(str, files))}")

@@ -299,6 +299,27 @@ def test_architecture(small: nn.Module, images: Tensor, tmp_path: Path) -> None:
     result.plot(tmp_path / "steps.png")
 
 
+def test_report(
+    small: nn.Module, images: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (_DOCS / "report.md").read_text(encoding="utf-8")
+    examples = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(examples) == 3
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {
+        "model": small,
+        "snn": to_spiking(small, images, steps=4, method="binary", progress=False),
+        "images": images,
+        "labels": torch.arange(48) % 4,
+    }
+    for example in examples[:2]:
+        exec(compile(example, "docs/report.md", "exec"), names)
+        assert "spiking, with memory" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "python my_script.py" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    exec(compile(examples[2], "docs/report.md", "exec"), names)
+    assert "K = 4 and K = 6" in (tmp_path / "compare.html").read_text(encoding="utf-8")
+
+
 def test_contributing(
     small: nn.Module, images: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

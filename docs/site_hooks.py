@@ -30,6 +30,8 @@ BESIDE = {
             "gpu.md",
             "library_trends.md",
             "setup_cost.md",
+            "small_batches.md",
+            "streaming.md",
         )
     },
 }

@@ -67,12 +67,19 @@ class Sample:
         """How many images."""
         return sum(self.sizes)
 
-    def error(self, neurons: Mapping[str, FewSpikesNeuron]) -> float:
-        """Relative error of the outputs with these neurons, by path; see `relative_error`."""
+    def error(
+        self, neurons: Mapping[str, FewSpikesNeuron], tensors: Mapping[str, Tensor] | None = None
+    ) -> float:
+        """Relative error of the outputs with these neurons; see `relative_error`.
+
+        Args:
+            neurons: by path.
+            tensors: as for `error_on_others`.
+        """
         with torch.no_grad():
             if self._outputs is None:
                 self._outputs = self._run(self.exact)
-            return relative_error(self._outputs, self._run(neurons))
+            return relative_error(self._outputs, self._run(neurons, tensors=tensors))
 
     def error_on_others(
         self, neurons: Mapping[str, FewSpikesNeuron], tensors: Mapping[str, Tensor] | None = None

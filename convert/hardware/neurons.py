@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from ..calibration.histogram import HIDDEN
+from ..neuron.few_spikes import FewSpikesNeuron
 
 
 @dataclass(frozen=True)
@@ -37,22 +39,45 @@ class WholeNeuron:
         return self.thresholds.shape[1]
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Sums of weighted spikes for potentials int64 ``[...]``."""
+        """Sums of weighted spikes for potentials int64 ``[...]``.
+
+        The network's own neuron runs them in double precision, which holds all of these integers.
+        """
+        return self._doubles.decode(x.double()).to(torch.int64)
+
+    @cached_property
+    def _doubles(self) -> FewSpikesNeuron:
+        numbers = (self.thresholds, self.resets, self.weights, self.offsets)
+        if len(self.gates):
+            return FewSpikesNeuron(*numbers, self.gates, dtype=torch.float64)
+        return FewSpikesNeuron(*(n[0] for n in numbers), dtype=torch.float64)
+
+    def stepwise(self, x: Tensor) -> Tensor:
+        """The same, spike by spike on integers."""
         spikes, interval = self.spikes(x)
-        y = self.offsets[interval]
+        y = _of(self.offsets, interval).expand(x.shape)
         for t in range(self.steps):
-            y = y + self.weights[:, t][interval] * spikes[t]
+            y = y + _of(self.weights[:, t], interval) * spikes[t]
         return y
 
-    def spikes(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Spikes bool ``[K, ...]`` and intervals int64 ``[...]`` of potentials int64 ``[...]``."""
-        interval = (x[..., None] > self.gates).sum(-1)
+    def spikes(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Spikes bool ``[K, ...]`` of potentials int64 ``[...]``, and intervals; None without gates."""
+        interval = None
+        if len(self.gates):
+            interval = torch.zeros_like(x)
+            for gate in self.gates:
+                interval += x > gate
         v, fired = x, []
         for t in range(self.steps):
-            spike = v > self.thresholds[:, t][interval]
-            v = torch.where(spike, v - self.resets[:, t][interval], v)
+            spike = v > _of(self.thresholds[:, t], interval)
+            v = v - _of(self.resets[:, t], interval) * spike
             fired.append(spike)
         return torch.stack(fired), interval
+
+
+def _of(values: Tensor, interval: Tensor | None) -> Tensor:
+    """The number of each value's own table, ``[...]`` or one for all, of ``[G]``."""
+    return values[0] if interval is None else values[interval]
 
 
 def whole_neuron(

@@ -128,7 +128,7 @@ class WholeRun:
             total = total + (n if sign > 0 else -n)
         for constant, factor in layer.numbers["constants"]:
             value = values[constant] if isinstance(constant, Node) else torch.tensor(constant)
-            total = total + _constant(value.double() * factor, layer.form.unit)
+            total = total + whole_constant(value.double() * factor, layer.form.unit)
         return clamped(total, MOST) if layer.numbers["saturates"] else total
 
     def _rearranged(
@@ -143,7 +143,7 @@ class WholeRun:
             read_nodes = {read.node for read in layer.reads}
             for node in set(layer.node.all_input_nodes) - read_nodes:
                 if isinstance(known[node], Tensor) and known[node].is_floating_point():
-                    known[node] = _constant(known[node].double(), layer.form.unit)
+                    known[node] = whole_constant(known[node].double(), layer.form.unit)
         # Pools and casts know no integers; below 2^53 doubles hold each.
         if layer.op is Op.MAXIMUM or packet(layer.node).startswith("upsample"):
             known = {n: v.double() if isinstance(v, Tensor) else v for n, v in known.items()}
@@ -154,7 +154,7 @@ class WholeRun:
         return pytree.tree_map(lambda n: n.to(torch.int64) if isinstance(n, Tensor) else n, made)
 
 
-def _constant(value: Tensor, unit: float) -> Tensor:
+def whole_constant(value: Tensor, unit: float) -> Tensor:
     """A constant in whole numbers, halves up."""
     return torch.floor(value / unit + 0.5).to(torch.int64)
 

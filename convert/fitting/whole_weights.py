@@ -96,7 +96,8 @@ class WholeTable:
 
     def solution(self) -> Solution:
         """The same with plain weights."""
-        d, y0 = self.weights * self.unit, self.offsets * self.unit
+        d = np.asarray(self.weights * self.unit, np.float64)
+        y0 = np.asarray(self.offsets * self.unit, np.float64)
         if len(self.gates):
             return Solution(
                 self.thresholds, self.resets, d, y0, self.mse, "whole", gates=self.gates

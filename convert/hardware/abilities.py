@@ -88,7 +88,7 @@ class Abilities:
         """Whether all its values are real numbers; tuples of them, too."""
         value = node.meta.get("val")
         found = value if isinstance(value, tuple | list) else [value]
-        return all(v is None or isinstance(v, Tensor) and v.is_floating_point() for v in found)
+        return all(v is None or (isinstance(v, Tensor) and v.is_floating_point()) for v in found)
 
     def _constant(self, value: Any) -> bool:
         return value is None or (isinstance(value, Node) and value in self.constants)
@@ -116,9 +116,8 @@ class Abilities:
             return False
         if row.kind is Kind.AFFINE:
             rest = node.args[1:5]
-            return (
-                row.name == "_native_batch_norm_legit_no_training"
-                and all(map(self._constant, rest))
+            return row.name == "_native_batch_norm_legit_no_training" and all(
+                map(self._constant, rest)
             )
         return (
             row.name == "mul"
@@ -164,12 +163,11 @@ class Abilities:
         assert isinstance(taken, Node)
         shape = [size(n) for n in taken.meta["val"].shape]
         if name == "sum":
-            return None if node.kwargs else 1
+            return None if node.kwargs or not self._fixed(taken, node) else 1
         if name == "mean":
             made = [size(n) for n in node.meta["val"].shape]
             counted = _product(shape) // max(_product(made), 1)
-            fixed = all(isinstance(taken.meta["val"].shape[a], int) for a in dims_of(node))
-            return None if node.kwargs or not fixed else counted
+            return None if node.kwargs or not self._fixed(taken, node) else counted
         if name == "avg_pool2d":
             kernel, padding, ceil, inside, divisor = _pooling(node)
             if ceil or divisor is not None or (any(padding) and not inside):
@@ -181,6 +179,11 @@ class Abilities:
         if any(a % b for a, b in zip(shape[-2:], made[-2:], strict=True)):
             return None
         return _product(shape[-2:]) // _product(made[-2:])
+
+    @staticmethod
+    def _fixed(taken: Node, node: Node) -> bool:
+        """Whether the axes of a mean or sum have lengths that stay."""
+        return all(isinstance(taken.meta["val"].shape[a], int) for a in dims_of(node))
 
     def _blank(self, node: Node) -> bool:
         """Whether what a layout fills places with is 0."""

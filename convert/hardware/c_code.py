@@ -6,7 +6,7 @@ Spikes are added up one by one: a spike of weight plus or minus 2^e adds or take
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
@@ -14,9 +14,7 @@ from ..graph.node_facts import size
 from ..graph.regions import packet
 from .neurons import WholeNeuron
 from .records import Layer, Op
-
-if TYPE_CHECKING:
-    from .result import QuantisedModel
+from .whole_network import WholeNetwork
 
 # Weights that the file holds at most; those of further layers are in the arrays alone.
 _MOST_WEIGHTS = 2_000_000
@@ -207,24 +205,24 @@ int main(int count, char **words) {
 """
 
 
-def source_of(quantised: QuantisedModel) -> str:
+def source_of(whole: WholeNetwork) -> str:
     """The C file of a network.
 
     Args:
-        quantised: the network.
+        whole: the network.
     """
     neurons, layers, left = [], [], []
     parts = [f"/* {_HEAD} */", _FUNCTIONS]
     known: dict[str, str] = {}
-    for layer in quantised.layers:
+    for layer in whole.layers:
         if layer.op is Op.NEURON:
             path = layer.numbers["path"]
             if path not in known:
                 known[path] = _site(path)
-                parts += _neuron(known[path], quantised.neurons[path])
+                parts += _neuron(known[path], whole.neurons[path])
                 neurons.append(known[path])
     room = _MOST_WEIGHTS
-    for layer in quantised.layers:
+    for layer in whole.layers:
         if layer.op is not Op.WEIGHTS:
             continue
         room -= layer.tensors["weights"].numel()
@@ -280,7 +278,8 @@ def _dims(layer: Layer) -> list[int] | None:
     if name != "conv2d" or node.meta["val"].dim() != 4:
         return None
     given: list[Any] = list(node.args[3:])
-    stride, padding, dilation, groups = [*given, *([1], [0], [1], 1)[len(given) :]]
+    defaults: list[Any] = [[1], [0], [1], 1]
+    stride, padding, dilation, groups = given + defaults[len(given) :]
     if isinstance(padding, str):
         return None
     (taken,) = (read.node for read in layer.reads)

@@ -1,4 +1,4 @@
-"""Biases and thresholds of a network whose weights and neurons became whole, on calibration data."""
+"""Mean errors of a network that became whole, taken into its biases on calibration data."""
 
 from __future__ import annotations
 

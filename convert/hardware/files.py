@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,9 +21,7 @@ from .c_code import source_of
 from .neurons import WholeNeuron
 from .records import Form, Layer, Op, Read
 from .running import whole_constant
-
-if TYPE_CHECKING:
-    from .result import QuantisedModel
+from .whole_network import WholeNetwork
 
 NAMES = ("network.json", "network.npz", "reference.c")
 FORMAT, VERSION = "fewspikes network in whole numbers", 1
@@ -31,18 +29,18 @@ FORMAT, VERSION = "fewspikes network in whole numbers", 1
 _BYTE, _SHORT = 8, 16
 
 
-def write(quantised: QuantisedModel, folder: str | os.PathLike[str]) -> list[str]:
+def write(whole: WholeNetwork, folder: str | os.PathLike[str]) -> list[str]:
     """Writes all files of a network; the paths.
 
     Args:
-        quantised: the network.
+        whole: the network.
         folder: made if it isn't there.
 
     Raises:
         InputError: if one can't be written.
     """
     place = file_path(folder, "folder")
-    description = Description(quantised)
+    description = Description(whole)
     text = json.dumps(description.document(), indent=1, allow_nan=False) + "\n"
     paths = [place / name for name in NAMES]
     with atomic_path(paths[0]) as path:
@@ -50,7 +48,7 @@ def write(quantised: QuantisedModel, folder: str | os.PathLike[str]) -> list[str
     with atomic_path(paths[1]) as path, open(path, "wb") as file:
         np.savez_compressed(file, **description.arrays)  # type: ignore[arg-type]
     with atomic_path(paths[2]) as path:
-        Path(path).write_text(source_of(quantised))
+        Path(path).write_text(source_of(whole))
     return [os.fspath(path) for path in paths]
 
 
@@ -58,12 +56,12 @@ class Description:
     """What the JSON says, and the arrays that it names.
 
     Args:
-        quantised: the network.
+        whole: the network.
     """
 
-    def __init__(self, quantised: QuantisedModel) -> None:
-        self._of = quantised
-        self._layers = {layer.node: layer for layer in quantised.layers}
+    def __init__(self, whole: WholeNetwork) -> None:
+        self._of = whole
+        self._layers = {layer.node: layer for layer in whole.layers}
         self.arrays: dict[str, np.ndarray] = {}
 
     def document(self) -> dict[str, Any]:

@@ -61,7 +61,7 @@ class WholeNeuron:
         return y
 
     def spikes(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Spikes bool ``[K, ...]`` of potentials int64 ``[...]``, and intervals; None without gates."""
+        """Spikes bool ``[K, ...]`` of potentials int64 ``[...]``, and intervals (None without)."""
         interval = None
         if len(self.gates):
             interval = torch.zeros_like(x)
@@ -103,7 +103,7 @@ def whole_neuron(
     # An input x that is rounded to a potential fires where x itself would.
     whole = torch.round(T).clamp(-most, most).to(torch.int64)
     # Below every value seen: all fire, a hidden one excepted.
-    whole = torch.where(T < -most, -most - 1, whole)
+    whole = torch.where(-most > T, -most - 1, whole)
     whole = torch.where(thresholds.double() <= HIDDEN / 2, -most - 1, whole)
     h = torch.round(resets.double() / unit).to(torch.int64)
     g = torch.round(gates.double() / unit).clamp(-most, most).to(torch.int64)

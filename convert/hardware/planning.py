@@ -1,4 +1,4 @@
-"""From a converted graph to layers of whole numbers: units, bounds, integer weights, in graph order."""
+"""From a graph to layers of whole numbers, in its order: units, bounds and integer weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,16 @@ from ..graph.node_facts import read
 from ..graph.operators import Kind, operator_of
 from ..graph.regions import packet
 from .abilities import (
-    BIAS, EPSILON, MEAN, VARIANCE, WEIGHT, Abilities, bias_of, channel_axis, out_axis, weight_of,
+    BIAS,
+    EPSILON,
+    MEAN,
+    VARIANCE,
+    WEIGHT,
+    Abilities,
+    bias_of,
+    channel_axis,
+    out_axis,
+    weight_of,
 )  # fmt: skip
 from .records import Form, Layer, Op, Pixels, Read
 from .units import Units
@@ -26,6 +35,8 @@ from .whole_numbers import MOST, Rescale, rescale
 # A sum whose unit nobody asks for keeps its bound below this many bits.
 _FINE = 30
 _LEAST_BITS = 4
+# Bits of a number while it is taken into another unit.
+_WIDEST = 62
 
 
 @dataclass(frozen=True)
@@ -97,10 +108,15 @@ class Planner:
             return Read(node, Form(unit, limit), None, True)
         turned = rescale(form.unit / unit)
         bound = turned.bound(form.most)
+        if bound >= 2**_WIDEST:
+            raise InputError(
+                f"{self._name(node)} may reach {form.most * form.unit:.3g}, and is read in units "
+                f"of {unit:.3g}, which 64 bits don't hold; its ranges differ too much"
+            )
         return Read(node, Form(unit, min(bound, limit), form.spikes), turned, bound > limit)
 
     def _for_weights(self, node: Node, weight: Tensor, axis: int | None) -> Read:
-        """A value for weights: spikes as they are, anything else in as many bits as there is room."""
+        """A value for weights: spikes as they are, anything else in the bits that it can have."""
         form = self._form(node)
         if form is not None and form.spikes:
             return Read(node, form, Rescale())
@@ -261,8 +277,8 @@ class Planner:
             gain, bias, mean, variance = taken
             assert mean is not None and variance is not None
             epsilon: Any = node.args[EPSILON] if len(node.args) > EPSILON else node.args[-1]
-            factor = (variance + float(epsilon)).rsqrt()
-            factor = factor if gain is None else factor * gain
+            deviation = (variance + float(epsilon)).rsqrt()
+            factor = deviation if gain is None else deviation * gain
             added = -mean * factor if bias is None else bias - mean * factor
             read = self._for_weights(signals[0], factor[:, None], 0)
             layer = self._multiplied(node, name, Op.SCALE, read, factor[:, None], added, 0)
@@ -271,13 +287,13 @@ class Planner:
             layer.numbers |= {"channels": 1, "affine": True}
             return layer
         (other,) = [a for a in node.args if a is not signals[0]]
-        factor = self._constant(other)
-        assert factor is not None
-        flat = factor.reshape(-1, 1)
+        factors = self._constant(other)
+        assert factors is not None
+        flat = factors.reshape(-1, 1)
         read = self._for_weights(signals[0], flat, 0)
         layer = self._multiplied(node, name, Op.SCALE, read, flat, None, 0)
         for key in ("weights", "shifts"):
-            layer.tensors[key] = layer.tensors[key].reshape(factor.shape)
+            layer.tensors[key] = layer.tensors[key].reshape(factors.shape)
         layer.numbers["affine"] = False
         return layer
 
@@ -320,7 +336,7 @@ class Planner:
         )
 
     def _common(self, node: Node, signals: Sequence[Node]) -> float:
-        """A unit for several values: from the measured range of their sum, or the finest of theirs."""
+        """A unit for several values: from the range of their sum, or the finest of theirs."""
         largest = self._given.ranges.get(node)
         forms = [form for form in map(self._form, signals) if form is not None]
         if largest is not None and not all(form.spikes for form in forms):

@@ -1,4 +1,4 @@
-"""What a network in whole numbers consists of: values, what reads them, and layers in their order."""
+"""What a network in whole numbers consists of: values, what reads them, and layers."""
 
 from __future__ import annotations
 

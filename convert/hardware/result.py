@@ -4,82 +4,34 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.fx import GraphModule
 
 from ..common.tables import table
 from ..inspect.simulation import outputs_of
 from ..network.model import SpikingModel
-from .correcting import Corrections
-from .neurons import WholeNeuron
+from .files import write
 from .records import Layer, Op
 from .running import Told, WholeRun
+from .whole_network import WholeNetwork
 
 # Images that pass together.
 _PIECE = 32
-
-
-@dataclass(frozen=True)
-class SiteLoss:
-    """Mean squared errors of one site's neuron on what calibration saw.
-
-    Args:
-        free: of the network's own.
-        whole: of the one with whole output weights.
-        rounded: of the first with its weights rounded and nothing fitted.
-    """
-
-    free: float
-    whole: float
-    rounded: float
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What was done.
-
-    Args:
-        weight_bits, state_bits, weights: as asked for.
-        sites: by name.
-        corrections: of biases and thresholds.
-        pixels: whether images are read as whole pixels.
-        steps: K.
-    """
-
-    weight_bits: int
-    state_bits: int
-    weights: str
-    sites: Mapping[str, SiteLoss]
-    corrections: Corrections
-    pixels: bool
-    steps: int
 
 
 class QuantisedModel:
     """A network in whole numbers; a call is its simulation, exact to the bit.
 
     Args:
-        network: the graph.
+        whole: its layers and integers.
         snn: the network that it came from.
-        layers: in order.
-        neurons: by the path of their module.
-        summary: what was done.
     """
 
-    def __init__(
-        self,
-        network: GraphModule,
-        snn: SpikingModel,
-        layers: Sequence[Layer],
-        neurons: Mapping[str, WholeNeuron],
-        summary: Summary,
-    ) -> None:
-        self.network, self.snn, self.summary = network, snn, summary
-        self.layers, self.neurons = list(layers), dict(neurons)
-        self._run = WholeRun(network, layers, neurons)
+    def __init__(self, whole: WholeNetwork, snn: SpikingModel) -> None:
+        self.whole, self.snn, self.summary = whole, snn, whole.summary
+        self.layers, self.neurons = whole.layers, whole.neurons
+        self._run = WholeRun(whole.network, whole.layers, whole.neurons)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Outputs in the form in which the original model returned them, decoded.
@@ -89,9 +41,7 @@ class QuantisedModel:
         """
         return self.run(args, kwargs)
 
-    def run(
-        self, args: Sequence[Any], kwargs: Mapping[str, Any], told: Told | None = None
-    ) -> Any:
+    def run(self, args: Sequence[Any], kwargs: Mapping[str, Any], told: Told | None = None) -> Any:
         """The same, with a function that is told every layer's integers.
 
         Args:
@@ -128,16 +78,14 @@ class QuantisedModel:
             for name, loss in summary.sites.items()
         ]
         parts = [
-            f"{len(self.layers) - len(self.left)} of {len(self.layers)} operations in whole numbers: "
-            f"{summary.weight_bits}-bit weights, {summary.state_bits}-bit potentials, 32-bit "
+            f"{len(self.layers) - len(self.left)} of {len(self.layers)} operations in whole "
+            f"numbers: {summary.weight_bits}-bit weights, {summary.state_bits}-bit potentials, 32-bit "
             f"accumulators, spikes weighted by {_WORDS[summary.weights]}",
             table(["site", "MSE before", "whole", "rounded only"], rows),
         ]
         if self.left:
             names = dict.fromkeys(f"{layer.node.name} ({layer.name})" for layer in self.left)
-            parts.append(
-                f"Left in floating point, {len(self.left)} operations: {', '.join(names)}"
-            )
+            parts.append(f"Left in floating point, {len(self.left)} operations: {', '.join(names)}")
         parts += [f"{layer.name}: {layer.note}" for layer in self.layers if layer.note]
         if self.multiplying:
             names = dict.fromkeys(layer.name for layer in self.multiplying)
@@ -165,9 +113,7 @@ class QuantisedModel:
         Raises:
             InputError: if one can't be written.
         """
-        from .files import write
-
-        return write(self, folder)
+        return write(self.whole, folder)
 
 
 _WORDS = {"power-of-two": "powers of two", "integer": "integers"}

@@ -12,6 +12,7 @@ from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
 from ..calibration.histogram import HIDDEN
+from ..errors import InputError
 from ..graph.operators import Kind, operator_of
 from ..graph.regions import packet
 from ..graph.run import compute, last_read
@@ -131,9 +132,7 @@ class WholeRun:
             total = total + whole_constant(value.double() * factor, layer.form.unit)
         return clamped(total, MOST) if layer.numbers["saturates"] else total
 
-    def _rearranged(
-        self, layer: Layer, taken: Sequence[Any], values: Mapping[Node, Any]
-    ) -> Any:
+    def _rearranged(self, layer: Layer, taken: Sequence[Any], values: Mapping[Node, Any]) -> Any:
         """The graph's own operation on integers: it moves them, or finds the largest."""
         assert layer.form is not None
         known = {n: values[n] for n in layer.node.all_input_nodes}
@@ -217,12 +216,21 @@ def _window_sums(layer: Layer, n: Tensor) -> Tensor:
     name = packet(node)
     if name in ("mean", "sum"):
         keep = bool(node.args[2]) if len(node.args) > 2 else False
-        return n.sum(dims_of(node), keep)
+        made = n.sum(dims_of(node), keep)
+        if n.numel() != made.numel() * layer.numbers["window"]:
+            raise InputError(
+                f"{layer.name} sums {n.numel() // max(made.numel(), 1)} values here, and "
+                f"{layer.numbers['window']} where the network was captured; whole numbers take "
+                "images of that size alone"
+            )
+        return made
     if name == "avg_pool2d":
-        kernel, stride, padding = [*node.args[1:4], *([], 0)[max(len(node.args) - 2, 0) :]]
+        given: list[Any] = list(node.args[1:4])
+        defaults: list[Any] = [[], 0]
+        kernel, stride, padding = given + defaults[len(given) - 1 :]
     else:
-        made = node.meta["val"].shape[-2:]
-        kernel = stride = [int(a) // int(b) for a, b in zip(n.shape[-2:], made, strict=True)]
+        made_sizes = node.meta["val"].shape[-2:]
+        kernel = stride = [int(a) // int(b) for a, b in zip(n.shape[-2:], made_sizes, strict=True)]
         padding = 0
     sums = torch.ops.aten.avg_pool2d(n.double(), kernel, stride, padding, False, True, 1)
     return sums.to(torch.int64)

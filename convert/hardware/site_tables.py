@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import numpy as np
 import torch
 from torch.fx import Node
@@ -92,5 +91,5 @@ def fit_tables(
 
 
 def neuron_with(table: WholeTable, snn: SpikingModel, site: str) -> FewSpikesNeuron:
-    """The neuron of a table, as the conversion makes one: thresholds that all values exceed, too."""
+    """The neuron of a table, its thresholds as conversion sets them."""
     return neuron_of(table.solution(), snn.histograms[site])

@@ -1,4 +1,4 @@
-"""In which units values are whole: of potentials, of what feeds them, and of what analog parts say."""
+"""In which units values are whole: potentials, what feeds them, and what analog parts say."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ class WholeWeights:
 
     Args:
         integers: int64, of the weight's shape.
-        units: what an accumulator's 1 is worth, for each output channel ``[C]`` or ``[1]``, float64.
+        units: what an accumulator's 1 is worth, by output channel ``[C]`` or ``[1]``, float64.
         shifts: to the right, from the accumulator to the layer's result, likewise, int64.
         sums: the largest accumulator without a bias, likewise.
         most: the largest with it.

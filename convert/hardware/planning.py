@@ -33,7 +33,9 @@ from .weights import WholeWeights, whole_weights
 from .whole_numbers import MOST, Rescale, rescale
 
 # A sum whose unit nobody asks for keeps its bound below this many bits.
-_FINE = 30
+_FINE = 24
+# Values in units of no common power of two are joined in a unit finer by this.
+_FINER = 16
 _LEAST_BITS = 4
 # Bits of a number while it is taken into another unit.
 _WIDEST = 62
@@ -113,7 +115,7 @@ class Planner:
                 f"{self._name(node)} may reach {form.most * form.unit:.3g}, and is read in units "
                 f"of {unit:.3g}, which 64 bits don't hold; its ranges differ too much"
             )
-        return Read(node, Form(unit, min(bound, limit), form.spikes), turned, bound > limit)
+        return Read(node, replace(form, unit=unit, most=min(bound, limit)), turned, bound > limit)
 
     def _for_weights(self, node: Node, weight: Tensor, axis: int | None) -> Read:
         """A value for weights: spikes as they are, anything else in the bits that it can have."""
@@ -125,6 +127,8 @@ class Planner:
             unit = float(pixels.step.max())
             return Read(node, Form(unit, pixels.levels - 1), None, True, pixels)
         largest = self._given.ranges.get(node)
+        if largest is None and form is not None and form.tight:
+            largest = form.most * form.unit
         if largest is None:
             raise InputError(
                 f"{self._name(node)} is no spike and is multiplied by weights, and nobody knows "
@@ -196,7 +200,7 @@ class Planner:
         ]
         read = replace(self._as(signals[0], state.unit, state.most), saturates=True)
         return Layer(
-            node, name, Op.NEURON, [read], Form(table.unit, max(*sizes, 1), True),
+            node, name, Op.NEURON, [read], Form(table.unit, max(*sizes, 1), True, True),
             numbers={"path": path},
         )  # fmt: skip
 
@@ -319,9 +323,9 @@ class Planner:
                 size = self._abilities.size(argument) if isinstance(argument, Node) else argument
                 assert isinstance(size, int | float)
                 bound += int(abs(size * factor) / unit) + 1
-        spikes = not constants and all(f is not None and f.spikes for f in map(self._form, signals))
+        spikes, tight = self._all(signals)
         exact = all(r.rescale is not None and r.rescale.shift <= 0 for r in reads)
-        form = Form(unit, min(bound, MOST), spikes and exact)
+        form = Form(unit, min(bound, MOST), spikes and exact and not constants, tight)
         numbers = {"signs": signs, "saturates": bound > MOST, "constants": constants}
         return Layer(node, name, Op.SUM, reads, form, {}, numbers)
 
@@ -339,9 +343,16 @@ class Planner:
         """A unit for several values: from the range of their sum, or the finest of theirs."""
         largest = self._given.ranges.get(node)
         forms = [form for form in map(self._form, signals) if form is not None]
-        if largest is not None and not all(form.spikes for form in forms):
+        if largest is not None and not all(form.tight for form in forms):
             return max(largest, 1e-30) / (2 ** (self._given.state_bits - 1) - 1)
-        return min(form.unit for form in forms)
+        finest = min(form.unit for form in forms)
+        alike = all(rescale(form.unit / finest).multiplier == 1 for form in forms)
+        return finest if alike else finest / _FINER
+
+    def _all(self, signals: Sequence[Node]) -> tuple[bool, bool]:
+        """Whether all of some values are spikes, and whether they come near to their bounds."""
+        forms = [form for form in map(self._form, signals) if form is not None]
+        return all(form.spikes for form in forms), all(form.tight for form in forms)
 
     def _joined(self, node: Node, name: str, signals: Sequence[Node]) -> Layer:
         unit = self._units.wanted[node] or self._common(node, signals)
@@ -354,9 +365,9 @@ class Planner:
             assert size is not None
             bound = max(bound, int(size / unit) + 1)
         exact = all(r.rescale is not None and r.rescale.shift <= 0 for r in reads)
-        forms = [self._form(signal) for signal in signals]
-        spikes = exact and not constants and all(f is not None and f.spikes for f in forms)
-        return Layer(node, name, Op.JOIN, reads, Form(unit, bound, spikes))
+        spikes, tight = self._all(signals)
+        form = Form(unit, bound, spikes and exact and not constants, tight)
+        return Layer(node, name, Op.JOIN, reads, form)
 
     def _moved(self, node: Node, name: str, signals: Sequence[Node]) -> Layer:
         form = self._form(signals[0])
@@ -372,14 +383,18 @@ class Planner:
             taken, made = signals[0].meta["val"], node.meta["val"]
             lengths = [int(n) for n in taken.shape]
             summed = max(_product(lengths) // max(_product([int(n) for n in made.shape]), 1), 1)
-        most = form.most * summed
-        if most > MOST:
-            raise InputError(
-                f"the sums of {name} may reach {most}, more than int32 holds; quantise with "
-                "fewer state bits, or take smaller windows"
-            )
-        read = Read(signals[0], form, Rescale())
-        made_form = Form(form.unit / count, most, form.spikes)
+        # What isn't spikes has bits to lose where sums would overflow.
+        shift = max((form.most * summed).bit_length() - 31, 0)
+        taken_form = replace(
+            form,
+            unit=form.unit * 2**shift,
+            most=Rescale(1, shift).bound(form.most),
+            spikes=form.spikes and not shift,
+        )
+        if taken_form.most * summed > MOST:
+            taken_form = replace(taken_form, most=MOST // summed)
+        read = Read(signals[0], taken_form, Rescale(1, shift), shift > 0)
+        made_form = replace(taken_form, unit=taken_form.unit / count, most=taken_form.most * summed)
         return Layer(node, name, Op.WINDOW, [read], made_form, numbers={"window": summed})
 
     def _float(self, node: Node, name: str, signals: Sequence[Node]) -> Layer:

@@ -34,11 +34,13 @@ class Form:
         unit: of the value, > 0.
         most: no integer is larger in size.
         spikes: whether the integers are sums of weighted spikes.
+        tight: whether values come near to `most`, as sums of spikes do.
     """
 
     unit: float
     most: int
     spikes: bool = False
+    tight: bool = False
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,14 @@ class QuantisedModel:
             if any(r.rescale is not None and r.rescale.multiplier != 1 for r in layer.reads)
         ]
 
+    @property
+    def analog(self) -> list[Layer]:
+        """Layers whose weights are multiplied by values that are no spikes, as those of images."""
+        weighted = (layer for layer in self.layers if layer.op in (Op.WEIGHTS, Op.SCALE))
+        return [
+            layer for layer in weighted if not all(r.form and r.form.spikes for r in layer.reads)
+        ]
+
     def __str__(self) -> str:
         summary = self.summary
         rows = [
@@ -79,14 +87,17 @@ class QuantisedModel:
         ]
         parts = [
             f"{len(self.layers) - len(self.left)} of {len(self.layers)} operations in whole "
-            f"numbers: {summary.weight_bits}-bit weights, {summary.state_bits}-bit potentials, 32-bit "
-            f"accumulators, spikes weighted by {_WORDS[summary.weights]}",
+            f"numbers: {summary.weight_bits}-bit weights, {summary.state_bits}-bit potentials, "
+            f"32-bit accumulators, spikes weighted by {_WORDS[summary.weights]}",
             table(["site", "MSE before", "whole", "rounded only"], rows),
         ]
         if self.left:
             names = dict.fromkeys(f"{layer.node.name} ({layer.name})" for layer in self.left)
             parts.append(f"Left in floating point, {len(self.left)} operations: {', '.join(names)}")
         parts += [f"{layer.name}: {layer.note}" for layer in self.layers if layer.note]
+        if self.analog:
+            names = dict.fromkeys(layer.name for layer in self.analog)
+            parts.append(f"Weights on values that are no spikes, multiplied: {', '.join(names)}")
         if self.multiplying:
             names = dict.fromkeys(layer.name for layer in self.multiplying)
             parts.append(f"Taken into another unit by a multiplier: {', '.join(names)}")

@@ -274,6 +274,16 @@ class _Part:
             found.append(self.at(T, h, z, own if fixed else 0.0))
         return sorted(found, key=lambda f: f.error)
 
+    def rounded(self, unit: float, fixed: bool) -> _Found:
+        """The table given with its weights rounded to whole units, and nothing else changed.
+
+        Args:
+            unit, fixed: as for `choices`.
+        """
+        T, h, d = self.starts[0]
+        z = self.whole.nearest(d * self.gain / unit, self.bits)
+        return self.at(T, h, z, unit / self.gain if fixed else 0.0)
+
     def improved(self, found: _Found, fixed: bool) -> _Found:
         """A table after descents, and moves of single weights."""
 
@@ -306,12 +316,12 @@ def fit_whole(problem: Problem, given: Solution, whole: Whole) -> WholeTable:
         return _gated(problem, given, whole)
     part = _Part(problem, given, whole, _bits(given))
     choices = [found for unit in part.units() for found in part.choices(unit, False)]
-    rounded = min((part.choices(unit, False)[-1] for unit in part.units()), key=_error)
+    rounded = min((part.rounded(unit, False) for unit in part.units()), key=_error)
     kept: dict[bytes, _Found] = {}
     for found in sorted(choices, key=_error):
         kept.setdefault(found.z.tobytes(), found)
     best = min((part.improved(f, False) for f in list(kept.values())[:_KEPT]), key=_error)
-    return _joined([part], [best], rounded.error * part.worth, np.empty(0), problem, given)
+    return _best([part], [best], [rounded], np.empty(0), problem, given)
 
 
 def _error(found: _Found) -> float:
@@ -339,15 +349,14 @@ def _gated(problem: Problem, given: Solution, whole: Whole) -> WholeTable:
     def cost(found: Sequence[_Found]) -> float:
         return sum(part.worth * f.error for part, f in zip(parts, found, strict=True))
 
+    rounded = min(([p.rounded(unit, True) for p in parts] for unit in units), key=cost)
     ways = sorted(([p.choices(unit, True)[0] for p in parts] for unit in units), key=cost)
     best = min(
         ([p.improved(f, True) for p, f in zip(parts, way, strict=True)] for way in ways[:_KEPT]),
         key=cost,
     )
-    if not len(gates):
-        # All values are in one interval.
-        return _joined(parts, best, cost(ways[0]), gates, problem, tables[0])
-    return _joined(parts, best, cost(ways[0]), gates, problem, given)
+    # Where all values are in one interval, its table is compared.
+    return _best(parts, best, rounded, gates, problem, given if len(gates) else tables[0])
 
 
 def _with_weight(problem: Problem, given: Solution) -> tuple[Ints, list[Solution]]:
@@ -367,13 +376,22 @@ def _with_weight(problem: Problem, given: Solution) -> tuple[Ints, list[Solution
     return np.array(at, np.int64), tables
 
 
-def _joined(
+def _best(
     parts: Sequence[_Part],
-    found: Sequence[_Found],
-    rounded: float,
+    fitted: Sequence[_Found],
+    rounded: Sequence[_Found],
     gates: Array,
     problem: Problem,
     given: Solution,
+) -> WholeTable:
+    """The fitted neuron, or the rounded one where that is no worse; with the errors of both."""
+    first, second = (_joined(parts, found, gates, problem) for found in (fitted, rounded))
+    taken = first if first.mse < second.mse else second
+    return replace(taken, rounded_mse=second.mse, free_mse=error_on(problem, given))
+
+
+def _joined(
+    parts: Sequence[_Part], found: Sequence[_Found], gates: Array, problem: Problem
 ) -> WholeTable:
     """One neuron of the tables of its intervals, y0 in whole units too."""
     unit = found[0].unit * parts[0].gain
@@ -396,8 +414,8 @@ def _joined(
         unit / 2**fraction * common,
         gates,
         0.0,
-        rounded,
-        error_on(problem, given),
+        0.0,
+        0.0,
     )
     return replace(table, mse=error_on(problem, table.solution()))
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ..common.tables import table
+from ..graph.operators import operator_of
 from ..inspect.simulation import outputs_of
 from ..network.model import SpikingModel
 from .files import write
@@ -59,8 +60,9 @@ class QuantisedModel:
 
     @property
     def left(self) -> list[Layer]:
-        """Operations that stay floating point."""
-        return [layer for layer in self.layers if layer.op is Op.FLOAT]
+        """Operations that compute in floating point; those that only move values aren't counted."""
+        floats = (layer for layer in self.layers if layer.op is Op.FLOAT)
+        return [layer for layer in floats if not (r := operator_of(layer.node)) or not r.layout]
 
     @property
     def multiplying(self) -> list[Layer]:

@@ -345,9 +345,11 @@ class Planner:
         forms = [form for form in map(self._form, signals) if form is not None]
         if largest is not None and not all(form.tight for form in forms):
             return max(largest, 1e-30) / (2 ** (self._given.state_bits - 1) - 1)
-        finest = min(form.unit for form in forms)
-        alike = all(rescale(form.unit / finest).multiplier == 1 for form in forms)
-        return finest if alike else finest / _FINER
+        finest = min(forms, key=lambda form: form.unit)
+        alike = all(rescale(form.unit / finest.unit).multiplier == 1 for form in forms)
+        # One of many levels is fine enough; a chain of sums must not get finer at every one.
+        many = not finest.tight or finest.most >= 2 ** (self._given.state_bits - 1)
+        return finest.unit if alike or many else finest.unit / _FINER
 
     def _all(self, signals: Sequence[Node]) -> tuple[bool, bool]:
         """Whether all of some values are spikes, and whether they come near to their bounds."""

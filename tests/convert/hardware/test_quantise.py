@@ -154,6 +154,35 @@ def test_whole_networks_of_many_operations(make: Callable[[], nn.Module], gates:
         assert _error(fine(x), exact) < 1.15 * before + 0.01
 
 
+class Stream(nn.Module):
+    """Many branches that are added to one stream, which only norms read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.LayerNorm(6) for _ in range(12))
+        self.branches = nn.ModuleList(nn.Linear(6, 6) for _ in range(12))
+        self.first, self.head = nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        for norm, branch in zip(self.norms, self.branches, strict=True):
+            x = x + branch(torch.relu(norm(x)))
+        return self.head(x)
+
+
+def test_units_of_a_long_stream_stay_as_fine() -> None:
+    torch.manual_seed(0)
+    model, x = Stream().eval(), torch.randn(96, 6)
+    snn = _converted(model, x)
+    found = quantise(snn, x, progress=False)
+    sums = [layer for layer in found.layers if layer.op is Op.SUM]
+    units = [layer.form.unit for layer in sums if layer.form is not None]
+    assert len(units) == 12 and max(units) / min(units) < 2**12
+    with torch.no_grad():
+        exact = model(x)
+        assert _error(found(x), exact) < 2.2 * _error(snn(x), exact) + 0.02
+
+
 class Attention(nn.Module):
     """A masked encoder over whole numbers: products and norms stay floating point."""
 

@@ -29,6 +29,7 @@ from .fitting.methods import DEFAULT as DEFAULT_METHOD
 from .fitting.methods import METHODS, register_method
 from .graph.decompositions import register_decomposition
 from .graph.operators import register_operator
+from .hardware.quantise import quantise
 from .inspect import Audit, audit
 from .network.layer_outputs import features
 from .network.model import SpikingModel
@@ -70,6 +71,7 @@ __all__ = [
     "load",
     "one_process",
     "pareto",
+    "quantise",
     "refit",
     "register_decomposition",
     "register_method",

@@ -90,6 +90,21 @@ class _Encoder(nn.Module):
         return self.head(x[:, 0])
 
 
+def test_hardware(
+    small: nn.Module, images: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = (_DOCS / "hardware.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    snn = to_spiking(small, images, steps=4, method="binary", progress=False)
+    names: dict[str, Any] = {"snn": snn, "images": images}
+    exec(compile(example, "docs/hardware.md", "exec"), names)
+    assert names["logits"].shape == (48, 4)
+    assert {p.name for p in (tmp_path / "chip").iterdir()} == {
+        "network.json", "network.npz", "reference.c",
+    }  # fmt: skip
+
+
 def test_shapes() -> None:
     text = (_DOCS / "shapes.md").read_text(encoding="utf-8")
     examples = re.findall(r"```python\n(.*?)```", text, re.DOTALL)

@@ -116,7 +116,12 @@ def stretched(neuron: FewSpikesNeuron, factor: float | Tensor) -> FewSpikesNeuro
 
 
 def measure(
-    sample: Sample, layers: Sequence[Layer], neurons: Neurons, *, progress: bool = False
+    sample: Sample,
+    layers: Sequence[Layer],
+    neurons: Neurons,
+    *,
+    tensors: Mapping[str, Tensor] | None = None,
+    progress: bool = False,
 ) -> Corrected:
     """Runs the exact and the spiking network side by side and corrects layer by layer.
 
@@ -124,15 +129,17 @@ def measure(
         sample: the network, which is left as it is, and images to measure on.
         layers: what can be corrected.
         neurons: of every site.
+        tensors: what the spiking network alone reads in place of a tensor, by its path.
         progress: shows a bar on stderr.
     """
-    pair = _SideBySide(sample, neurons)
+    pair = _SideBySide(sample, neurons, tensors or {})
     target = {layer.target: layer for layer in layers}
     with torch.no_grad():
         for node in Progress(sample.network.graph.nodes, "correct", shown=progress):
             if node.op == "output":
                 after = pair.error(node)
-                return Corrected(pair.shifts, pair.stretches, sample.error(neurons), after)
+                before = sample.error(neurons, tensors)
+                return Corrected(pair.shifts, pair.stretches, before, after)
             pair.compute(node)
             if node in target and pair.differ(node):
                 pair.correct(target[node])
@@ -146,10 +153,12 @@ class _SideBySide:
     Args:
         sample: the network, and images to measure on.
         neurons: of every site.
+        tensors: what the spiking network alone reads in place of a tensor, by its path.
     """
 
-    def __init__(self, sample: Sample, neurons: Neurons) -> None:
+    def __init__(self, sample: Sample, neurons: Neurons, tensors: Mapping[str, Tensor]) -> None:
         self.sample = sample
+        self._tensors = tensors
         self.shifts: dict[str, Tensor] = {}
         # Numbers, or tensors of no dimensions: on a GPU nothing waits for them.
         self._factors: dict[str, float | Tensor] = {}
@@ -167,6 +176,11 @@ class _SideBySide:
             self._exact[node] = self._spiking[node] = [piece[index] for piece in self.sample.own]
             return
         self._exact[node] = self._values(node, self._exact, self.sample.exact)
+        if node.op == "get_attr" and str(node.target) in self._tensors:
+            # Another list: what reads it differs.
+            pieces = len(self.sample.pieces)
+            self._spiking[node] = [self._tensors[str(node.target)]] * pieces
+            return
         differs = node.op == "call_module" or any(map(self.differ, node.all_input_nodes))
         self._spiking[node] = (
             self._values(node, self._spiking, self._neurons) if differs else self._exact[node]

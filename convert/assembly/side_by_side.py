@@ -83,12 +83,19 @@ class Sample:
         """How many images."""
         return sum(self.sizes)
 
-    def error(self, neurons: Mapping[str, FewSpikesNeuron]) -> float:
-        """Relative error of the outputs with these neurons, by path; see `relative_error`."""
+    def error(
+        self, neurons: Mapping[str, FewSpikesNeuron], tensors: Mapping[str, Tensor] | None = None
+    ) -> float:
+        """Relative error of the outputs with these neurons; see `relative_error`.
+
+        Args:
+            neurons: by path.
+            tensors: as for `error_on_others`.
+        """
         with torch.no_grad():
             if self._outputs is None:
                 self._outputs = self._run(self.exact, self.own)
-            return self.error_of(self._outputs, self._run(neurons, self.own))
+            return self.error_of(self._outputs, self._run(neurons, self.own, tensors=tensors))
 
     def error_of(self, exact: Sequence[Sequence[Any]], spiking: Sequence[Sequence[Any]]) -> float:
         """Relative error of outputs of the own pieces, over the pieces of all processes."""

@@ -46,7 +46,7 @@ class SiteFits:
     def warm_up(self) -> None:
         """Compiles what the fits will run, so that their time is theirs alone."""
         gates = self.source.gates
-        least = [self._problem(site, Size(1, gates[site.name])) for site in self.source.sites]
+        least = [self.problem(site, Size(1, gates[site.name])) for site in self.source.sites]
         warm_up(self._settings.method, least, self._progress)
 
     def fit(self, wanted: Iterable[tuple[Site, Size]]) -> None:
@@ -56,7 +56,7 @@ class SiteFits:
             for site, size in wanted
             if (site.name, size) not in self._solutions
         }
-        problems = [self._problem(site, size) for site, size in missing.values()]
+        problems = [self.problem(site, size) for site, size in missing.values()]
         found = fit_problems(
             problems,
             self._settings.method,
@@ -83,7 +83,7 @@ class SiteFits:
             and site.masks
         }
 
-    def _problem(self, site: Site, size: Size) -> Problem:
+    def problem(self, site: Site, size: Size) -> Problem:
         histogram = self.source.observed.histograms[site.name]
         if site.name not in self._jumps:
             self._jumps[site.name] = jumps_of(site, histogram)

@@ -29,6 +29,14 @@ class DeviceSum:
             self._waiting = torch.full((), self._known, dtype=kind, device=number.device)
         self._waiting = self._waiting + number
 
+    def join(self, other: DeviceSum) -> None:
+        """Adds what was added to another."""
+        self.add(other.value)
+
+    def __getstate__(self) -> dict[str, int | float | None]:
+        """The number alone, wherever it was summed: it goes to other processes and into files."""
+        return {"_known": self.value, "_waiting": None}
+
     @property
     def value(self) -> int | float:
         """The sum so far; waits for the GPU if something was added there since."""

@@ -99,12 +99,12 @@ class Agreement(Joined):
     def join(self, other: Measure) -> None:
         """Adds a batch that was added to another."""
         assert isinstance(other, Agreement)
-        self._same += other._same
         self._count += other._count
-        self._broken += other._broken
-        self.labelled += other.labelled
-        self._count_labelled += other._count_labelled
-        self._correct += other._correct
+        self._same.join(other._same)
+        self._broken.join(other._broken)
+        self._images.join(other._images)
+        self._known.join(other._known)
+        self._correct.join(other._correct)
         self._error.join(other._error)
 
     @property

@@ -117,8 +117,8 @@ class RelativeError:
 
     def join(self, other: RelativeError) -> None:
         """Adds what was added once to another; of outputs ``[N, 1, ...]`` nothing."""
-        self._error += other._error
-        self._power += other._power
+        self._error.join(other._error)
+        self._power.join(other._power)
 
     @property
     def value(self) -> float | None:

@@ -105,7 +105,7 @@ class Remarks:
             self._images,
             self._with_nan,
             self._labelled,
-            self._ignored,
+            int(self._ignored.value),
             self._three,
             self._doubts,
             self._classes,
@@ -116,7 +116,7 @@ class Remarks:
         self._images += other.images
         self._with_nan += other.with_nan
         self._labelled += other.labelled
-        self._ignored += other.ignored
+        self._ignored.add(other.ignored)
         self._three = self._three or other.three
         self._doubts += [doubt for doubt in other.doubts if doubt not in self._doubts]
         if self._classes is not None and other.classes is not None:

@@ -227,24 +227,29 @@ def test_layers_and_what_they_move(residual: nn.Module, pictures: Tensor) -> Non
     torch.testing.assert_close(outputs, residual(pictures), rtol=1e-4, atol=1e-5)
 
 
+def _all_means(*given: Any) -> Tensor:
+    """Those of all pieces."""
+    return torch.cat(_means(*given))
+
+
 def test_means_are_per_image() -> None:
     x = torch.randn(6, 5, 3, 7, dtype=torch.float64)
     expected = x.mean((2, 3))
-    torch.testing.assert_close(_means([x[:4], x[4:]], 1, [4, 2], {0}), expected)
+    torch.testing.assert_close(_all_means([x[:4], x[4:]], 1, [4, 2], {0}), expected)
     last = [v.permute(0, 2, 3, 1) for v in (x[:4], x[4:])]
-    torch.testing.assert_close(_means(last, 3, [4, 2], {0}), expected)
+    torch.testing.assert_close(_all_means(last, 3, [4, 2], {0}), expected)
     windows = [v.flatten(0, 1) for v in last]
-    torch.testing.assert_close(_means(windows, 2, [4, 2], {0}), expected)
+    torch.testing.assert_close(_all_means(windows, 2, [4, 2], {0}), expected)
     tokens = [v.flatten(1, 2).transpose(0, 1) for v in last]
-    torch.testing.assert_close(_means(tokens, 2, [4, 2], {1}), expected)
+    torch.testing.assert_close(_all_means(tokens, 2, [4, 2], {1}), expected)
     # As many steps as images: which is which is known.
     square = [x[:4, :, :1, :4], x[4:, :, :1, :2]]
     turned = [v.permute(3, 2, 0, 1) for v in square]
-    found = _means(turned, 3, [4, 2], {2})
+    found = _all_means(turned, 3, [4, 2], {2})
     torch.testing.assert_close(found, torch.cat([v.mean((2, 3)) for v in square]))
     one = [x[0, :, :, 0], x[1, :, :, 0]]
-    assert _means(one, 0, [9, 9], {1}).shape == (2, 5)
-    torch.testing.assert_close(_means([x[:, :, 0, 0]], 1, [6], {0}), x[:, :, 0, 0])
+    assert _all_means(one, 0, [9, 9], {1}).shape == (2, 5)
+    torch.testing.assert_close(_all_means([x[:, :, 0, 0]], 1, [6], {0}), x[:, :, 0, 0])
 
 
 def test_chance_is_no_error() -> None:

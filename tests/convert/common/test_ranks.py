@@ -46,7 +46,7 @@ def test_a_process_that_dies_is_missed_at_once(tmp_path: Path) -> None:
 
 
 def test_a_process_that_hangs_is_given_up(tmp_path: Path) -> None:
-    first, _ = in_processes(2, tmp_path, processes.hangs, seconds=40)
+    first, _ = in_processes(2, tmp_path, processes.hangs, seconds=20)
     assert isinstance(first, Raised) and first.kind == "RankFailed"
     assert "process 1 has shown no sign of life" in first.message
     assert first.seconds < 60

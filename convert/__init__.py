@@ -5,6 +5,7 @@ save.
 """
 
 from .capture.stepwise import stepwise
+from .common.kept_stages import KeptStages
 from .conversion import to_spiking
 from .errors import (
     CalibrationError,
@@ -14,6 +15,7 @@ from .errors import (
     FitError,
     InputError,
     RangeWarning,
+    ResumeError,
     SiteError,
     StorageError,
 )
@@ -53,9 +55,11 @@ __all__ = [
     "FitError",
     "InputError",
     "IoU",
+    "KeptStages",
     "Perplexity",
     "RangeWarning",
     "Report",
+    "ResumeError",
     "SiteError",
     "SpikingModel",
     "StorageError",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from torch.fx import Node
 from ..calls.padding import kept_positions, padding_size
 from ..capture.capture import Captured
 from ..common.devices import apart
+from ..common.kept_passes import BatchPass
+from ..common.kept_stages import Stages
 from ..common.progress import Progress
 from ..errors import CalibrationError
 from ..graph.node_facts import has_positions
@@ -20,6 +23,7 @@ from ..sites.find import Site
 from . import device_counts
 from .histogram import HIDDEN, Histogram
 from .importance import Observer
+from .kept_tally import restore, state_of
 
 # A batch runs in this many pieces: the backward pass keeps the values of a whole piece.
 _PIECES = 4
@@ -54,6 +58,7 @@ def calibrate(
     *,
     device: torch.device | str | None = None,
     seed: int = 0,
+    stages: Stages | None = None,
     progress: bool = False,
 ) -> Observed:
     """Runs the exact network on calibration batches and counts the inputs of every site.
@@ -64,6 +69,7 @@ def calibrate(
         batches: tensors, ``(inputs, label)`` pairs or dicts of keyword inputs; see `BatchReader`.
         device: where the network lives.
         seed: of the estimate of every site's importance.
+        stages: where what was counted so far is kept.
         progress: shows a bar on stderr.
 
     Raises:
@@ -78,6 +84,14 @@ def calibrate(
         captured.signature.outputs,
         with_positions(captured),
     )
+    kept = BatchPass(
+        stages or Stages(),
+        "calibration",
+        "calibration data",
+        partial(state_of, tally.histograms, tally.elements, network),
+        partial(restore, tally.histograms, tally.elements, network),
+        (Histogram,),
+    )
     images = 0
     ranges: list[Range] = []
     longest: dict[str, int] = {}
@@ -90,10 +104,13 @@ def calibrate(
             ranges = _widened(ranges, leaves)
             for name, length in captured.signature.lengths(leaves).items():
                 longest[name] = max(longest.get(name, 0), length)
-            for piece in captured.signature.pieces(leaves, _PIECES):
-                network.run(*piece, kept=kept_positions(captured.signature, piece))
-                tally.finish()
+            if kept.wants(leaves):
+                for piece in captured.signature.pieces(leaves, _PIECES):
+                    network.run(*piece, kept=kept_positions(captured.signature, piece))
+                    tally.finish()
+                kept.ran()
             images += size
+    kept.finish()
     if images == 0:
         raise CalibrationError(
             "the calibration data yields no image; give a list, a DataLoader or a tensor with at "

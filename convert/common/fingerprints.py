@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
-from ..errors import InputError
+from ..errors import ResumeError
 
 _ROOT = Path(__file__).resolve().parents[1]
 _LIBRARIES = ("torch", "numpy", "numba", "llvmlite")
@@ -27,7 +27,7 @@ def fingerprint(*values: Any) -> str:
     """32 hexadecimal digits of values: tensors, arrays, numbers, texts, and containers of them.
 
     Raises:
-        InputError: for an object whose content can't be told.
+        ResumeError: for an object whose content can't be told.
     """
     state = hashlib.blake2b(digest_size=16)
     _feed(state, values)
@@ -123,7 +123,7 @@ def _feed_tree(state: Any, value: Any) -> None:
     """Adds an object that PyTorch knows as a container."""
     leaves, spec = pytree.tree_flatten(value)
     if spec.is_leaf():
-        raise InputError(
+        raise ResumeError(
             f"a batch holds a {type(value).__name__}, of which can't be told whether it is the one "
             "of the run before; give tensors, arrays, numbers or texts, or leave resume= out"
         )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..errors import InputError
+from ..errors import ResumeError
 from .files import shown
 
 try:
@@ -40,7 +40,7 @@ def only_one(folder: Path) -> Iterator[None]:
         folder: that exists.
 
     Raises:
-        InputError: if another one holds it.
+        ResumeError: if another one holds it.
     """
     path = folder / LOCK
     descriptor = None if fcntl is None else _locked(path, folder)
@@ -67,7 +67,7 @@ def _locked(path: Path, folder: Path) -> int | None:
         except BlockingIOError:
             other = os.read(descriptor, 100).decode("utf-8", "replace").strip()
             os.close(descriptor)
-            raise InputError(
+            raise ResumeError(
                 f"another run ({other or 'another process'}) works in {shown(folder)} now; wait "
                 "for it, or give another folder"
             ) from None

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from ..errors import InputError
+from ..errors import ResumeError
 from .files import file_path, shown
 from .folder_lock import only_one
 from .messages import shortened
@@ -46,7 +46,7 @@ class KeptStages:
             may be deleted.
 
     Raises:
-        InputError: for what is no path, and when the block is entered: if the folder can't be
+        ResumeError: for what is no path, and when the block is entered: if the folder can't be
             written to, its disk is full, or another process works in it.
     """
 
@@ -82,11 +82,11 @@ class KeptStages:
             needed: bytes, beside a few that any run needs.
 
         Raises:
-            InputError: naming what is free and what is needed.
+            ResumeError: naming what is free and what is needed.
         """
         free, needed = shutil.disk_usage(self.folder).free, needed + _LEAST_FREE
         if free < needed:
-            raise InputError(
+            raise ResumeError(
                 f"can't keep stages in {shown(self.folder)}: {free / 1e6:.0f} MB are free there, "
                 f"and {needed / 1e6:.0f} MB are needed; make room or choose another disk"
             )
@@ -98,7 +98,7 @@ class KeptStages:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise InputError(
+            raise ResumeError(
                 f"can't read {shown(self._path(name))}: {error.strerror}; delete it and run again"
             ) from error
 
@@ -106,7 +106,7 @@ class KeptStages:
         """Keeps the bytes of a stage: on the disk when this returns, and whole.
 
         Raises:
-            InputError: if the disk is full or can't be written to.
+            ResumeError: if the disk is full or can't be written to.
         """
         temporary = self.folder / f".writing-{uuid.uuid4().hex}{_ENDING}"
         try:
@@ -117,7 +117,7 @@ class KeptStages:
             temporary.replace(self._path(name))
             _settle(self.folder)
         except OSError as error:
-            raise InputError(
+            raise ResumeError(
                 f"can't keep a stage in {shown(self.folder)}: {error.strerror or error}; make room "
                 "and run again: the stages before are kept"
             ) from error
@@ -148,7 +148,7 @@ def _made(folder: Path) -> Iterator[None]:
             file.write(bytes(4096))
         yield
     except OSError as error:
-        raise InputError(
+        raise ResumeError(
             f"can't keep stages in {shown(folder)}: {error.strerror or error}; choose another "
             "folder or make room"
         ) from error
@@ -213,7 +213,7 @@ class Stages:
             facts: what it is made with, beside those of all stages.
 
         Raises:
-            InputError: if the kept one was made with something else, or can't be kept.
+            ResumeError: if the kept one was made with something else, or can't be kept.
         """
         if not self.kept:
             return make()
@@ -229,7 +229,7 @@ class Stages:
         """The kept result of a stage, alone in a tuple; None if there is none.
 
         Raises:
-            InputError: if it was made with something else.
+            ResumeError: if it was made with something else.
         """
         if self._kept is None:
             return None
@@ -257,14 +257,14 @@ class Stages:
         if self._kept is not None:
             self._kept.check_room(needed)
 
-    def refusal(self, what: str) -> InputError:
+    def refusal(self, what: str) -> ResumeError:
         """The error for a stage that belongs to another run.
 
         Args:
             what: differs, in words.
         """
         assert self._kept is not None
-        return InputError(
+        return ResumeError(
             f"{shown(self._kept.folder)} holds the stages of another run: {what}; give what that "
             "run was given to go on with it, or another folder to begin anew"
         )
@@ -287,13 +287,13 @@ def opened(resume: str | os.PathLike[str] | KeptStages | None) -> Iterator[Stage
     """The stages of a run in the folder that a user gave; None keeps nothing.
 
     Raises:
-        InputError: as `KeptStages`.
+        ResumeError: as `KeptStages`.
     """
     if resume is None:
         yield Stages()
     elif isinstance(resume, KeptStages):
         if not resume.entered:
-            raise InputError("resume= was given KeptStages outside of its block; write: with it:")
+            raise ResumeError("resume= was given KeptStages outside of its block; write: with it:")
         yield Stages(resume)
     else:
         with KeptStages(resume) as kept:

@@ -21,7 +21,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ..errors import InputError
+from ..errors import ResumeError
 
 _MARK = b"FSKEPT1\n"
 # Mark, SHA-256 of what follows it, bytes of JSON.
@@ -58,9 +58,9 @@ def unpacked(content: bytes, classes: Classes = (), where: str = "the value") ->
         where: what the bytes are called in a message.
 
     Raises:
-        InputError: if they were damaged, or hold an object of another class.
+        ResumeError: if they were damaged, or hold an object of another class.
     """
-    damaged = InputError(f"{where} is damaged; delete it and run again, its stage is made anew")
+    damaged = ResumeError(f"{where} is damaged; delete it and run again, its stage is made anew")
     if len(content) < _HEADER.size:
         raise damaged
     mark, digest, size = _HEADER.unpack_from(content)

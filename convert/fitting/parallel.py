@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from ..common.progress import Progress
+from .kept_tasks import remembered
 
 Result = TypeVar("Result")
 
@@ -18,6 +19,7 @@ def run_all(
     """Runs the tasks in threads; they must release the interpreter's lock to gain from it."""
     if not tasks:
         return []
+    tasks = remembered(tasks)
     pool = ThreadPoolExecutor(max(1, os.cpu_count() or 1))
     try:
         futures = [pool.submit(task) for task in tasks]

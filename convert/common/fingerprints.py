@@ -41,7 +41,7 @@ def of_network(network: nn.Module) -> str:
     """
     state = hashlib.blake2b(digest_size=16)
     for name, module in network.named_modules():
-        _feed(state, (name, type(module).__qualname__, module.training))
+        _feed(state, (name, type(module).__qualname__))
         # A graph's own text names its operations; what prints of others are their numbers.
         graph = isinstance(module, GraphModule)
         _feed(state, str(module.graph) if graph else module.extra_repr())
@@ -61,7 +61,7 @@ def surroundings(device: torch.device | None = None) -> dict[str, str | int]:
         device: where networks run; the CPU if None.
     """
     found: dict[str, str | int] = {
-        "fewspikes' code": _own_code(),
+        "fewspikes' own code": _own_code(),
         "Python": platform.python_version(),
         **{name: _version(name) for name in _LIBRARIES},
         "threads of torch": torch.get_num_threads(),

@@ -275,7 +275,13 @@ class Stages:
             then, now = before.get(fact), self._facts.get(fact)
             if then != now:
                 told = f"{fact} was {_short(then)} and is {_short(now)} now"
+                if _is_fingerprint(then) and _is_fingerprint(now):
+                    told = f"{fact} is another one"
                 raise self.refusal(f"{told} ({self._prefix}{name})")
+
+
+def _is_fingerprint(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{32}", value) is not None
 
 
 def _short(value: Any) -> str:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 
+from ..common.kept_passes import KeptRows
+from ..common.kept_stages import Stages
 from ..common.progress import Progress
 from ..network.model import SpikingModel
+from .kept_sums import ROWS, of_batches
 from .measures import Measure, Outputs
 from .rows import Row, SiteErrorRow
 from .runs import by_image, device_of, eval_mode, outputs
@@ -18,7 +22,12 @@ Kept = tuple[Any, Any]
 
 
 def errors_by_site(
-    snn: SpikingModel, kept: Sequence[Kept], kind: Measure, *, progress: bool = True
+    snn: SpikingModel,
+    kept: Sequence[Kept],
+    kind: Measure,
+    *,
+    stages: Stages | None = None,
+    progress: bool = True,
 ) -> tuple[SiteErrorRow, ...]:
     """Error of the output with one site spiking, and with all sites up to it, in graph order.
 
@@ -27,6 +36,7 @@ def errors_by_site(
         kept: inputs ``(args, kwargs)`` and labels as the measure takes them, or None, a batch; the
             reference is the network with no site spiking.
         kind: what is measured.
+        stages: where the rows are kept; they say what the network is.
         progress: shows a bar on stderr; one line a minute where that is no terminal.
     """
     names, device = list(snn.sites), device_of(snn)
@@ -45,9 +55,13 @@ def errors_by_site(
                     measure.add(found(inputs), reference, labels)
             return measure.site
 
-        rows = []
-        bar = Progress(names, "evaluate by site", shown=progress)
-        for index, name in enumerate(bar):
-            own, accumulated = measured({name}), measured(frozenset(names[: index + 1]))
-            rows.append(SiteErrorRow(name, own, accumulated))
-    return tuple(rows)
+        def row(index: int) -> SiteErrorRow:
+            before = frozenset(names[: index + 1])
+            return SiteErrorRow(names[index], measured({names[index]}), measured(before))
+
+        told = (stages or Stages()).under(facts=partial(of_batches, kept))
+        rows: KeptRows[SiteErrorRow] = KeptRows(told, "sites", ROWS)
+        for index in Progress(range(len(names)), "evaluate by site", shown=progress):
+            rows.add(partial(row, index))
+        rows.finish()
+    return tuple(rows.rows)

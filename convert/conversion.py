@@ -21,7 +21,7 @@ from .capture.model_kinds import refuse_packed
 from .common.batches import batches_of, others_of
 from .common.devices import usable_device
 from .common.fingerprints import surroundings
-from .common.kept_stages import KeptStages, Stages, opened
+from .common.kept_stages import SETTINGS, KeptStages, Stages, opened
 from .errors import CalibrationError, CaptureError, InputError
 from .fitting.methods import DEFAULT
 from .fitting.problem import warn_of_many_steps
@@ -159,7 +159,7 @@ def to_spiking(
     with opened(resume) as folder:
         stages = folder.under(facts=partial(_facts, settings, device or _device_of(model)))
         # Other settings are told before any work.
-        stages.once("settings", lambda: None)
+        stages.once(SETTINGS, lambda: None)
         if modules is None:
             return _whole(model, calibration, settings, stages, device, progress)
         wanted = [modules] if isinstance(modules, str | type) else modules

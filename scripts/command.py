@@ -7,6 +7,7 @@ before.
 from __future__ import annotations
 
 import argparse
+import atexit
 import os
 import signal
 import sys
@@ -20,6 +21,7 @@ from typing import NoReturn
 from output import OutputError, check_file, output_folder
 
 WRONG_USE, INTERRUPTED, TERMINATED, NOBODY_READS = 2, 130, 143, 141
+_MOST_SECONDS = 10.0
 
 
 class Refusal(Exception):
@@ -52,6 +54,7 @@ def run_command(
     *,
     writes: Callable[[argparse.Namespace], Sequence[str]] | None = None,
     files: Sequence[str] = (),
+    kept: Callable[[argparse.Namespace], str] | None = None,
 ) -> int:
     """Parses the options, looks at where results go, runs, and returns the exit code.
 
@@ -60,6 +63,7 @@ def run_command(
         run: the command; may return an exit code.
         writes: names of the files in ``--output``, a folder that is this run's alone.
         files: options, as attributes, that name a file to write.
+        kept: says what a run that is stopped leaves.
     """
     options = parser.parse_args()
     try:
@@ -78,16 +82,27 @@ def run_command(
         print(f"error: {_one_line(error)}", file=sys.stderr)
         return error.code if isinstance(error, Refusal) else WRONG_USE
     except KeyboardInterrupt:
-        print("stopped by Ctrl-C", file=sys.stderr)
-        return INTERRUPTED
+        return _stopped("Ctrl-C", INTERRUPTED, kept(options) if kept else "")
     except Terminated:
-        print("stopped by SIGTERM", file=sys.stderr)
-        return TERMINATED
+        return _stopped("SIGTERM", TERMINATED, kept(options) if kept else "")
+
+
+def _stopped(by: str, code: int, kept: str) -> int:
+    print(f"stopped by {by}{kept and '; '}{kept}", file=sys.stderr)
+    return code
 
 
 def leave(code: int) -> NoReturn:
     """Ends the process; one that was stopped doesn't wait for what its threads still compute."""
     if code in (INTERRUPTED, TERMINATED):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        # Whatever the end of a library waits for, it isn't waited for long.
+        late = threading.Timer(_MOST_SECONDS, os._exit, [code])
+        late.daemon = True
+        late.start()
+        # Ends processes that read data, and removes temporary files of libraries.
+        atexit._run_exitfuncs()
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         os._exit(code)
@@ -103,17 +118,26 @@ def _orderly() -> Iterator[None]:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = signal.signal(signal.SIGTERM, _terminated)
+        before = {signal.SIGTERM: signal.signal(signal.SIGTERM, _terminated)}
+        # A shell lets what it runs in the background ignore this one.
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            before[signal.SIGINT] = signal.signal(signal.SIGINT, _interrupted)
         try:
             yield
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:
     # A second one must not break off what the first one cleans up.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise Terminated
+
+
+def _interrupted(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _warned(message: Warning | str, *_: object) -> None:

@@ -24,6 +24,7 @@ from arguments import (
     steps_or_auto,
     whole,
 )
+from output import check_room
 
 if TYPE_CHECKING:
     import convert
@@ -54,6 +55,12 @@ def add_options(parser: argparse.ArgumentParser, *, batch_size: int) -> None:
     )
     add_common(parser)
     parser.add_argument("--output", required=True, type=place, metavar="DIR")
+    parser.add_argument(
+        "--resume",
+        type=place,
+        metavar="DIR",
+        help="keep every stage here; after a kill, the same command goes on from the last",
+    )
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
@@ -246,6 +253,22 @@ def written(options: argparse.Namespace) -> list[str]:
     return [*names, *(["pareto.json", "pareto.png"] if options.pareto else [])]
 
 
+def kept(options: argparse.Namespace) -> str:
+    """What a run that was stopped leaves, for the line that says so."""
+    found: list[str] = []
+    if getattr(options, "saved", None):
+        found.append(f"the network is in {options.saved}")
+    if options.resume is None:
+        found.append("no stage is kept without --resume DIR")
+    elif "convert" in sys.modules:
+        from convert.common.kept_stages import kept_in
+
+        names = kept_in(options.resume)
+        told = ", ".join(names) or "nothing yet"
+        found.append(f"kept in {options.resume}: {told}; the same command goes on from there")
+    return "; ".join(found)
+
+
 def run(options: argparse.Namespace, *, evenly: bool) -> None:
     """Converts, evaluates, prints and writes the report.
 
@@ -254,7 +277,18 @@ def run(options: argparse.Namespace, *, evenly: bool) -> None:
         evenly: draws the calibration images equally from every class.
     """
     import convert
+
+    if options.resume is None:
+        _run(options, evenly, None)
+        return
+    with convert.KeptStages(options.resume) as stages:
+        _run(options, evenly, stages)
+
+
+def _run(options: argparse.Namespace, evenly: bool, stages: convert.KeptStages | None) -> None:
+    import convert
     import models
+    from convert.storage.room import room_for
     from models.devices import device_named
     from models.sources import check_classes, check_metric, check_sources, open_sources
 
@@ -266,6 +300,10 @@ def run(options: argparse.Namespace, *, evenly: bool) -> None:
     model = models.get(
         options.model, options.weights, options.activation, options.classes, seed=options.seed
     )
+    room = room_for(model)
+    check_room(options.output, sum(room))
+    if stages is not None:
+        stages.check_room(sum(room))
     by_classes = metric in (None, "accuracy")
     sources = open_sources(
         options.data,
@@ -291,8 +329,20 @@ def run(options: argparse.Namespace, *, evenly: bool) -> None:
         print(f"note: {note}", file=sys.stderr)
     print(f"seed {options.seed}, {preprocessing}", flush=True)
     snn = convert.to_spiking(
-        model.to(device), sources.calibration, **asked.to_dict(), progress=bars
+        model.to(device), sources.calibration, **asked.to_dict(), resume=stages, progress=bars
     )
+    files = [options.output / name for name in written(options)]
+    # An evaluation may take longer than all before it.
+    snn.save(
+        files[2],
+        metadata={
+            "model": options.model,
+            "activation": options.activation,
+            "preprocessing": preprocessing.to_dict(),
+            **({"classes": list(sources.classes)} if sources.classes else {}),
+        },
+    )
+    options.saved = files[2]
     print(f"\n{snn.report}\n", flush=True)
     if options.audit:
         print(f"{convert.audit(snn, sources.calibration.first(2))}\n", flush=True)
@@ -302,10 +352,10 @@ def run(options: argparse.Namespace, *, evenly: bool) -> None:
         sources.test,
         by_site=options.by_site,
         metric=metric,
+        resume=stages,
         progress=bars,
     )
     print(result)
-    files = [options.output / name for name in written(options)]
     names = ("torch", "torchvision", "spikingjelly", "numpy")
     library = options.model.partition(":")[0]
     result.to_json(
@@ -329,13 +379,4 @@ def run(options: argparse.Namespace, *, evenly: bool) -> None:
         print(f"\n{trade_off}")
         trade_off.to_json(files[3])
         trade_off.plot(files[4])
-    snn.save(
-        files[2],
-        metadata={
-            "model": options.model,
-            "activation": options.activation,
-            "preprocessing": preprocessing.to_dict(),
-            **({"classes": list(sources.classes)} if sources.classes else {}),
-        },
-    )
     print(f"\nwritten: {', '.join(map(str, files))}")

@@ -46,6 +46,19 @@ def check_file(path: str | os.PathLike[str], *, least_free: int = 1_000_000) -> 
         raise OutputError(f"can't write {path}: {error.strerror}; choose another") from error
 
 
+def check_room(path: Path, needed: int) -> None:
+    """Refuses a folder whose disk has too little room.
+
+    Args:
+        path: the folder.
+        needed: bytes.
+
+    Raises:
+        OutputError: naming what is free and what is needed.
+    """
+    _check_folder(_nearest(path), path, max(needed, _LEAST_FREE))
+
+
 @contextmanager
 def output_folder(path: Path, names: Sequence[str] = ()) -> Iterator[None]:
     """Makes a folder and keeps it for this run; what stayed empty is removed again.

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from ..errors import ResumeError
 from .files import file_path, shown
@@ -28,6 +28,8 @@ Facts = Mapping[str, Any]
 _T = TypeVar("_T")
 
 _ENDING = ".stage"
+# The stage that holds nothing but what a run was given.
+SETTINGS = "settings"
 _TEMPORARY = re.compile(r"\.writing-[0-9a-f]{32}\.stage", re.ASCII)
 # Without so many bytes no run begins; what a network needs is asked for once it is known.
 _LEAST_FREE = 16_000_000
@@ -133,9 +135,11 @@ class KeptStages:
         return self.folder / f"{quote(name, safe=' +,=@')}{_ENDING}"
 
 
-def kept_in(folder: Path) -> int:
-    """How many stages a folder holds."""
-    return len(list(folder.glob(f"*{_ENDING}")))
+def kept_in(folder: Path) -> list[str]:
+    """The names of the stages in a folder, in the order in which they were kept."""
+    files = sorted(folder.glob(f"*{_ENDING}"), key=lambda path: path.stat().st_mtime_ns)
+    names = [unquote(path.name.removesuffix(_ENDING)).partition(".part")[0] for path in files]
+    return [name for name in dict.fromkeys(names) if name != SETTINGS]
 
 
 @contextmanager

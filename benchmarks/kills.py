@@ -1,0 +1,193 @@
+"""Kills conversions at random moments and holds what the resumed runs end with against one
+undisturbed run: the network's file, the report, the picture, and what is left on the disk.
+
+A kill is SIGKILL, SIGTERM or Ctrl-C, by turns. Several kills in a row befall one run before it may
+end. Prints one line for each kill and a verdict; exits with 1 if anything differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+
+import convert
+from convert.storage import container
+
+ROOT = Path(__file__).resolve().parents[1]
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+WORDS = """--model resnet8_digits --data digits --calibration digits --calibration-size 256
+--batch-size 32 --steps 4 3 --by-site 64"""
+# PyTorch makes this one folder for each user, and leaves it there.
+OF_TORCH = "torchinductor_"
+
+
+def started(words: list[str], out: Path, kept: Path | None, temporary: Path) -> subprocess.Popen:
+    """A run of scripts/convert.py in a session of its own."""
+    # What a shell starts in the background ignores Ctrl-C, and so would its children.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    resume = [] if kept is None else ["--resume", str(kept)]
+    return subprocess.Popen(
+        [sys.executable, ROOT / "scripts" / "convert.py", *words, "--output", out, *resume],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=os.environ | {"TMPDIR": str(temporary), "PYTHONPATH": str(ROOT)},
+    )
+
+
+def found(out: Path) -> dict[str, Any]:
+    """What a run ended with, less its seconds; a fingerprint for each file."""
+    report = json.loads((out / "report.json").read_text())
+    del report["seconds"]
+    (network,) = out.glob("*.fsnn")
+    return {
+        "report.json": json.dumps(report),
+        network.name: network_in(network),
+        "steps.png": hashlib.sha256((out / "steps.png").read_bytes()).hexdigest(),
+        "files": sorted(path.name for path in out.iterdir()),
+    }
+
+
+def network_in(file: Path) -> str:
+    """A fingerprint of a network's file without the seconds of its report."""
+    graph, content = container.read(file)
+    document = json.loads(graph)
+    del document["report"]["seconds"]
+    state = hashlib.sha256(json.dumps(document).encode())
+    for name, tensor in sorted(safetensors.torch.load(content).items()):
+        state.update(f"{name} {tensor.dtype} {[*tensor.shape]}".encode())
+        state.update(tensor.numpy().tobytes())
+    return state.hexdigest()
+
+
+def left(session: int) -> list[str]:
+    """Processes of a session that still run, a little after its end."""
+    for _ in range(20):
+        alive = [pid for pid in os.listdir("/proc") if pid.isdigit() and _session(pid) == session]
+        if not alive:
+            return []
+        time.sleep(0.5)
+    return alive
+
+
+def _session(pid: str) -> int | None:
+    try:
+        state, _, _, session = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:4]
+    except OSError:
+        return None
+    return None if state == "Z" else int(session)
+
+
+def wrong_after(
+    number: signal.Signals,
+    run: subprocess.Popen,
+    error: str,
+    out: Path,
+    kept: Path,
+    temporary: Path,
+) -> list[str]:
+    """What is wrong after a kill; nothing, if it is as it should be."""
+    said = [line for line in error.splitlines() if line.startswith("stopped by")]
+    names = [path.name for folder in (out, kept) if folder.exists() for path in folder.iterdir()]
+    halves = [name for name in names if name.startswith(".")]
+    wrong = []
+    if number == signal.SIGKILL:
+        expected = -number
+    else:
+        expected = 128 + number
+        if len(said) != 1 or "Traceback" in error:
+            wrong.append(f"no one line on stderr: {error[-300:]!r}")
+        if halves:
+            wrong.append(f"left: {halves}")
+    if run.returncode != expected:
+        wrong.append(f"exit code {run.returncode}, not {expected}")
+    if alive := left(run.pid):
+        wrong.append(f"processes {alive} still run")
+    for file in out.glob("*.fsnn"):
+        convert.load(file)
+    for file in out.glob("*.json"):
+        json.loads(file.read_text())
+    return wrong + of_temporary(temporary)
+
+
+def of_temporary(folder: Path) -> list[str]:
+    """What lies in the temporary folder, beside PyTorch's own."""
+    names = [path.name for path in folder.iterdir() if not path.name.startswith(OF_TORCH)]
+    return [f"in the temporary folder: {names}"] if names else []
+
+
+def main() -> int:
+    """Runs, kills, resumes and compares."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--kills", type=int, default=30)
+    options.add_argument("--row", type=int, default=3, help="kills that befall one run")
+    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("words", nargs="*", help="options of scripts/convert.py, behind --")
+    chosen = options.parse_args()
+    words = chosen.words or WORDS.split()
+    draw, faults, done = random.Random(chosen.seed), 0, 0
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        temporary = folder / "temporary"
+        temporary.mkdir()
+        for out in ("first", "whole"):  # the first compiles
+            begin = time.monotonic()
+            run = started(words, folder / out, None, temporary)
+            _, error = run.communicate()
+            if run.returncode:
+                print(error, file=sys.stderr)
+                return 1
+            seconds = time.monotonic() - begin
+        whole = found(folder / "whole")
+        print(f"undisturbed: {seconds:.1f} s", flush=True)
+        for chain in range(-(-chosen.kills // chosen.row)):
+            out, kept = folder / f"out {chain}", folder / f"kept {chain}"
+            for _ in range(min(chosen.row, chosen.kills - done)):
+                number, moment = SIGNALS[done % 3], draw.uniform(0.5, seconds)
+                run = started(words, out, kept, temporary)
+                try:
+                    run.wait(moment)
+                except subprocess.TimeoutExpired:
+                    run.send_signal(number)
+                _, error = run.communicate()
+                wrong = []
+                if run.returncode:
+                    wrong = wrong_after(number, run, error, out, kept, temporary)
+                stages = len(list(kept.glob("*.stage"))) if kept.exists() else 0
+                how = f"{number.name} after {moment:.1f} s" if run.returncode else "had ended"
+                done += 1
+                print(
+                    f"{done}: {how}, {stages} stages kept; {'; '.join(wrong) or 'good'}", flush=True
+                )
+                faults += bool(wrong)
+            run = started(words, out, kept, temporary)
+            _, error = run.communicate()
+            wrong = of_temporary(temporary)
+            if run.returncode:
+                wrong.append(f"exit code {run.returncode}: {error[-300:]}")
+            else:
+                ended = found(out)
+                wrong += [f"{key} differs" for key in whole if ended[key] != whole[key]]
+                wrong += [f"left: {p.name}" for p in kept.iterdir() if p.name.startswith(".")]
+            print(f"   resumed: {'; '.join(wrong) or 'the same network, report and picture'}",
+                  flush=True)  # fmt: skip
+            faults += bool(wrong)
+    print(f"{done} kills, {faults} faults")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,56 @@ def of_temporary(folder: Path) -> list[str]:
     return [f"in the temporary folder: {names}"] if names else []
 
 
+@dataclass
+class Folders:
+    """Where one run works.
+
+    Args:
+        out, kept: results and stages.
+        temporary: in place of the system's.
+    """
+
+    out: Path
+    kept: Path
+    temporary: Path
+
+
+def killed(words: list[str], at: Folders, number: signal.Signals, moment: float) -> str | None:
+    """Kills a run and says how that went, "" if well; None for a run that had ended before."""
+    run = started(words, at.out, at.kept, at.temporary)
+    try:
+        run.wait(moment)
+    except subprocess.TimeoutExpired:
+        run.send_signal(number)
+    _, error = run.communicate()
+    if not run.returncode:
+        return None
+    return "; ".join(wrong_after(number, run, error, at.out, at.kept, at.temporary))
+
+
+def resumed(words: list[str], at: Folders, whole: dict[str, Any]) -> str:
+    """Lets a run end and says what is wrong with it, "" for nothing."""
+    run = started(words, at.out, at.kept, at.temporary)
+    _, error = run.communicate()
+    if run.returncode:
+        return f"exit code {run.returncode}: {error[-300:]}"
+    ended = found(at.out)
+    wrong = [f"{key} differs" for key in whole if ended[key] != whole[key]]
+    wrong += [f"left: {path.name}" for path in at.kept.iterdir() if path.name.startswith(".")]
+    return "; ".join(wrong + of_temporary(at.temporary))
+
+
+def undisturbed(words: list[str], folder: Path, temporary: Path) -> tuple[dict[str, Any], float]:
+    """What a run ends with that nobody kills, and its seconds; one before it compiles."""
+    for name in ("first", "whole"):
+        begin = time.monotonic()
+        run = started(words, folder / name, None, temporary)
+        _, error = run.communicate()
+        if run.returncode:
+            raise SystemExit(error)
+    return found(folder / "whole"), time.monotonic() - begin
+
+
 def main() -> int:
     """Runs, kills, resumes and compares."""
     options = argparse.ArgumentParser(description=__doc__)
@@ -138,54 +189,29 @@ def main() -> int:
     options.add_argument("words", nargs="*", help="options of scripts/convert.py, behind --")
     chosen = options.parse_args()
     words = chosen.words or WORDS.split()
-    draw, faults, done = random.Random(chosen.seed), 0, 0
+    draw, faults, done, runs = random.Random(chosen.seed), 0, 0, 0
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        temporary = folder / "temporary"
+        folder, temporary = Path(name), Path(name) / "temporary"
         temporary.mkdir()
-        for out in ("first", "whole"):  # the first compiles
-            begin = time.monotonic()
-            run = started(words, folder / out, None, temporary)
-            _, error = run.communicate()
-            if run.returncode:
-                print(error, file=sys.stderr)
-                return 1
-            seconds = time.monotonic() - begin
-        whole = found(folder / "whole")
+        whole, seconds = undisturbed(words, folder, temporary)
         print(f"undisturbed: {seconds:.1f} s", flush=True)
-        for chain in range(-(-chosen.kills // chosen.row)):
-            out, kept = folder / f"out {chain}", folder / f"kept {chain}"
+        while done < chosen.kills:
+            runs += 1
+            at = Folders(folder / f"out {runs}", folder / f"kept {runs}", temporary)
             for _ in range(min(chosen.row, chosen.kills - done)):
                 number, moment = SIGNALS[done % 3], draw.uniform(0.5, seconds)
-                run = started(words, out, kept, temporary)
-                try:
-                    run.wait(moment)
-                except subprocess.TimeoutExpired:
-                    run.send_signal(number)
-                _, error = run.communicate()
-                wrong = []
-                if run.returncode:
-                    wrong = wrong_after(number, run, error, out, kept, temporary)
-                stages = len(list(kept.glob("*.stage"))) if kept.exists() else 0
-                how = f"{number.name} after {moment:.1f} s" if run.returncode else "had ended"
+                wrong = killed(words, at, number, moment)
+                if wrong is None:
+                    break
                 done += 1
-                print(
-                    f"{done}: {how}, {stages} stages kept; {'; '.join(wrong) or 'good'}", flush=True
-                )
+                stages = len(list(at.kept.glob("*.stage")))
+                told = f"{done}: {number.name} after {moment:.1f} s, {stages} stages kept"
+                print(f"{told}; {wrong or 'good'}", flush=True)
                 faults += bool(wrong)
-            run = started(words, out, kept, temporary)
-            _, error = run.communicate()
-            wrong = of_temporary(temporary)
-            if run.returncode:
-                wrong.append(f"exit code {run.returncode}: {error[-300:]}")
-            else:
-                ended = found(out)
-                wrong += [f"{key} differs" for key in whole if ended[key] != whole[key]]
-                wrong += [f"left: {p.name}" for p in kept.iterdir() if p.name.startswith(".")]
-            print(f"   resumed: {'; '.join(wrong) or 'the same network, report and picture'}",
-                  flush=True)  # fmt: skip
+            wrong = resumed(words, at, whole)
+            print(f"   resumed: {wrong or 'the same network, report and picture'}", flush=True)
             faults += bool(wrong)
-    print(f"{done} kills, {faults} faults")
+    print(f"{done} kills of {runs} runs, {faults} faults")
     return 1 if faults else 0
 
 

@@ -94,9 +94,10 @@ def _stopped(by: str, code: int, kept: str) -> int:
 
 def leave(code: int) -> NoReturn:
     """Ends the process; one that was stopped doesn't wait for what its threads still compute."""
+    # All is written and said: a signal from now on must not make another end of it.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     if code in (INTERRUPTED, TERMINATED):
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
         # Whatever the end of a library waits for, it isn't waited for long.
         late = threading.Timer(_MOST_SECONDS, os._exit, [code])
         late.daemon = True

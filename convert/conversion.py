@@ -21,7 +21,7 @@ from .capture.model_kinds import refuse_packed
 from .common.batches import batches_of, others_of
 from .common.devices import usable_device
 from .common.fingerprints import surroundings
-from .common.kept_stages import SETTINGS, KeptStages, Stages, opened
+from .common.kept_stages import SETTINGS, KeptStages, opened
 from .errors import CalibrationError, CaptureError, InputError
 from .fitting.methods import DEFAULT
 from .fitting.problem import warn_of_many_steps
@@ -160,12 +160,52 @@ def to_spiking(
         stages = folder.under(facts=partial(_facts, settings, device or _device_of(model)))
         # Other settings are told before any work.
         stages.once(SETTINGS, lambda: None)
-        if modules is None:
-            return _whole(model, calibration, settings, stages, device, progress)
-        wanted = [modules] if isinstance(modules, str | type) else modules
-        return convert_parts(
-            model, calibration, wanted, settings, stages=stages, device=device, progress=progress
-        )
+        if modules is not None:
+            wanted = [modules] if isinstance(modules, str | type) else modules
+            return convert_parts(
+                model,
+                calibration,
+                wanted,
+                settings,
+                stages=stages,
+                device=device,
+                progress=progress,
+            )
+        batches = batches_of(calibration)
+        # One tensor is cut into batches once it is known along which axis.
+        uncut = isinstance(calibration, Tensor | np.ndarray)
+        none = object()
+        first = calibration if uncut else next(iter(batches), none)
+        if first is none:
+            raise CalibrationError("the calibration data yields no batch; give at least one image")
+        if first is None:
+            raise CalibrationError("the first calibration batch is None; give batches of images")
+        others = [] if uncut else others_of(batches)
+        seen: list[Shapes] = []
+
+        def all_of(captured: Captured) -> Any:
+            return batches_of(calibration, captured.signature.cut_axis) if uncut else batches
+
+        while True:
+            try:
+                ready = made_ready(
+                    model, first, all_of, settings, others, seen, device=device, progress=progress
+                )
+                fixed = by_site(ready.sites, settings.per_site_steps, "per_site_steps")
+                gated = gates_of(ready.sites, settings)
+                # Each try has a graph of its own, and so stages of its own.
+                own = stages.under(f"try {len(seen) + 1} " if seen else "")
+                source = calibrated(ready, settings, fixed, gated, stages=own, progress=progress)
+                break
+            except NewShape as error:
+                # A later batch has a length that none had before: once more, now that it varies.
+                if error.shapes in seen:
+                    raise
+                seen.append(error.shapes)
+            except (CaptureError, InputError) as error:
+                raise with_parts(error, model, first) from error.__cause__
+        costs = costs_of(source, settings.automatic)
+        return build(source, settings, costs=costs, seconds=ready.seconds, progress=progress)
 
 
 def _device_of(model: nn.Module) -> torch.device | None:
@@ -179,49 +219,3 @@ def _facts(settings: ConversionSettings, device: torch.device | None) -> dict[st
         name: value if isinstance(value, str | int | float | None) else repr(value)
         for name, value in asked.items()
     }
-
-
-def _whole(
-    model: nn.Module,
-    calibration: Any,
-    settings: ConversionSettings,
-    stages: Stages,
-    device: torch.device | None,
-    progress: bool,
-) -> SpikingModel:
-    """Converts a whole model; the arguments are those of `to_spiking`."""
-    batches = batches_of(calibration)
-    # One tensor is cut into batches once it is known along which axis.
-    uncut = isinstance(calibration, Tensor | np.ndarray)
-    none = object()
-    first = calibration if uncut else next(iter(batches), none)
-    if first is none:
-        raise CalibrationError("the calibration data yields no batch; give at least one image")
-    if first is None:
-        raise CalibrationError("the first calibration batch is None; give batches of images")
-    others = [] if uncut else others_of(batches)
-    seen: list[Shapes] = []
-
-    def all_of(captured: Captured) -> Any:
-        return batches_of(calibration, captured.signature.cut_axis) if uncut else batches
-
-    while True:
-        try:
-            ready = made_ready(
-                model, first, all_of, settings, others, seen, device=device, progress=progress
-            )
-            fixed = by_site(ready.sites, settings.per_site_steps, "per_site_steps")
-            gated = gates_of(ready.sites, settings)
-            # Each try has a graph of its own, and so stages of its own.
-            own = stages.under(f"try {len(seen) + 1} " if seen else "")
-            source = calibrated(ready, settings, fixed, gated, stages=own, progress=progress)
-            break
-        except NewShape as error:
-            # A later batch has a length that none had before: once more, now that it varies.
-            if error.shapes in seen:
-                raise
-            seen.append(error.shapes)
-        except (CaptureError, InputError) as error:
-            raise with_parts(error, model, first) from error.__cause__
-    costs = costs_of(source, settings.automatic)
-    return build(source, settings, costs=costs, seconds=ready.seconds, progress=progress)

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 
+import torch.distributed as dist
+
 from ..errors import ResumeError
 from .files import file_path, shown
 from .folder_lock import only_one
@@ -57,6 +59,12 @@ class KeptStages:
         self._stack: ExitStack | None = None
 
     def __enter__(self) -> KeptStages:
+        together = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+        if together > 1:
+            raise ResumeError(
+                f"stages are kept by one process alone, found {together} that work together; leave "
+                "resume= out, or run one process"
+            )
         with ExitStack() as stack:
             stack.enter_context(_made(self.folder))
             stack.enter_context(only_one(self.folder))
@@ -145,17 +153,19 @@ def kept_in(folder: Path) -> list[str]:
 @contextmanager
 def _made(folder: Path) -> Iterator[None]:
     """Makes a folder that can be written to; one that was made and stayed empty is removed."""
-    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    made: list[Path] = []
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(bytes(4096))
+        try:
+            made += [each for each in (folder, *folder.parents) if not each.exists()]
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder) as file:
+                file.write(bytes(4096))
+        except OSError as error:
+            raise ResumeError(
+                f"can't keep stages in {shown(folder)}: {error.strerror or error}; choose another "
+                "folder or make room"
+            ) from error
         yield
-    except OSError as error:
-        raise ResumeError(
-            f"can't keep stages in {shown(folder)}: {error.strerror or error}; choose another "
-            "folder or make room"
-        ) from error
     finally:
         for each in made:
             with suppress(OSError):  # it holds stages

@@ -50,7 +50,7 @@ def test_what_is_the_same() -> None:
 
 
 def test_an_object_of_unknown_content() -> None:
-    with pytest.raises(ResumeError, match="holds a object"):
+    with pytest.raises(ResumeError, match="holds an object of type object"):
         fingerprint([torch.ones(1), object()])
 
 

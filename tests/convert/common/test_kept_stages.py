@@ -154,3 +154,20 @@ def test_a_forked_process_does_not_hold_the_folder_on(tmp_path: Path) -> None:
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+
+
+def test_errors_of_the_run_are_its_own(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="images"), KeptStages(tmp_path / "a"):
+        raise FileNotFoundError("images")
+    with pytest.raises(KeyboardInterrupt), opened(tmp_path / "a"):
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
+
+
+def test_several_processes_that_work_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept_stages.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(kept_stages.dist, "get_world_size", lambda: 2)
+    with pytest.raises(ResumeError, match="one process alone, found 2"):
+        KeptStages(tmp_path).__enter__()

@@ -124,7 +124,8 @@ def _feed_tree(state: Any, value: Any) -> None:
     leaves, spec = pytree.tree_flatten(value)
     if spec.is_leaf():
         raise ResumeError(
-            f"a batch holds an object of type {type(value).__name__}, of which can't be told whether "
-            "it is that of the run before; give tensors, arrays, numbers or texts, or leave resume= out"
+            f"a batch holds an object of type {type(value).__name__}, of which can't be told "
+            "whether it is that of the run before; give tensors, arrays, numbers or texts, or "
+            "leave resume= out"
         )
     _feed(state, (type(value).__qualname__, leaves))

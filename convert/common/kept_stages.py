@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import struct
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -35,6 +36,8 @@ SETTINGS = "settings"
 _TEMPORARY = re.compile(r"\.writing-[0-9a-f]{32}\.stage", re.ASCII)
 # Without so many bytes no run begins; what a network needs is asked for once it is known.
 _LEAST_FREE = 16_000_000
+# Bytes of the facts, which come first.
+_SIZE = struct.Struct("<Q")
 # A fact's value is shown up to this length.
 _SHOWN = 60
 
@@ -251,14 +254,16 @@ class Stages:
         if content is None:
             return None
         where = shown(self._kept.folder / f"{self._prefix}{name}{_ENDING}")
-        found = unpacked(content, classes, where)
-        self._compare(found["facts"], name)
-        return (found["result"],)
+        # What another run kept isn't read: it may lie on a device that isn't here.
+        end = _SIZE.size + int.from_bytes(content[: _SIZE.size], "little")
+        self._compare(unpacked(content[_SIZE.size : end], where=where), name)
+        return (unpacked(content[end:], classes, where),)
 
     def put(self, name: str, result: Any, classes: Classes = ()) -> None:
         """Keeps the result of a stage."""
         if self._kept is not None:
-            content = packed({"facts": self._facts, "result": result}, classes)
+            facts = packed(self._facts)
+            content = _SIZE.pack(len(facts)) + facts + packed(result, classes)
             self._kept.write(self._prefix + name, content)
 
     def forget(self, name: str) -> None:

@@ -65,9 +65,15 @@ def test_a_damaged_stage_is_refused(tmp_path: Path) -> None:
     with KeptStages(tmp_path) as kept:
         Stages(kept).put("a", [1.5] * 100)
         path = tmp_path / "a.stage"
-        path.write_bytes(path.read_bytes()[:-3] + b"9")
-        with pytest.raises(ResumeError, match=r"a.stage is damaged; delete it"):
-            Stages(kept).get("a")
+        whole = path.read_bytes()
+        for place in (0, 7, 8, 20, 60, len(whole) // 2, len(whole) - 1):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+            with pytest.raises(ResumeError, match=r"a.stage is damaged; delete it"):
+                Stages(kept).get("a")
+        for size in (0, 5, 100, len(whole) - 1):
+            path.write_bytes(whole[:size])
+            with pytest.raises(ResumeError, match=r"a.stage is damaged; delete it"):
+                Stages(kept).get("a")
 
 
 def test_what_killed_processes_left_is_removed(tmp_path: Path) -> None:

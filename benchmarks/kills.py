@@ -102,8 +102,13 @@ def wrong_after(
 ) -> list[str]:
     """What is wrong after a kill; nothing, if it is as it should be."""
     said = [line for line in error.splitlines() if line.startswith("stopped by")]
-    names = [path.name for folder in (out, kept) if folder.exists() for path in folder.iterdir()]
-    halves = [name for name in names if name.startswith(".")]
+    hidden = [path for folder in (out, kept) for path in folder.glob(".*")]
+    # Before it takes the folders, a run leaves what one that was killed left there.
+    halves = [
+        path.name
+        for path in hidden
+        if path.name not in (".lock", ".running") or f"process {run.pid} " in path.read_text()
+    ]
     wrong = []
     if number == signal.SIGKILL:
         expected = -number

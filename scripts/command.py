@@ -21,7 +21,7 @@ from typing import NoReturn
 from output import OutputError, check_file, output_folder
 
 WRONG_USE, INTERRUPTED, TERMINATED, NOBODY_READS = 2, 130, 143, 141
-_MOST_SECONDS = 10.0
+_MOST_SECONDS, _SOON = 10.0, 0.05
 
 
 class Refusal(Exception):
@@ -102,10 +102,12 @@ def leave(code: int) -> NoReturn:
         late = threading.Timer(_MOST_SECONDS, os._exit, [code])
         late.daemon = True
         late.start()
-        # Ends processes that read data, and removes temporary files of libraries.
-        atexit._run_exitfuncs()
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
+        # All is said: threads whose files are removed below have nothing to add.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        # Ends processes that read data, and removes temporary files of libraries.
+        atexit._run_exitfuncs()
         os._exit(code)
     sys.exit(code)
 
@@ -124,10 +126,40 @@ def _orderly() -> Iterator[None]:
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             before[signal.SIGINT] = signal.signal(signal.SIGINT, _interrupted)
         try:
-            yield
+            with _never_lost():
+                yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+@contextmanager
+def _never_lost() -> Iterator[None]:
+    """Raises what stops the run once more where Python had to drop it.
+
+    That is in the end of an object, as that of a DataLoader, out of which nothing can be raised.
+    """
+    before, alarm = sys.unraisablehook, signal.getsignal(signal.SIGALRM)
+
+    def dropped(found: sys.UnraisableHookArgs) -> None:
+        kind = found.exc_type
+        if not issubclass(kind, (KeyboardInterrupt, Terminated)):
+            before(found)
+            return
+
+        def again(number: int, frame: FrameType | None) -> None:
+            raise kind
+
+        signal.signal(signal.SIGALRM, again)
+        signal.setitimer(signal.ITIMER_REAL, _SOON)
+
+    sys.unraisablehook = dropped
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, alarm)
+        sys.unraisablehook = before
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:

@@ -57,6 +57,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--seed", type=int, default=0)
     result.add_argument("--gates", type=int, default=0, choices=GATES, metavar="N")
     result.add_argument("--steps", type=int, nargs="+", default=STEPS, choices=STEPS, metavar="K")
+    result.add_argument("--device", type=torch.device, default="cpu", help="cpu, cuda, ...")
     result.add_argument("--lines", type=Path, default=DOCS / "zoo.jsonl", metavar="FILE")
     result.add_argument("--table", type=Path, default=DOCS / "zoo.md", metavar="FILE")
     result.add_argument("--quiet", action="store_true")
@@ -99,15 +100,24 @@ def set_statistics(model: nn.Module, images: Tensor) -> None:
         norm.eval()
 
 
-def measured(name: str, seed: int, gates: int = 0, steps: Sequence[int] = STEPS) -> dict[str, Any]:
+def measured(
+    name: str,
+    seed: int,
+    gates: int = 0,
+    steps: Sequence[int] = STEPS,
+    device: torch.device | str = "cpu",
+) -> dict[str, Any]:
     """One network's line."""
     steps = sorted(steps, reverse=True)
     side = SIDES.get(name, SIDE)
-    model = model_of(name, seed)
+    model = model_of(name, seed).to(device)
     random = torch.Generator().manual_seed(seed + 1)
-    known, new = torch.randn(2 * IMAGES, 3, side, side, generator=random).split(IMAGES)
+    images = torch.randn(2 * IMAGES, 3, side, side, generator=random)
+    known, new = images.to(device).split(IMAGES)
     set_statistics(model, known)
     line: dict[str, Any] = {"name": name, "seed": seed, "gates": gates, "side": side}
+    if torch.device(device).type == "cuda":
+        line["device"] = torch.cuda.get_device_name(device)
     begin = time.process_time()
     try:
         calibration = list(known.split(16))
@@ -121,8 +131,7 @@ def measured(name: str, seed: int, gates: int = 0, steps: Sequence[int] = STEPS)
     line["remaining"] = Counter(o.op for o in report.operations if o.kind == "remaining")
     line["spike_driven"] = report.spike_driven
     line["agrees"] = all(audit(snn, new[:size]).agrees for size in (1, 3))
-    images = list(new.split(16))
-    found = evaluate(snn, model, images, by_site=0, at=steps[:1], progress=False)
+    found = evaluate(snn, model, list(new.split(16)), by_site=0, at=steps[:1], progress=False)
     line["errors"] = {
         str(steps[0]): found.spiking.logit_rmse,
         **{str(row.steps): row.logit_rmse for row in found.by_K},
@@ -263,6 +272,9 @@ def written(lines: list[dict[str, Any]], seed: int) -> str:
         if missing and (by_gates[gates] or gates == 0):
             of = "" if gates == 0 else f" with {gates + 1} tables"
             parts.append(f"Not measured{of}: {', '.join(missing)}.")
+        for device in sorted({line["device"] for line in by_gates[gates] if "device" in line}):
+            there = [line["name"] for line in by_gates[gates] if line.get("device") == device]
+            parts.append(f"Measured on {device} with {gates + 1} tables: {', '.join(there)}.")
         parts += [
             f"Failed: {line['name']}: {line['failed']}"
             for line in by_gates[gates]
@@ -279,11 +291,13 @@ def main() -> None:
     if unknown:
         sys.exit(f"error: torchvision has no classification network {', '.join(unknown)}")
     print(f"seed {options.seed}")
+    # Convolutions of 10 bits would be an error of their own.
+    torch.backends.cudnn.allow_tf32 = False
     bar = tqdm(options.names or every_name(), "zoo", disable=True if options.quiet else None)
     for name in bar:
         bar.set_postfix_str(name)
         if (name, options.seed, options.gates) not in map(key, lines_of(options.lines)):
-            line = measured(name, options.seed, options.gates, options.steps)
+            line = measured(name, options.seed, options.gates, options.steps, options.device)
             add(options.lines, line)
             print(json.dumps(line), flush=True)
     lines = [line for line in lines_of(options.lines) if line["seed"] == options.seed]

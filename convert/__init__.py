@@ -6,6 +6,7 @@ save.
 
 from .capture.stepwise import stepwise
 from .common.kept_stages import KeptStages
+from .common.ranks import one_process
 from .conversion import to_spiking
 from .errors import (
     CalibrationError,
@@ -36,6 +37,7 @@ from .network.model import SpikingModel
 from .network.report import Report
 from .network.settings import ConversionSettings
 from .neuron.few_spikes import FewSpikesNeuron
+from .pages import Conversion, write_comparison, write_report
 from .pricing import pareto
 from .refitting import refit
 from .storage.file import load
@@ -47,6 +49,7 @@ __all__ = [
     "Audit",
     "CalibrationError",
     "CaptureError",
+    "Conversion",
     "ConversionError",
     "ConversionSettings",
     "Evaluation",
@@ -69,6 +72,7 @@ __all__ = [
     "features",
     "fit",
     "load",
+    "one_process",
     "pareto",
     "refit",
     "register_decomposition",
@@ -77,4 +81,6 @@ __all__ = [
     "register_operator",
     "stepwise",
     "to_spiking",
+    "write_comparison",
+    "write_report",
 ]

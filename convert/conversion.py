@@ -22,6 +22,7 @@ from .common.batches import batches_of, others_of
 from .common.devices import usable_device
 from .common.fingerprints import surroundings
 from .common.kept_stages import SETTINGS, KeptStages, opened
+from .common.ranks import RankFailed, together
 from .errors import CalibrationError, CaptureError, InputError
 from .fitting.methods import DEFAULT
 from .fitting.problem import warn_of_many_steps
@@ -32,6 +33,7 @@ from .parts.converting import convert_parts
 from .parts.suggesting import with_parts
 
 
+@together
 def to_spiking(
     model: nn.Module,
     calibration: Any,
@@ -152,7 +154,7 @@ def to_spiking(
     )
     if modules is not None and not settings.modules:
         raise InputError("modules= names no module; leave it out to convert the whole model")
-    warn_of_many_steps((*settings.wanted, *settings.per_site_steps.values()))
+    warn_of_many_steps((*settings.wanted, *settings.per_site_steps.values()), stacklevel=4)
     device = None if device is None else usable_device(device)
     if isinstance(calibration, PackedSequence):
         refuse_packed(calibration)  # a tuple, but none of batches
@@ -202,6 +204,8 @@ def to_spiking(
                 if error.shapes in seen:
                     raise
                 seen.append(error.shapes)
+            except RankFailed:
+                raise
             except (CaptureError, InputError) as error:
                 raise with_parts(error, model, first) from error.__cause__
         costs = costs_of(source, settings.automatic)

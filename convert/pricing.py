@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from .common.ranks import together
 from .conversion import to_spiking
 from .errors import InputError
 from .evaluation.measure import evaluate
@@ -20,6 +21,7 @@ from .refitting import refitted, settings_of
 _PRICES = (0.0, 0.001, 0.003, 0.01, 0.03)
 
 
+@together
 def pareto(
     snn: SpikingModel | nn.Module,
     data: Any,

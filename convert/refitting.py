@@ -14,10 +14,12 @@ from torch.fx import Node
 
 from .assembly.build import build
 from .assembly.calibrated import Calibrated
+from .assembly.on_ranks import check_alike
 from .assembly.site_numbers import by_site, gates_of
 from .calibration.observe import Observed, calibrate
 from .capture.capture import Captured
 from .common.batches import batches_of
+from .common.ranks import together
 from .common.timing import timed
 from .errors import CalibrationError, InputError
 from .fitting.problem import warn_of_many_steps
@@ -39,6 +41,7 @@ _NO_SETTINGS = (
 )
 
 
+@together
 def refit(
     snn: SpikingModel,
     calibration: Any = None,
@@ -108,7 +111,7 @@ def refit(
         },
     )
     if steps is not None or per_site_steps is not None:
-        warn_of_many_steps((*settings.wanted, *settings.per_site_steps.values()))
+        warn_of_many_steps((*settings.wanted, *settings.per_site_steps.values()), stacklevel=4)
     return refitted(snn, settings, calibration, told=told, progress=progress)
 
 
@@ -135,6 +138,7 @@ def refitted(
     if isinstance(snn, SpikingParts):
         return _refitted_parts(snn, settings, calibration, told, anew, progress)
     captured, sites = _exact(snn)
+    check_alike(captured, settings)
     batches = None if calibration is None else _batches(calibration, captured)
     fixed = by_site(sites, settings.per_site_steps, "per_site_steps")
     gated = gates_of(sites, settings)

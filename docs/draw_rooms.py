@@ -27,7 +27,8 @@ DOOR = "the door"
 EVERYWHERE = ("common", "errors")
 # Middle of each room's box, from left to right.
 COLUMNS = {
-    DOOR: 1.5, "inspect": 0.0, "evaluation": 1.0, "storage": 2.0, "parts": 3.0, "assembly": 3.0,
+    DOOR: 1.5, "pages": 0.0, "inspect": 0.0, "evaluation": 1.0, "storage": 2.0, "parts": 3.0,
+    "assembly": 3.0, "exporters": 0.0,
     "network": 1.5, "calibration": 0.75, "sites": 0.75, "rewrite": 0.75, "capture": 0.75,
     "graph": 0.75, "calls": 0.75, "fitting": 2.25, "neuron": 2.25,
 }  # fmt: skip

@@ -1,5 +1,6 @@
 """Models by name, of this package, a library or a file of yours, and images and texts for them."""
 
+from .corrupt import OnCorrupt
 from .data import Images, check_source, load_images, open_images
 from .ddpm import ddpm_digits
 from .errors import DataError, ModelError, NoPreprocessingError
@@ -14,6 +15,7 @@ __all__ = [
     "Images",
     "ModelError",
     "NoPreprocessingError",
+    "OnCorrupt",
     "Preprocessing",
     "TextPreprocessing",
     "check_source",

@@ -8,23 +8,24 @@ import os
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 from torchvision import datasets
-from torchvision.io import ImageReadMode, decode_image
 
+from .archives import expanded, open_tars
+from .decoding import CorruptImageError
 from .errors import DataError
 from .files import shown, what_is
-from .image_files import BY_FOLDER, BY_NAME, ImageFiles, open_folder, open_tar
+from .image_files import BY_FOLDER, BY_NAME, ImageFiles, open_folder
 from .labelled import Labelled, Loader
 from .preprocessing import Preprocessing
 from .progress import bar
+from .reading import Read
 
 __all__ = ["Images", "Labelled", "Loader", "check_source", "load_images", "open_images"]
 
@@ -40,12 +41,16 @@ class Images(Labelled):
         y: class numbers, int64 ``[N]``.
         source: where they came from, for messages.
         classes: names of the classes by number; none where the source doesn't name them.
+        origin: what tells the source from all others; "" where nothing does.
+        numbers: places of the images in it, int64 ``[N]``; None for all in order.
     """
 
     x: npt.NDArray[np.uint8]
     y: npt.NDArray[np.int64]
     source: str
     classes: tuple[str, ...] = ()
+    origin: str = ""
+    numbers: npt.NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         x, y = self.x, self.y
@@ -62,23 +67,36 @@ class Images(Labelled):
         if len(x) == 0:
             raise DataError(f"{self.source}: there are no images in it; choose another source")
 
+    def identities(self) -> Iterator[Hashable]:
+        """The source and the place in it of each image."""
+        places = range(len(self)) if self.numbers is None else self.numbers.tolist()
+        for place in places:
+            yield self.origin or id(self), place
+
     def _chosen(self, which: slice | npt.NDArray[np.int64]) -> Images:
-        return Images(self.x[which], self.y[which], self.source, self.classes)
+        before = np.arange(len(self)) if self.numbers is None else self.numbers
+        return replace(self, x=self.x[which], y=self.y[which], numbers=before[which])
 
     def image(self, index: int, *, gray: bool) -> npt.NDArray[np.uint8]:
         """One image, in its own channels."""
         return self.x[index]
 
-    def batches(
-        self, preprocessing: Preprocessing, size: int = 250, workers: int = 0
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Preprocessed ``[B, C, H, W]`` and labels ``[B]``, in order."""
+    def read(
+        self,
+        preprocessing: Preprocessing,
+        size: int = 250,
+        workers: int = 0,
+        *,
+        first: int = 0,
+        step: int = 1,
+    ) -> Iterator[Read]:
+        """Batches in order; all images can be read."""
         if workers:
-            yield from super().batches(preprocessing, size, workers)
+            yield from super().read(preprocessing, size, workers, first=first, step=step)
             return
-        for start in range(0, len(self), size):
+        for start in range(first * size, len(self), step * size):
             part = slice(start, start + size)
-            yield preprocessing(self.x[part]), torch.from_numpy(self.y[part])
+            yield Read(preprocessing(self.x[part]), torch.from_numpy(self.y[part]), {})
 
 
 def load_images(
@@ -120,15 +138,19 @@ def open_images(
     train: bool = False,
     root: str | os.PathLike[str] = "data",
     labels: str = BY_FOLDER,
+    progress: bool = False,
 ) -> Images | ImageFiles:
     """A SOURCE whose files are read and decoded only when they are wanted.
 
     Args:
         source: as for `load_images`, or a tar archive of class folders; ``FILE.tar:FOLDER`` where
-            it holds several sets. Images may have different sizes.
+            it holds several sets; a tar whose images have their class number beside them in a file
+            ``.cls``, or several by a pattern: ``shard-{000..127}.tar``, ``shard-*.tar``. Images
+            may have different sizes.
         train: the training half of a built-in data set.
         root: where torchvision keeps its downloads.
         labels: how the class of a file is told, see `image_files.labelled_by`.
+        progress: shows a bar on stderr while archives are looked through.
 
     Raises:
         DataError: if the source doesn't exist, is empty, or holds something else.
@@ -136,11 +158,13 @@ def open_images(
     check_source(source, labels)
     text = str(source)
     built_in = text == "digits" or text in _BUILT_IN
+    shards = None if built_in else expanded(text)
     path, inside = _archive(text)
     if not built_in and path.is_dir():
         return open_folder(path, labels)
-    if not built_in and (inside or _is_tar(path)):
-        return open_tar(path, inside, labels)
+    if shards is not None or (not built_in and (inside or _is_tar(path))):
+        named = text if shards is not None else str(path)
+        return open_tars(shards or [path], named, inside, labels, progress=progress)
     found = load_images(source, train=train, root=root) if built_in else _npz(path)
     if labels != BY_FOLDER:
         raise DataError(
@@ -176,14 +200,15 @@ def check_source(source: str | os.PathLike[str] | None, labels: str = BY_FOLDER)
     """
     built_in = source is None or str(source) in ("digits", *_BUILT_IN)
     try:
-        found = built_in or (str(source) and _archive(str(source))[0].exists())
+        named = str(source)
+        found = built_in or (named and _archive(named)[0].exists()) or expanded(named) is not None
         listed = labels in (BY_FOLDER, BY_NAME) or Path(labels).is_file()
     except (OSError, ValueError):
         found = listed = False
     if not found:
         raise DataError(
             f"no data at {shown(str(source))}: there is no such file or folder; pass cifar10, "
-            "cifar100, a folder of class folders, a tar of them, or an .npz"
+            "cifar100, a folder of class folders, a tar of them, shards with .cls files, or an .npz"
         )
     if not listed:
         raise DataError(
@@ -201,7 +226,8 @@ def _digits(train: bool) -> Images:
     data = load_digits()
     x = np.round(data.images * (255 / 16)).astype(np.uint8)[..., None]
     chosen = (np.arange(len(x)) % 4 != 0) == train
-    return Images(x[chosen], data.target[chosen].astype(np.int64), "digits")
+    y = data.target[chosen].astype(np.int64)
+    return Images(x[chosen], y, "digits", origin=f"digits {train}")
 
 
 def _built_in(name: str, train: bool, root: str | os.PathLike[str]) -> Images:
@@ -213,7 +239,7 @@ def _built_in(name: str, train: bool, root: str | os.PathLike[str]) -> Images:
             "folder of class folders or an .npz"
         ) from error
     x, y = np.asarray(data.data), np.asarray(data.targets, np.int64)
-    return Images(x, y, name, tuple(data.classes))
+    return Images(x, y, name, tuple(data.classes), f"{name} {train}")
 
 
 def _npz(path: Path) -> Images:
@@ -236,43 +262,35 @@ def _npz(path: Path) -> Images:
         ) from error
     if np.issubdtype(y.dtype, np.integer):
         y = y.astype(np.int64)
-    return Images(x, y, str(path))
+    return Images(x, y, str(path), origin=os.path.realpath(path))
 
 
 def _folder(path: Path, cache: str | os.PathLike[str] | None, progress: bool) -> Images:
-    try:
-        folder = datasets.ImageFolder(str(path))
-    except FileNotFoundError as error:
-        raise DataError(
-            f"{path} is not a folder of class folders with images ({str(error)[:160]}); put the "
-            "images of each class into a folder of its own"
-        ) from error
-    listed, classes = folder.samples, tuple(folder.classes)
+    listed = open_folder(path)
     kept: Path | None = None
     if cache is not None:
         signature = hashlib.sha256()
-        for file, label in listed:
-            signature.update(f"{file} {os.path.getsize(file)} {label}\n".encode())
+        for place, label in zip(listed.places, listed.y.tolist(), strict=True):
+            signature.update(f"{place.path} {os.path.getsize(place.path)} {label}\n".encode())
         kept = Path(cache) / f"{path.name}-{signature.hexdigest()[:16]}.npz"
         if kept.is_file():
-            return replace(_npz(kept), classes=classes)
-    images = []
-    for file, _ in bar(listed, "decode", shown=progress):
+            return replace(_npz(kept), classes=listed.classes)
+    images: list[npt.NDArray[np.uint8]] = []
+    for index in bar(range(len(listed)), "decode", shown=progress):
         try:
-            image = decode_image(file, ImageReadMode.RGB).permute(1, 2, 0).numpy()
-        except RuntimeError as error:
+            image = listed.image(index, gray=False)
+        except CorruptImageError as error:
             raise DataError(
-                f"{file} can't be decoded as an image ({str(error).splitlines()[0][:120]}); "
-                "replace or remove it"
+                f"{error.name} can't be decoded as an image ({error.reason}); replace or remove it"
             ) from error
         if images and image.shape != images[0].shape:
             raise DataError(
-                f"{file} has {image.shape[0]}x{image.shape[1]} pixels, the images before it "
-                f"{images[0].shape[0]}x{images[0].shape[1]}; resize them to one size"
+                f"{listed.places[index].name} has {image.shape[0]}x{image.shape[1]} pixels, the "
+                f"images before it {images[0].shape[0]}x{images[0].shape[1]}; resize them to one "
+                "size"
             )
         images.append(image)
-    labels = np.asarray([label for _, label in listed], np.int64)
-    result = Images(np.stack(images), labels, str(path), classes)
+    result = Images(np.stack(images), listed.y, str(path), listed.classes)
     if kept is not None:
         kept.parent.mkdir(parents=True, exist_ok=True)
         temporary = kept.with_name(f".writing-{os.getpid()}-{kept.name}")

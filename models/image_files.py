@@ -1,31 +1,33 @@
-"""Images in a folder of class folders or a tar of them, read and decoded when they are wanted."""
+"""Images in files, with labels: those of class folders, read when they are wanted."""
 
 from __future__ import annotations
 
-import io
 import os
-import tarfile
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from PIL import Image, UnidentifiedImageError
-from torchvision import datasets
-from torchvision.io import ImageReadMode, decode_image
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from .decoding import CorruptImageError, decoded
 from .errors import DataError
 from .files import shown
 from .labelled import Labelled
 
 BY_FOLDER, BY_NAME = "folder", "name"
-_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ")
 
 
-@dataclass(frozen=True)
+class Archive(Protocol):
+    """A file whose members can be read in its own order only."""
+
+    def member(self, number: int, name: str) -> bytes:
+        """The content of a member by its number."""
+
+
+@dataclass(frozen=True, slots=True)
 class Place:
     """Where the bytes of an image lie.
 
@@ -34,7 +36,8 @@ class Place:
         folder: the class folder that it lies in.
         path: of the file to read.
         start, size: of the image in it; the whole file if None.
-        content: the bytes themselves, where the archive is compressed.
+        number: of the image among the members of `archive`.
+        archive: that must be read in its own order; None for a file in which one can jump.
     """
 
     name: str
@@ -42,22 +45,23 @@ class Place:
     path: str
     start: int = 0
     size: int | None = None
-    content: bytes | None = None
+    number: int = 0
+    archive: Archive | None = None
 
     def read(self) -> bytes:
         """The encoded image.
 
         Raises:
-            DataError: if it can't be read.
+            CorruptImageError: if it can't be read.
         """
-        if self.content is not None:
-            return self.content
+        if self.archive is not None:
+            return self.archive.member(self.number, self.name)
         try:
             with open(self.path, "rb") as file:
                 file.seek(self.start)
                 return file.read() if self.size is None else file.read(self.size)
         except OSError as error:
-            raise DataError(f"{shown(self.name)} can't be read: {error.strerror}") from error
+            raise CorruptImageError(self.name, f"can't be read: {error.strerror}") from error
 
     @property
     def stem(self) -> str:
@@ -81,38 +85,53 @@ class ImageFiles(Labelled):
     source: str
     classes: tuple[str, ...] = ()
 
+    def identities(self) -> Iterator[Hashable]:
+        """The file of each image on its disk, and the place in it."""
+        path, file = "", _on_disk("")
+        for place in self.places:
+            if place.path != path:  # images of an archive come one behind the other
+                path, file = place.path, _on_disk(place.path)
+            yield file, place.start, place.number
+
     def _chosen(self, which: slice | npt.NDArray[np.int64]) -> ImageFiles:
         numbers = np.arange(len(self))[which]
-        return replace(self, places=tuple(self.places[i] for i in numbers), y=self.y[which])
+        if any(self.places[i].archive is not None for i in numbers):
+            # In the order in which they can be read in one pass.
+            numbers = np.asarray(sorted(numbers, key=lambda i: self._in_order(self.places[i])))
+        return replace(self, places=tuple(self.places[i] for i in numbers), y=self.y[numbers])
+
+    @staticmethod
+    def _in_order(place: Place) -> tuple[str, int]:
+        return place.path, place.number
 
     def image(self, index: int, *, gray: bool) -> npt.NDArray[np.uint8]:
         """One image ``[H, W, C]`` with 3 channels, or 1 where gray is asked for.
 
         Raises:
-            DataError: if it can't be decoded.
+            CorruptImageError: if it can't be read or decoded.
         """
         place = self.places[index]
-        content = place.read()
-        mode = ImageReadMode.GRAY if gray else ImageReadMode.RGB
-        try:
-            found = decode_image(torch.frombuffer(bytearray(content), dtype=torch.uint8), mode)
-            if found.dtype == torch.uint8:
-                return found.permute(1, 2, 0).numpy()
-        except (RuntimeError, ValueError):
-            pass  # Pillow knows more kinds
-        try:
-            picture = Image.open(io.BytesIO(content)).convert("L" if gray else "RGB")
-        except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-            raise DataError(
-                f"{shown(place.name)} can't be decoded as an image ({str(error)[:120]}); replace "
-                "or remove it"
-            ) from error
-        array = np.asarray(picture)
-        return array[..., None] if gray else array
+        return decoded(place.read(), place.name, gray=gray)
+
+
+def _on_disk(path: str) -> Hashable:
+    """What tells a file from all others, whatever links lead to it."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return os.path.realpath(path)
+    return found.st_dev, found.st_ino
+
+
+def is_image(name: str) -> bool:
+    """Whether a file's name is that of an image that isn't hidden."""
+    return name.lower().endswith(IMG_EXTENSIONS) and not name.startswith(".")
 
 
 def open_folder(path: Path, labels: str = BY_FOLDER) -> ImageFiles:
     """The images of a folder of class folders.
+
+    Files that are no images, and what is hidden (its name begins with a dot), are passed over.
 
     Args:
         path: the folder; what lies deeper in a class folder belongs to the class.
@@ -121,85 +140,45 @@ def open_folder(path: Path, labels: str = BY_FOLDER) -> ImageFiles:
     Raises:
         DataError: for a folder without images, or one whose labels can't be told.
     """
+    places: list[Place] = []
+    empty: list[str] = []
     try:
-        found = datasets.ImageFolder(str(path))
-    except (FileNotFoundError, OSError) as error:
+        entries = [e for e in os.scandir(path) if not e.name.startswith(".")]
+        for name in sorted(e.name for e in entries if e.is_dir()):
+            before = len(places)
+            places += [Place(file, name, file) for file in _images_below(path / name)]
+            empty += [name] if len(places) == before else []
+    except OSError as error:
+        where = shown(error.filename or path)
+        raise DataError(f"{where} can't be read: {error.strerror}; look at its rights") from error
+    if not places:
+        beside = sum(is_image(entry.name) for entry in entries)
+        tars = any(entry.name.endswith(".tar") for entry in entries)
+        found = f"{beside} images lie in it without one" if beside else "it holds no images"
         raise DataError(
-            f"{shown(path)} is not a folder of class folders with images ({str(error)[:160]}); put "
-            "the images of each class into a folder of its own"
-        ) from error
-    places = [Place(file, found.classes[label], file) for file, label in found.samples]
+            f"{shown(path)} is not a folder of class folders with images ({found}); put the "
+            "images of each class into a folder of its own"
+            + (f", or give its tars as '{path}/*.tar'" if tars else "")
+        )
+    if empty and labels == BY_FOLDER:
+        raise DataError(
+            f"{shown(path)}: {len(empty)} class folders hold no image ({', '.join(empty[:4])}), "
+            "and each counts as a class; remove them, or give --labels"
+        )
     return labelled_by(places, labels, str(path))
 
 
-def open_tar(path: Path, inside: str = "", labels: str = BY_FOLDER) -> ImageFiles:
-    """The images of an archive in which each lies in a folder of its class.
-
-    The archive isn't unpacked. One that is compressed is kept in memory, its images encoded.
-
-    Args:
-        path: of the archive.
-        inside: the folder in it that holds the class folders; found if empty.
-        labels: see `labelled_by`.
-
-    Raises:
-        DataError: if it can't be read, or has no class folders, or several sets of them.
-    """
-    source = f"{path}:{inside}" if inside else str(path)
-    places = _in_tar(path)
-    above: dict[str, int] = defaultdict(int)
-    for place in places:
-        above[str(PurePosixPath(place.name).parent.parent)] += 1
-    if inside:
-        wanted = str(PurePosixPath(inside))
-        places = [p for p in places if str(PurePosixPath(p.name).parent.parent) == wanted]
-    if not places or any(place.folder == "" for place in places):
-        raise DataError(
-            f"{shown(source)} holds no images in class folders"
-            f"{' (it has ' + ', '.join(list(above)[:4]) + ')' if above and inside else ''}; they "
-            "must lie in it as CLASS/IMAGE or SET/CLASS/IMAGE"
-        )
-    if not inside and len(above) > 1:
-        listed = ", ".join(f"{path}:{folder}" for folder in list(above)[:4])
-        raise DataError(
-            f"{shown(path)} holds several sets of class folders; give one of them: {listed}"
-        )
-    places.sort(key=lambda place: (place.folder, place.name))
-    return labelled_by(places, labels, source)
+def _refused(error: OSError) -> None:
+    """Raises what `os.walk` would pass over: images of a folder that can't be read aren't none."""
+    raise error
 
 
-def _in_tar(path: Path) -> list[Place]:
-    """The images of an archive, in its own order."""
-    found, size = [], os.path.getsize(path)
-    try:
-        with open(path, "rb") as file:
-            compressed = file.read(6).startswith(_COMPRESSED)
-        # Members of a compressed archive can only be read one after the other.
-        with tarfile.open(path, "r|*" if compressed else "r:") as archive:
-            for member in archive:
-                inside = PurePosixPath(member.name)
-                image = inside.suffix.lower() in datasets.folder.IMG_EXTENSIONS
-                if not member.isreg() or not image or inside.name.startswith("._"):
-                    continue
-                content = None
-                if compressed:
-                    opened = archive.extractfile(member)
-                    assert opened is not None
-                    content = opened.read()
-                elif member.offset_data + member.size > size:
-                    raise tarfile.ReadError("unexpected end of data")
-                found.append(
-                    Place(
-                        str(inside), inside.parent.name, str(path), member.offset_data,
-                        member.size, content,
-                    )
-                )  # fmt: skip
-    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-        raise DataError(
-            f"{shown(path)} can't be read as a tar archive ({str(error)[:120]}); fetch or make it "
-            "again"
-        ) from error
-    return found
+def _images_below(folder: Path) -> Iterator[str]:
+    """Paths of the images in a folder and in those inside it, sorted folder by folder."""
+    for root, _, files in sorted(os.walk(folder, onerror=_refused, followlinks=True)):
+        inside = PurePosixPath(root).relative_to(folder).parts
+        if not any(part.startswith(".") for part in inside):
+            yield from (os.path.join(root, name) for name in sorted(files) if is_image(name))
 
 
 def labelled_by(places: Sequence[Place], labels: str, source: str) -> ImageFiles:

@@ -1,19 +1,21 @@
-"""What images in memory and images in files have in common: labels, and choosing among them."""
+"""What images in memory and images in files have in common: labels, drawing, and batches."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from functools import partial
-from typing import Any, Self
+from collections.abc import Hashable, Iterator
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
+from .corrupt import LeftOut, OnCorrupt
 from .errors import DataError
 from .preprocessing import Preprocessing
+from .reading import Read, read_batches
+
+_ERROR = OnCorrupt()
 
 
 class Labelled:
@@ -25,6 +27,10 @@ class Labelled:
 
     def image(self, index: int, *, gray: bool) -> npt.NDArray[np.uint8]:
         """One image ``[H, W, C]``; with one channel where gray is asked for and known."""
+        raise NotImplementedError
+
+    def identities(self) -> Iterator[Hashable]:
+        """What tells each image from all others, whichever source it was reached by."""
         raise NotImplementedError
 
     def _chosen(self, which: slice | npt.NDArray[np.int64]) -> Self:
@@ -107,58 +113,52 @@ class Labelled:
                 "of classes of the model"
             )
 
-    def batches(
-        self, preprocessing: Preprocessing, size: int = 250, workers: int = 0
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Preprocessed ``[B, C, H, W]`` and labels ``[B]``, in order, read as they are wanted.
+    def read(
+        self,
+        preprocessing: Preprocessing,
+        size: int = 250,
+        workers: int = 0,
+        *,
+        first: int = 0,
+        step: int = 1,
+    ) -> Iterator[Read]:
+        """Batches in order with what was wrong with images that are left out, read when wanted.
 
         Args:
             preprocessing: of each image.
             size: of a batch.
             workers: processes that read ahead.
+            first, step: only batches number first, first + step, ... are read.
         """
-        # With a generator of its own it leaves torch's random numbers alone.
-        loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
-            _Decoded(self, gray=len(preprocessing.mean) == 1),
-            size,
-            num_workers=workers,
-            collate_fn=partial(_prepared, preprocessing),
-            generator=torch.Generator().manual_seed(0),
-        )
-        try:
-            yield from loader
-        except DataError as error:
-            # A worker's error comes with its traceback in front.
-            raise DataError(str(error).strip().splitlines()[-1].split("DataError: ")[-1]) from error
+        yield from read_batches(self, preprocessing, size, workers, first=first, step=step)
 
+    def batches(
+        self, preprocessing: Preprocessing, size: int = 250, workers: int = 0
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Preprocessed ``[B, C, H, W]`` and labels ``[B]``, in order, read as they are wanted.
 
-class _Decoded(Dataset[Any]):
-    """Images one by one, each with its label."""
+        Args: as for `read`.
 
-    def __init__(self, images: Labelled, *, gray: bool) -> None:
-        self._images, self._gray = images, gray
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def __getitem__(self, index: int) -> tuple[npt.NDArray[np.uint8], int]:
-        return self._images.image(index, gray=self._gray), int(self._images.y[index])
-
-
-def _prepared(
-    preprocessing: Preprocessing, samples: Sequence[tuple[npt.NDArray[np.uint8], int]]
-) -> tuple[Tensor, Tensor]:
-    """A batch of decoded images, as a network takes them."""
-    images, labels = [image for image, _ in samples], torch.tensor([label for _, label in samples])
-    if len({image.shape for image in images}) == 1:
-        return preprocessing(np.stack(images)), labels
-    # The same order in memory as that of images of one size.
-    x = torch.cat([preprocessing(image[None]) for image in images])
-    return x.contiguous(memory_format=torch.channels_last), labels
+        Raises:
+            CorruptImageError: for an image that can't be decoded.
+        """
+        yield from Loader(self, preprocessing, size, workers)
 
 
 class Loader:
-    """Batches that can be gone through again and again; the images are preprocessed on the way."""
+    """Batches that can be gone through again and again; the images are preprocessed on the way.
+
+    Args:
+        images: what to read.
+        preprocessing: of each image.
+        batch_size: images of a batch. It comes short where images can't be decoded.
+        workers: processes that read ahead; the batches are the same for any number.
+        corrupt: what is done about images that can't be decoded.
+        drawn: how the images were drawn, in a line for a reader.
+
+    Attributes:
+        left_out: those of the passes so far.
+    """
 
     def __init__(
         self,
@@ -166,17 +166,51 @@ class Loader:
         preprocessing: Preprocessing,
         batch_size: int = 250,
         workers: int = 0,
+        corrupt: OnCorrupt = _ERROR,
+        drawn: str = "",
     ) -> None:
         self.images, self.preprocessing = images, preprocessing
         self.batch_size, self.workers = batch_size, workers
-        self.classes = images.classes
+        self.classes, self.drawn = images.classes, drawn
+        self.left_out = LeftOut(images.source, len(images), corrupt)
+        if corrupt.skip:
+            # A batch may fall away, and all count what is left out: each process reads everything.
+            self.every = None  # type: ignore[method-assign,assignment]
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return self.images.batches(self.preprocessing, self.batch_size, self.workers)
+        return self._read(self.batch_size, self.workers)
+
+    def every(self, first: int, step: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches number first, first + step, ...: those of one of several processes."""
+        return self._read(self.batch_size, self.workers, first, step)
 
     def __len__(self) -> int:
         return -(-len(self.images) // self.batch_size)
 
     def first(self, count: int) -> tuple[Tensor, Tensor]:
-        """A batch of the first `count` images."""
-        return next(iter(self.images.batches(self.preprocessing, count)))
+        """A batch of the first `count` images that can be decoded.
+
+        Raises:
+            DataError: if there is none.
+        """
+        x: list[Tensor] = []
+        y: list[Tensor] = []
+        for images, labels in self._read(count, 0):
+            x.append(images)
+            y.append(labels)
+            if sum(map(len, y)) >= count:
+                break
+        if not x:
+            raise DataError(f"{self.images.source}: none of its images can be decoded")
+        if len(x) == 1:
+            return x[0], y[0]
+        return torch.cat(x)[:count], torch.cat(y)[:count]
+
+    def _read(
+        self, size: int, workers: int, first: int = 0, step: int = 1
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        read = self.images.read(self.preprocessing, size, workers, first=first, step=step)
+        for x, y, failures in read:
+            self.left_out.add(failures)
+            if len(y):
+                yield x, y

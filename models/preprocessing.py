@@ -73,19 +73,51 @@ class Preprocessing:
 
     def __call__(self, images: npt.NDArray[np.uint8]) -> Tensor:
         """uint8 ``[N, H, W, C]`` to float32 ``[N, C, size, size]``, resized if necessary."""
-        channels = images.shape[-1]
+        self._check_channels(images.shape[-1])
+        if self.resize is not None:
+            images = np.stack([self._cropped(image) for image in images])
+        return self._shifted(self._whole(images))
+
+    def fitted(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8 | np.float32]:
+        """One image uint8 ``[H, W, C]`` as ``[size, size, C]``.
+
+        It stays uint8 where `resize` is given, and is float32 in 0..1 without.
+
+        Raises:
+            ModelError: for another number of channels.
+        """
+        self._check_channels(image.shape[-1])
+        if self.resize is not None:
+            return self._cropped(image)
+        return np.asarray(self._whole(image[None])[0].permute(1, 2, 0).numpy())
+
+    def normalised(self, images: npt.NDArray[np.uint8 | np.float32]) -> Tensor:
+        """What `fitted` gave, ``[N, size, size, C]``, as float32 ``[N, C, size, size]``.
+
+        The result is that of a call on the images, bit for bit.
+        """
+        if images.dtype == np.uint8:
+            return self._shifted(_scaled(images))
+        return self._shifted(torch.from_numpy(images).permute(0, 3, 1, 2))
+
+    def _whole(self, images: npt.NDArray[np.uint8]) -> Tensor:
+        """uint8 ``[N, H, W, C]`` as float32 ``[N, C, size, size]`` in 0..1."""
+        x = _scaled(images)
+        if x.shape[-2:] != (self.size, self.size):
+            x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True)
+        return x
+
+    def _shifted(self, x: Tensor) -> Tensor:
+        """Values in 0..1 around the mean, in deviations."""
+        shape = (1, -1, 1, 1)
+        return (x - torch.tensor(self.mean).view(shape)).div_(torch.tensor(self.std).view(shape))
+
+    def _check_channels(self, channels: int) -> None:
         if 1 not in (channels, len(self.mean)) and channels != len(self.mean):
             raise ModelError(
                 f"the images have {channels} channels, and mean and std are for {len(self.mean)}; "
                 "give one value, or one for each channel"
             )
-        if self.resize is not None:
-            images = np.stack([self._cropped(image) for image in images])
-        x = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 255
-        if x.shape[-2:] != (self.size, self.size):
-            x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True)
-        shape = (1, -1, 1, 1)
-        return (x - torch.tensor(self.mean).view(shape)) / torch.tensor(self.std).view(shape)
 
     def _cropped(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """uint8 ``[H, W, C]`` to ``[size, size, C]`` as torchvision's transforms do it."""
@@ -128,6 +160,11 @@ class Preprocessing:
         named = self.to_dict()
         listed = (f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if f.name in named)
         return f"{type(self).__name__}({', '.join(listed)})"
+
+
+def _scaled(images: npt.NDArray[np.uint8 | np.float32]) -> Tensor:
+    """uint8 ``[N, H, W, C]`` as float32 ``[N, C, H, W]`` in 0..1."""
+    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 255
 
 
 def with_options(

@@ -7,15 +7,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .corrupt import LeftOut, OnCorrupt
 from .data import check_source, open_images
 from .errors import ModelError
 from .image_files import BY_FOLDER
-from .labelled import Loader
+from .labelled import Labelled, Loader
 from .preprocessing import Preprocessing
 from .text import TextLoader, TextPreprocessing, Texts, load_texts, part_of
+
+_ERROR = OnCorrupt()
 
 
 class Batches(Protocol):
@@ -99,23 +103,28 @@ def open_sources(
     labels: str = BY_FOLDER,
     root: str | os.PathLike[str] = "data",
     varying: bool = False,
+    corrupt: OnCorrupt = _ERROR,
+    progress: bool = False,
 ) -> Sources:
-    """Opens both sources; images are decoded only when a batch is wanted.
+    """Opens both sources; images are drawn by file and class, and decoded when a batch is wanted.
 
     Args:
         data: the SOURCE of the test: see `data.open_images`, or of texts `text.part_of`.
         calibration: the SOURCE to convert with.
         preprocessing: what the model expects.
         calibration_size: the most images or texts to convert with, drawn by `seed`.
-        limit: the most images or texts to test with; all if None.
-        seed: of the draw.
+        limit: the most images to test with, drawn by `seed` equally from every class, or texts
+            from evenly spaced places; all if None.
+        seed: of the draws.
         batch_size: images or texts of a batch.
         workers: processes that decode images ahead.
-        evenly: draws equally many images from every class.
+        evenly: draws equally many calibration images from every class.
         labelled: whether the labels are to be those of the model's classes.
         labels: how the class of an image file is told, see `image_files.labelled_by`.
         root: where torchvision keeps its downloads.
         varying: pads texts to the longest of a batch only.
+        corrupt: what is done about images that can't be decoded.
+        progress: shows a bar on stderr while archives are looked through.
 
     Raises:
         DataError: for a source that can't be used.
@@ -123,26 +132,21 @@ def open_sources(
     """
     check_sources(data, calibration, preprocessing, labels)
     if isinstance(preprocessing, TextPreprocessing):
-        test, drawn = load_texts(data, preprocessing), load_texts(calibration, preprocessing)
+        texts, others = load_texts(data, preprocessing), load_texts(calibration, preprocessing)
         return Sources(
-            TextLoader(test.limited(limit), batch_size, varying=varying),
-            TextLoader(drawn.sample(calibration_size, seed), batch_size, varying=varying),
-            notes=_notes_on(test, drawn),
+            TextLoader(texts.limited(limit), batch_size, varying=varying),
+            TextLoader(others.sample(calibration_size, seed), batch_size, varying=varying),
+            notes=_notes_on(texts, others),
         )
-    images = open_images(calibration, train=True, root=root, labels=labels)
-    return Sources(
-        open_test(
-            data, preprocessing, limit=limit, batch_size=batch_size, workers=workers,
-            labelled=labelled, labels=labels, root=root,
-        ),
-        Loader(
-            (images.sample_evenly if evenly else images.sample)(calibration_size, seed),
-            preprocessing,
-            batch_size,
-            workers,
-        ),
-        images.classes,
+    test = open_test(
+        data, preprocessing, limit=limit, seed=seed, batch_size=batch_size, workers=workers,
+        labelled=labelled, labels=labels, root=root, corrupt=corrupt, progress=progress,
     )  # fmt: skip
+    images = open_images(calibration, train=True, root=root, labels=labels, progress=progress)
+    chosen = (images.sample_evenly if evenly else images.sample)(calibration_size, seed)
+    told = _drawn("calibration", chosen, images, seed, evenly=evenly)
+    loader = Loader(chosen, preprocessing, batch_size, workers, corrupt, told)
+    return Sources(test, loader, images.classes, _overlap(test, loader))
 
 
 def open_test(
@@ -150,11 +154,14 @@ def open_test(
     preprocessing: Preprocessing | TextPreprocessing,
     *,
     limit: int | None = None,
+    seed: int = 0,
     batch_size: int = 32,
     workers: int = 0,
     labelled: bool = True,
     labels: str = BY_FOLDER,
     root: str | os.PathLike[str] = "data",
+    corrupt: OnCorrupt = _ERROR,
+    progress: bool = False,
 ) -> Batches:
     """Opens the source of a test alone; see `open_sources`.
 
@@ -164,10 +171,48 @@ def open_test(
     """
     if isinstance(preprocessing, TextPreprocessing):
         return TextLoader(load_texts(data, preprocessing).limited(limit), batch_size)
-    test = open_images(data, train=False, root=root, labels=labels).limited(limit)
+    images = open_images(data, train=False, root=root, labels=labels, progress=progress)
+    chosen = images.first(None) if limit is None else images.sample_evenly(limit, seed)
     if labelled:
-        test.check_labels(preprocessing.classes)
-    return Loader(test, preprocessing, batch_size, workers)
+        chosen.check_labels(preprocessing.classes)
+    told = _drawn("test", chosen, images, seed, evenly=True)
+    return Loader(chosen, preprocessing, batch_size, workers, corrupt, told)
+
+
+def _drawn(what: str, chosen: Labelled, images: Labelled, seed: int, *, evenly: bool) -> str:
+    """How images were drawn, in a line."""
+    kinds = len(np.unique(chosen.y))
+    if len(chosen) == len(images):
+        return f"{what}: all {len(images)} images of {images.source}, in {kinds} classes"
+    how = "equally from every class" if evenly else "from all"
+    return (
+        f"{what}: {len(chosen)} of {len(images)} images of {images.source}, drawn {how} by seed "
+        f"{seed}, in {kinds} classes"
+    )
+
+
+def drawn(*sources: Batches) -> list[str]:
+    """How the images of each source were drawn, in a line each."""
+    return [source.drawn for source in sources if isinstance(source, Loader) and source.drawn]
+
+
+def left_out(**sources: Batches) -> dict[str, LeftOut]:
+    """Images that couldn't be decoded, by the names of their sources; no texts."""
+    return {name: s.left_out for name, s in sources.items() if isinstance(s, Loader)}
+
+
+def _overlap(test: Batches, calibration: Batches) -> tuple[str, ...]:
+    """What is said of images in both sources."""
+    if not isinstance(test, Loader) or not isinstance(calibration, Loader):
+        return ()
+    seen = set(calibration.images.identities())
+    both = sum(key in seen for key in test.images.identities())
+    if not both:
+        return ()
+    return (
+        f"{both} of {len(test.images)} test images are calibration images, too: the figures may be "
+        "too good; give other images",
+    )
 
 
 def _notes_on(test: Texts, drawn: Texts) -> tuple[str, ...]:
@@ -206,12 +251,12 @@ def check_classes(model: nn.Module, sources: Sources, classes: int) -> None:
         ModelError: with both numbers.
     """
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    batch = next(iter(sources.calibration))
+    batch = sources.calibration.first(2)
     if not isinstance(batch, tuple | list):
         return
     try:
         with torch.no_grad():
-            outputs = model(batch[0][:2].to(device))
+            outputs = model(batch[0].to(device))
     except Exception:
         return
     logits = getattr(outputs, "logits", outputs)

@@ -69,6 +69,27 @@ def add_common(parser: argparse.ArgumentParser, *, seed: int | None = 0) -> None
     parser.add_argument("--traceback", action="store_true", help="show it on an error")
 
 
+def add_reading(parser: argparse.ArgumentParser) -> None:
+    """Adds how images are read: by how many processes, and what is done about corrupt ones."""
+    parser.add_argument(
+        "--workers", type=count, default=0, metavar="N", help="processes that decode images"
+    )
+    parser.add_argument(
+        "--corrupt",
+        choices=("error", "skip"),
+        default="error",
+        help="what is done about images that can't be decoded; skip leaves them out and says which",
+    )
+    parser.add_argument(
+        "--corrupt-limit",
+        type=share_or_count,
+        default=0.1,
+        metavar="N|SHARE",
+        help="the most that --corrupt skip leaves out: images, or a share as 0.02 or 2%%; 10%% if "
+        "left out",
+    )
+
+
 def place(text: str) -> Path:
     """A file or folder; an empty path would be the folder that one is in."""
     if not text:
@@ -145,6 +166,22 @@ def at_least_zero(text: str) -> float:
 def fraction(text: str) -> float:
     """A number from 0 to 1."""
     return _number(text, "a fraction from 0 to 1", lambda value: 0 <= value <= 1)
+
+
+def share_or_count(text: str) -> int | float:
+    """A whole number of things, or a share of all: ``0.02``, ``2%``, ``1.0`` for all."""
+    if re.fullmatch(r"\d{1,12}", text):
+        return int(text)
+    percent = text.endswith("%")
+    try:
+        value = float(text.removesuffix("%")) / (100 if percent else 1)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(
+            f"must be a whole number, or a share as 0.02 or 2%, found {text[:_SHOWN]!r}"
+        )
+    return value
 
 
 def below_one(text: str) -> float:

@@ -13,12 +13,15 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from output import OutputError, check_file, output_folder
+
+if TYPE_CHECKING:
+    from models.corrupt import LeftOut
 
 WRONG_USE, INTERRUPTED, TERMINATED, NOBODY_READS = 2, 130, 143, 141
 _MOST_SECONDS, _SOON = 10.0, 0.05
@@ -44,6 +47,23 @@ def _refusals() -> tuple[type[Exception], ...]:
     return tuple(found)
 
 
+def told_left_out(
+    options: argparse.Namespace, sources: Mapping[str, LeftOut]
+) -> dict[str, dict[str, Any]]:
+    """Warns of images that were left out; gives what a report says of them, if any may be.
+
+    Args:
+        options: those of `arguments.add_reading` among them.
+        sources: images that were left out, by what they were for.
+    """
+    for left_out in sources.values():
+        if len(left_out):
+            print(f"warning: {left_out}", file=sys.stderr)
+    if options.corrupt != "skip":
+        return {}
+    return {"skipped": {name: left_out.to_dict() for name, left_out in sources.items()}}
+
+
 class Terminated(BaseException):
     """SIGTERM came."""
 
@@ -58,6 +78,8 @@ def run_command(
 ) -> int:
     """Parses the options, looks at where results go, runs, and returns the exit code.
 
+    Of the processes that torchrun started only the first writes and prints, but for errors.
+
     Args:
         parser: of the command; has ``--traceback``.
         run: the command; may return an exit code.
@@ -71,7 +93,11 @@ def run_command(
             for name in files:
                 if getattr(options, name) not in (None, "-"):
                     check_file(getattr(options, name))
-            if writes is not None:
+            if not first_process():
+                nowhere = stack.enter_context(open(os.devnull, "w"))
+                stack.enter_context(redirect_stdout(nowhere))
+                stack.enter_context(redirect_stderr(nowhere))
+            elif writes is not None:
                 stack.enter_context(output_folder(options.output, writes(options)))
             return run(options) or 0
     except Exception as error:
@@ -79,7 +105,8 @@ def run_command(
             raise
         if isinstance(error, BrokenPipeError):
             return _nobody_reads()
-        print(f"error: {_one_line(error)}", file=sys.stderr)
+        if first_process() or type(error).__name__ != "RankFailed":
+            print(f"{_whose()}: {_one_line(error)}", file=sys.stderr)
         return error.code if isinstance(error, Refusal) else WRONG_USE
     except KeyboardInterrupt:
         return _stopped("Ctrl-C", INTERRUPTED, kept(options) if kept else "")
@@ -88,8 +115,24 @@ def run_command(
 
 
 def _stopped(by: str, code: int, kept: str) -> int:
-    print(f"stopped by {by}{kept and '; '}{kept}", file=sys.stderr)
+    if first_process():
+        print(f"stopped by {by}{kept and '; '}{kept}", file=sys.stderr)
     return code
+
+
+def first_process() -> bool:
+    """Whether this is the only process, or the first of those that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def processes() -> int:
+    """How many processes torchrun started; 1 without it."""
+    said = os.environ.get("WORLD_SIZE", "")
+    return int(said) if said.isdecimal() else 1
+
+
+def _whose() -> str:
+    return "error" if first_process() else f"error in process {os.environ['RANK']}"
 
 
 def leave(code: int) -> NoReturn:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import platform
+import shlex
 import sys
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arguments import (
@@ -14,6 +16,7 @@ from arguments import (
     METHODS,
     add_common,
     add_gates,
+    add_reading,
     at_least_zero,
     axis_name,
     count,
@@ -24,6 +27,7 @@ from arguments import (
     steps_or_auto,
     whole,
 )
+from command import first_process, processes, told_left_out
 from output import check_room
 
 if TYPE_CHECKING:
@@ -35,7 +39,7 @@ ACTIVATIONS = (
     "elu", "gelu", "hardswish", "leaky_relu", "mish", "relu", "sigmoid", "silu", "softplus", "tanh",
 )  # fmt: skip
 _SPEC = "a name of models.names(), torchvision:NAME, timm:NAME, hf:FOLDER_OR_NAME, or FILE.py:FUNCTION (the file is imported: its code runs)"  # noqa: E501
-_SOURCE = "cifar10, cifar100, a folder or tar of class folders, an .npz with x and y, or a text file (text.txt[0.9:1] is its last tenth)"  # noqa: E501
+_SOURCE = "cifar10, cifar100, a folder or tar of class folders, shards with .cls files ('train-{000..099}.tar'), an .npz with x and y, or a text file (text.txt[0.9:1] is its last tenth)"  # noqa: E501
 _LIBRARIES = {"timm": ("timm",), "hf": ("transformers",)}
 
 
@@ -57,10 +61,20 @@ def add_options(parser: argparse.ArgumentParser, *, batch_size: int) -> None:
     parser.add_argument("--output", required=True, type=place, metavar="DIR")
     parser.add_argument(
         "--resume",
-        type=place,
+        type=_kept_place,
         metavar="DIR",
         help="keep every stage here; after a kill, the same command goes on from the last",
     )
+
+
+def _kept_place(text: str) -> Path:
+    """The folder of stages, which one process alone keeps."""
+    if (several := processes()) > 1:
+        raise argparse.ArgumentTypeError(
+            f"stages are kept by one process alone, and torchrun started {several}; leave --resume "
+            "out, or run one process"
+        )
+    return place(text)
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
@@ -90,7 +104,12 @@ def _add_data(parser: argparse.ArgumentParser, batch_size: int) -> None:
     parser.add_argument("--data", required=True, metavar="SOURCE", help=f"for the test: {_SOURCE}")
     parser.add_argument("--calibration", required=True, metavar="SOURCE", help="to convert with")
     parser.add_argument("--calibration-size", type=whole, default=512, metavar="N")
-    parser.add_argument("--limit", type=whole, metavar="N", help="test on N images or texts only")
+    parser.add_argument(
+        "--limit",
+        type=whole,
+        metavar="N",
+        help="test on N only, drawn by --seed equally from every class; texts evenly from the file",
+    )
     parser.add_argument(
         "--labels",
         default="folder",
@@ -99,9 +118,7 @@ def _add_data(parser: argparse.ArgumentParser, batch_size: int) -> None:
         "name as a number, or a file that lists the class folders in the model's order",
     )
     parser.add_argument("--batch-size", type=whole, default=batch_size, metavar="N")
-    parser.add_argument(
-        "--workers", type=count, default=0, metavar="N", help="processes that decode images"
-    )
+    add_reading(parser)
     parser.add_argument("--root", default="data", help="where torchvision keeps downloads")
     parser.add_argument(
         "--metric",
@@ -250,7 +267,7 @@ def written(options: argparse.Namespace) -> list[str]:
     import models
 
     names = ["report.json", "steps.png", f"{models.short_name(options.model)}.fsnn"]
-    return [*names, *(["pareto.json", "pareto.png"] if options.pareto else [])]
+    return [*names, *(["pareto.json", "pareto.png"] if options.pareto else []), "report.html"]
 
 
 def kept(options: argparse.Namespace) -> str:
@@ -258,6 +275,8 @@ def kept(options: argparse.Namespace) -> str:
     found: list[str] = []
     if getattr(options, "saved", None):
         found.append(f"the network is in {options.saved}")
+    if processes() > 1:
+        return "; ".join(found)
     if options.resume is None:
         found.append("no stage is kept without --resume DIR")
     elif "convert" in sys.modules:
@@ -270,19 +289,21 @@ def kept(options: argparse.Namespace) -> str:
 
 
 def run(options: argparse.Namespace, *, evenly: bool) -> None:
-    """Converts, evaluates, prints and writes the report.
+    """Converts, evaluates, prints and writes the report, with all processes of torchrun.
 
     Args:
         options: those that `add_options` adds.
         evenly: draws the calibration images equally from every class.
     """
     import convert
+    from convert.common.torchrun import process_group
 
-    if options.resume is None:
-        _run(options, evenly, None)
-        return
-    with convert.KeptStages(options.resume) as stages:
-        _run(options, evenly, stages)
+    with process_group(options.device) as options.device:
+        if options.resume is None:
+            _run(options, evenly, None)
+            return
+        with convert.KeptStages(options.resume) as stages:
+            _run(options, evenly, stages)
 
 
 def _run(options: argparse.Namespace, evenly: bool, stages: convert.KeptStages | None) -> None:
@@ -290,7 +311,14 @@ def _run(options: argparse.Namespace, evenly: bool, stages: convert.KeptStages |
     import models
     from convert.storage.room import room_for
     from models.devices import device_named
-    from models.sources import check_classes, check_metric, check_sources, open_sources
+    from models.sources import (
+        check_classes,
+        check_metric,
+        check_sources,
+        drawn,
+        left_out,
+        open_sources,
+    )
 
     asked, bars = settings(options), not options.quiet
     device = device_named(options.device)
@@ -301,7 +329,8 @@ def _run(options: argparse.Namespace, evenly: bool, stages: convert.KeptStages |
         options.model, options.weights, options.activation, options.classes, seed=options.seed
     )
     room = room_for(model)
-    check_room(options.output, sum(room))
+    if first_process():
+        check_room(options.output, sum(room))
     if stages is not None:
         stages.check_room(sum(room))
     by_classes = metric in (None, "accuracy")
@@ -319,6 +348,8 @@ def _run(options: argparse.Namespace, evenly: bool, stages: convert.KeptStages |
         labels=options.labels,
         root=options.root,
         varying=bool(options.dynamic),
+        corrupt=models.OnCorrupt(options.corrupt == "skip", options.corrupt_limit),
+        progress=bars,
     )
     if by_classes:
         check_classes(model, sources, preprocessing.classes)
@@ -327,24 +358,27 @@ def _run(options: argparse.Namespace, evenly: bool, stages: convert.KeptStages |
               file=sys.stderr)  # fmt: skip
     for note in sources.notes:
         print(f"note: {note}", file=sys.stderr)
-    print(f"seed {options.seed}, {preprocessing}", flush=True)
+    print(f"seed {options.seed}, {preprocessing}")
+    draws = drawn(sources.calibration, sources.test)
+    print("".join(f"{line}\n" for line in draws), end="", flush=True)
     snn = convert.to_spiking(
         model.to(device), sources.calibration, **asked.to_dict(), resume=stages, progress=bars
     )
     files = [options.output / name for name in written(options)]
-    # An evaluation may take longer than all before it.
-    snn.save(
-        files[2],
-        metadata={
-            "model": options.model,
-            "activation": options.activation,
-            "preprocessing": preprocessing.to_dict(),
-            **({"classes": list(sources.classes)} if sources.classes else {}),
-        },
-    )
-    options.saved = files[2]
+    if first_process():
+        # An evaluation may take longer than all before it.
+        snn.save(
+            files[2],
+            metadata={
+                "model": options.model,
+                "activation": options.activation,
+                "preprocessing": preprocessing.to_dict(),
+                **({"classes": list(sources.classes)} if sources.classes else {}),
+            },
+        )
+        options.saved = files[2]
     print(f"\n{snn.report}\n", flush=True)
-    if options.audit:
+    if options.audit and first_process():
         print(f"{convert.audit(snn, sources.calibration.first(2))}\n", flush=True)
     result = convert.evaluate(
         snn,
@@ -356,16 +390,20 @@ def _run(options: argparse.Namespace, evenly: bool, stages: convert.KeptStages |
         progress=bars,
     )
     print(result)
+    skipped = told_left_out(options, left_out(calibration=sources.calibration, test=sources.test))
     names = ("torch", "torchvision", "spikingjelly", "numpy")
     library = options.model.partition(":")[0]
-    result.to_json(
-        files[0],
-        model=options.model,
-        preprocessing=preprocessing.to_dict(),
-        versions={"python": platform.python_version()}
-        | {name: version(name) for name in (*names, *_LIBRARIES.get(library, ()))},
-    )
-    result.plot(files[1])
+    if first_process():
+        result.to_json(
+            files[0],
+            model=options.model,
+            preprocessing=preprocessing.to_dict(),
+            **({"drawn": draws} if draws else {}),
+            **skipped,
+            versions={"python": platform.python_version()}
+            | {name: version(name) for name in (*names, *_LIBRARIES.get(library, ()))},
+        )
+        result.plot(files[1])
     if options.pareto:
         trade_off = convert.pareto(
             snn,
@@ -377,6 +415,13 @@ def _run(options: argparse.Namespace, evenly: bool, stages: convert.KeptStages |
             progress=bars,
         )
         print(f"\n{trade_off}")
-        trade_off.to_json(files[3])
-        trade_off.plot(files[4])
+        if first_process():
+            trade_off.to_json(files[3])
+            trade_off.plot(files[4])
+    if not first_process():
+        return
+    convert.write_report(
+        files[-1], snn, result, images=sources.test.first(8), name=options.model,
+        details={"command": shlex.join(sys.argv), "preprocessing": str(preprocessing)},
+    )  # fmt: skip
     print(f"\nwritten: {', '.join(map(str, files))}")

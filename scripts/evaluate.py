@@ -12,15 +12,15 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from arguments import Parser, add_common, count, finite, fraction, positive, whole
-from command import WRONG_USE, Refusal, leave, run_command
+from arguments import Parser, add_common, add_reading, count, finite, fraction, positive, whole
+from command import WRONG_USE, Refusal, leave, run_command, told_left_out
 from torch import nn
 
 import convert
 import models
 from convert.parts.model import SpikingParts
 from models.devices import device_named
-from models.sources import check_metric, open_test, preprocessing_from
+from models.sources import check_metric, drawn, left_out, open_test, preprocessing_from
 
 BAD_NETWORK, BAD_DATA, BELOW = 3, 4, 5
 EXIT_CODES = f"""\
@@ -68,7 +68,13 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--model", metavar="NAME", help="of CHECKPOINT, or around parts; what FILE says if left out"
     )
-    result.add_argument("--limit", type=whole, metavar="N", help="N images only")
+    result.add_argument(
+        "--limit",
+        type=whole,
+        metavar="N",
+        help="N images only, drawn by --seed equally from every class",
+    )
+    add_reading(result)
     result.add_argument("--batch-size", type=whole, default=250, metavar="N")
     result.add_argument(
         "--metric",
@@ -87,7 +93,7 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("--min-agreement", type=fraction, metavar="X")
     result.add_argument("--json", metavar="FILE", help="writes the report; '-' for stdout alone")
-    add_common(result, seed=None)
+    add_common(result)
     return result
 
 
@@ -175,10 +181,14 @@ def run(options: argparse.Namespace) -> int:
             options.data,
             prepared,
             limit=options.limit,
+            seed=options.seed,
             batch_size=options.batch_size,
             labelled=metric in (None, "accuracy", "agreement", "classes"),
             labels=options.labels,
+            workers=options.workers,
             root=options.root,
+            corrupt=models.OnCorrupt(options.corrupt == "skip", options.corrupt_limit),
+            progress=not options.quiet,
         )
         result = convert.evaluate(
             snn,
@@ -196,10 +206,13 @@ def run(options: argparse.Namespace) -> int:
         "against": options.against,
         "preprocessing": prepared.to_dict(),
     }
+    draws = drawn(test)
+    facts |= ({"drawn": draws} if draws else {}) | told_left_out(options, left_out(test=test))
     if options.json == "-":
         print(json.dumps(result.to_dict(**facts), indent=1, allow_nan=False))
     else:
-        print(f"{options.file} on {options.data}, {prepared}, against {options.against}\n")
+        print(f"{options.file} on {options.data}, {prepared}, against {options.against}")
+        print(*draws, "", sep="\n")
         print(result)
         if options.json:
             result.to_json(options.json, **facts)

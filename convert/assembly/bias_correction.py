@@ -29,7 +29,7 @@ from ..network.model import SpikingModel
 from ..network.report import Correction
 from ..neuron.few_spikes import FewSpikesNeuron
 from .biased_layers import Layer, find_layers, value_at
-from .side_by_side import Sample, called, leaves, relative_error
+from .side_by_side import Sample, called, leaves
 
 # Neurons by their path in the network.
 Neurons = Mapping[str, FewSpikesNeuron]
@@ -186,7 +186,7 @@ class _SideBySide:
         """Computes a node's values in both networks, or takes them from the inputs."""
         if node.op == "placeholder":
             index = next(self._inputs)
-            self._exact[node] = self._spiking[node] = [piece[index] for piece in self.sample.pieces]
+            self._exact[node] = self._spiking[node] = [piece[index] for piece in self.sample.own]
             return
         self._exact[node] = self._values(node, self._exact, self.sample.exact)
         differs = node.op == "call_module" or any(map(self.differ, node.all_input_nodes))
@@ -198,7 +198,7 @@ class _SideBySide:
         self, node: Node, known: Values, modules: Mapping[str, torch.nn.Module]
     ) -> list[Any]:
         """A node's value for every piece."""
-        network, pieces = self.sample.network, len(self.sample.pieces)
+        network, pieces = self.sample.network, len(self.sample.own)
         if node.op == "get_attr":
             return [compute(network, node, {})] * pieces
         target = str(node.target)
@@ -216,19 +216,23 @@ class _SideBySide:
         """Measures a layer's mean error and takes it out of the spiking network's values."""
         exact, spiking = self._exact[layer.target], self._spiking[layer.target]
         held = self.sample.batch_axes(layer.target)
-        means = [_means(v, layer.axis, self.sample.sizes, held) for v in (exact, spiking)]
+        sizes = self.sample.own_sizes
+        rows = [_means(v, layer.axis, sizes, held) for v in (exact, spiking)]
+        gathered = self.sample.gathered("means", list(zip(*rows, strict=True)))
+        means = [torch.cat(each) for each in zip(*gathered, strict=True)]
         factor: float | Tensor = 1.0
         if layer.into is not None:
-            spread = [
-                _spread(v, layer.axis, m) for v, m in zip((exact, spiking), means, strict=True)
+            squares = [
+                _squares(v, layer.axis, m) for v, m in zip((exact, spiking), means, strict=True)
             ]
-            factor = _factor(spread[0], spread[1])
+            gathered = self.sample.gathered("spreads", list(zip(*squares, strict=True)))
+            factor = _factor(*(_spread(each) for each in zip(*gathered, strict=True)))
             self._factors[layer.into] = factor
             self._neurons[layer.into] = stretched(copy.deepcopy(self._neurons[layer.into]), factor)
         shift = _shrunk(means[0] / factor - means[1])
         shift = shift.to(value_at(self.sample.network, layer.bias).dtype)
         self.shifts[layer.bias] = shift.reshape(layer.shape)
-        along = [1] * spiking[0].dim()
+        along = [1] * layer.target.meta["val"].dim()
         along[layer.axis] = -1
         # New tensors: a view's source must stay what it is.
         self._spiking[layer.target] = [v + shift.view(along).to(v.dtype) for v in spiking]
@@ -254,17 +258,17 @@ class _SideBySide:
         exact, spiking = (
             [
                 leaves(output, {n: values[n][piece] for n in output.all_input_nodes})
-                for piece in range(len(self.sample.pieces))
+                for piece in range(len(self.sample.own))
             ]
             for values in (self._exact, self._spiking)
         )
-        return relative_error(exact, spiking)
+        return self.sample.error_of(exact, spiking)
 
 
 def _means(
     values: Sequence[Tensor], axis: int, sizes: Sequence[int], held: Collection[int]
-) -> Tensor:
-    """Mean of every channel for every image, ``[images, channels]``, float64.
+) -> list[Tensor]:
+    """Mean of every channel for every image of each piece, ``[images, channels]``, float64.
 
     Where no axis is the images', every piece counts as one.
 
@@ -290,18 +294,26 @@ def _means(
         elif batch > along:
             mean = mean.T
         rows.append(mean.double())
-    return torch.cat(rows)
+    return rows
 
 
-def _spread(values: Sequence[Tensor], axis: int, means: Tensor) -> Tensor:
-    """Mean square of the distance from each channel's mean, float64 without dimensions."""
-    total, count = torch.zeros((), dtype=torch.float64, device=means.device), 0
+def _squares(values: Sequence[Tensor], axis: int, means: Tensor) -> list[tuple[Tensor, int]]:
+    """Of every piece the sum of squares of the distances from each channel's mean, and how many."""
+    found = []
     for value in values:
         shape = [1] * value.dim()
         shape[axis] = -1
         middle = means.mean(0).to(torch.promote_types(value.dtype, torch.float32)).view(shape)
-        total += (value - middle).square().sum(dtype=torch.float64)
-        count += value.numel()
+        found.append(((value - middle).square().sum(dtype=torch.float64), value.numel()))
+    return found
+
+
+def _spread(squares: Sequence[tuple[Tensor, int]]) -> Tensor:
+    """Mean square of the distances, float64 without dimensions."""
+    total, count = torch.zeros((), dtype=torch.float64, device=squares[0][0].device), 0
+    for square, number in squares:
+        total += square
+        count += number
     return total / count
 
 

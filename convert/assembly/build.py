@@ -78,7 +78,7 @@ def build(
                 (OutputError,),
             )
         if report.output_errors[0].poor:
-            warnings.warn(str(report.output_errors[0].within(part)), stacklevel=3)
+            warnings.warn(str(report.output_errors[0].within(part)), stacklevel=4)
     return model
 
 

@@ -77,6 +77,8 @@ def swap(
     for site in sites:
         exact[site.module] = site.function
         parent, _, name = site.module.rpartition(".")
-        setattr(network.get_submodule(parent), name, neurons[site.name].to(device))
+        setattr(
+            network.get_submodule(parent), name, neurons[site.name].to(device, non_blocking=True)
+        )
     names = {site.name: site.module for site in sites}
     return SpikingModel(network, exact, captured.signature, names).eval()

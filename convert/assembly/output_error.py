@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from tqdm import tqdm
 
+from ..common.progress import Progress
+from ..common.ranks import team
 from ..graph.run import walk
 from ..network.model import SpikingModel
 from ..network.report import Correction, OutputError
@@ -66,10 +67,13 @@ def _worst_site(
     alone: dict[str, float] = {}
     with torch.no_grad():
         exact = outputs({})
-        for site, neuron in tqdm(
-            fitted().items(), "errors by site", disable=None if progress else True
-        ):
+        together, neurons = team(), list(fitted().items())
+        own = neurons if together is None else together.share(neurons)
+        for site, neuron in Progress(own, "errors by site", shown=progress):
             found = outputs({snn.names[site]: neuron.to(sample.device or "cpu")})
             alone[site] = relative_error(exact, found)
+    if together is not None:
+        errors = together.merged("errors by site", list(alone.values()))
+        alone = dict(zip((site for site, _ in neurons), errors, strict=True))
     worst = max(alone, key=alone.__getitem__)
     return worst, alone[worst]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
 from ..calls.call_signature import Signature
+from ..common.ranks import team
 from ..graph.node_facts import captured_batch, has_batch, size_names
 from ..graph.run import Modules, last_read, walk
 from ..neuron.few_spikes import FewSpikesNeuron
@@ -40,6 +41,7 @@ class Sample:
         others: pieces of the images after those, as many again at most: on them one sees whether
             what was learned of the first ones holds. Empty where the data has no more.
         other_images: how many images those have.
+        own: the pieces that this process runs; all, unless several work together.
         last: values that no node reads any more, by the node after which that is so.
     """
 
@@ -63,6 +65,20 @@ class Sample:
         self._outputs: list[list[Any]] | None = None
 
     @property
+    def own(self) -> list[list[Any]]:
+        return _share(self.pieces)
+
+    @property
+    def own_sizes(self) -> list[int]:
+        """How many images each of the own pieces has."""
+        return _share(self.sizes)
+
+    def gathered(self, step: str, values: list[Any]) -> list[Any]:
+        """What all processes found for their own pieces, in the order of the pieces."""
+        together = team()
+        return values if together is None else together.merged(step, values, self.device or "cpu")
+
+    @property
     def images(self) -> int:
         """How many images."""
         return sum(self.sizes)
@@ -71,8 +87,12 @@ class Sample:
         """Relative error of the outputs with these neurons, by path; see `relative_error`."""
         with torch.no_grad():
             if self._outputs is None:
-                self._outputs = self._run(self.exact)
-            return relative_error(self._outputs, self._run(neurons))
+                self._outputs = self._run(self.exact, self.own)
+            return self.error_of(self._outputs, self._run(neurons, self.own))
+
+    def error_of(self, exact: Sequence[Sequence[Any]], spiking: Sequence[Sequence[Any]]) -> float:
+        """Relative error of outputs of the own pieces, over the pieces of all processes."""
+        return _error(self.gathered("error of the outputs", _squares(exact, spiking)))
 
     def error_on_others(
         self, neurons: Mapping[str, FewSpikesNeuron], tensors: Mapping[str, Tensor] | None = None
@@ -84,8 +104,9 @@ class Sample:
             tensors: what is read in place of a tensor of the network, by its path.
         """
         with torch.no_grad():
-            exact = self._run(self.exact, self.others)
-            return relative_error(exact, self._run(neurons, self.others, tensors))
+            others = _share(self.others)
+            exact = self._run(self.exact, others)
+            return self.error_of(exact, self._run(neurons, others, tensors))
 
     def batch_axes(self, node: Node) -> frozenset[int]:
         """Axes of a node's value whose length the batch decides."""
@@ -100,13 +121,12 @@ class Sample:
     def _run(
         self,
         modules: Mapping[str, torch.nn.Module],
-        pieces: Sequence[list[Any]] | None = None,
+        pieces: Sequence[list[Any]],
         tensors: Mapping[str, Tensor] | None = None,
     ) -> list[list[Any]]:
         """The outputs of every piece."""
         calls = called(modules)
-        given = self.pieces if pieces is None else pieces
-        return [list(walk(self.network, one, modules=calls, tensors=tensors)) for one in given]
+        return [list(walk(self.network, one, modules=calls, tensors=tensors)) for one in pieces]
 
     def _choose(
         self, signature: Signature, batches: Iterable[Any], device: torch.device | str | None
@@ -176,27 +196,66 @@ def _storages(values: Iterable[Any]) -> dict[int, int]:
 
 
 def relative_error(exact: Sequence[Sequence[Any]], spiking: Sequence[Sequence[Any]]) -> float:
-    """Root mean square of the error over that of the outputs, on average over the outputs."""
-    found = []
-    for a, b in zip(zip(*exact, strict=True), zip(*spiking, strict=True), strict=True):
-        # One output, every piece of it.
-        if isinstance(a[0], Tensor) and a[0].is_floating_point():
-            error, size = _squares(a, b)
-            if size > 0:
-                found.append(math.sqrt(error / size))
-    return sum(found) / len(found) if found else 0.0
+    """Root mean square of the error over that of the outputs, on average over the outputs.
+
+    Args:
+        exact, spiking: outputs of every piece.
+    """
+    return _error(_squares(exact, spiking))
 
 
-def _squares(exact: Sequence[Tensor], spiking: Sequence[Tensor]) -> tuple[float, float]:
+class _Squares(NamedTuple):
     """Sums of squares of the error and of the exact values, where these are finite.
 
     A value that only the spiking network makes NaN or infinite is an infinite error.
     """
-    error = size = 0.0
-    for a, b in zip(exact, spiking, strict=True):
-        seen = a.isfinite()
-        if not bool(b[seen].isfinite().all()):
-            return math.inf, float(torch.where(seen, a.double(), 0.0).square().sum()) or 1.0
-        error += float(torch.where(seen, b.double() - a.double(), 0.0).square().sum())
-        size += float(torch.where(seen, a.double(), 0.0).square().sum())
-    return error, size
+
+    error: float
+    size: float
+
+
+def _squares(
+    exact: Sequence[Sequence[Any]], spiking: Sequence[Sequence[Any]]
+) -> list[list[_Squares | None]]:
+    """Of every piece, those of each output; None for one without numbers."""
+    return [
+        [_of_one(a, b) for a, b in zip(*pair, strict=True)]
+        for pair in zip(exact, spiking, strict=True)
+    ]
+
+
+def _of_one(a: Any, b: Any) -> _Squares | None:
+    if not isinstance(a, Tensor) or not a.is_floating_point():
+        return None
+    seen = a.isfinite()
+    broken = (seen & ~b.isfinite()).any()
+    apart = torch.where(seen, b.double() - a.double(), 0.0).square().sum()
+    whole = torch.where(seen, a.double(), 0.0).square().sum()
+    # A GPU is waited for once.
+    lost, gap, size = torch.stack([broken.double(), apart, whole]).tolist()
+    return _Squares(math.inf if lost else gap, size)
+
+
+def _error(squares: Sequence[Sequence[_Squares | None]]) -> float:
+    """The relative error of what was summed of every piece, in the order of the pieces."""
+    found = []
+    for pieces in zip(*squares, strict=True):
+        error = size = 0.0
+        # What the first piece has no numbers of, no piece has.
+        for piece in pieces:
+            if piece is None:
+                break
+            if math.isinf(piece.error):
+                error, size = math.inf, piece.size or 1.0
+                break
+            error += piece.error
+            size += piece.size
+        if size > 0:
+            found.append(math.sqrt(error / size))
+    return sum(found) / len(found) if found else 0.0
+
+
+def _share(items: list[Any]) -> list[Any]:
+    """Those of this process, where several work together."""
+    together = team()
+    return items if together is None else together.share(items)

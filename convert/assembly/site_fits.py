@@ -8,6 +8,7 @@ from itertools import count
 
 import torch
 
+from ..common.ranks import team
 from ..fitting.jumps import Jumps
 from ..fitting.methods import warm_up
 from ..fitting.problem import Problem, Solution
@@ -61,6 +62,10 @@ class SiteFits:
         problems = [self._problem(site, size) for site, size in missing.values()]
         name = f"fits {next(self._calls)}"
         found = fitted(problems, self._settings, self.source.stages, name, progress=self._progress)
+        together = team()
+        if together is not None:
+            # Machines that round otherwise must not go apart.
+            found = together.gather("fits", found if together.rank == 0 else [])[0]
         for key, posed, solution in zip(missing, problems, found, strict=True):
             self._solutions[key] = replace(solution, offset=solution.offset + posed.base)
 

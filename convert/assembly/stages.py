@@ -22,6 +22,7 @@ from ..network.settings import ConversionSettings
 from ..sites.find import Site
 from ..sites.prepare import Preparation, prepare
 from .calibrated import Calibrated
+from .on_ranks import check_alike
 
 
 @dataclass
@@ -112,6 +113,7 @@ def calibrated(
         progress: shows bars on stderr.
     """
     captured, sites = ready.captured, ready.sites
+    check_alike(captured, settings)
     target = next((t.device for t in captured.graph_module.state_dict().values()), ready.device)
     own = (stages or Stages()).under(
         facts=lambda: {"the network": of_network(captured.graph_module)}

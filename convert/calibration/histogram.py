@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -133,8 +134,28 @@ class Histogram:
             told = self.adding(values, masked=masked, hidden=hidden, importance=importance)
             device_counts.finish([told])
             return
+        found = self.counted(values, masked=masked, hidden=hidden, importance=importance)
+        self.merge(found.part)
+
+    def counted(
+        self,
+        values: Tensor,
+        *,
+        masked: bool = False,
+        hidden: float = -float("inf"),
+        importance: Tensor | None = None,
+        finest: int | None = None,
+    ) -> Counted:
+        """What `add` would merge of a tensor on the CPU; nothing is added.
+
+        Args:
+            values, masked, hidden, importance: as for `add`.
+            finest: the level to count on at least; None for what this histogram and the values
+                need.
+        """
         x = _plain(values)
         worth = None if importance is None else _plain(importance)
+        part = Histogram(self.name, relative=self.relative)
         finite = x.isfinite()
         if masked and hidden > -float("inf"):
             finite &= x > hidden
@@ -143,23 +164,36 @@ class Histogram:
             below = bad <= hidden
             if not masked or not bool(below.all()):
                 self._refuse(bool(bad.isnan().any()), bad.numel(), x.numel())
-            self.minus_infinite += int(below.sum())
-            self.hides |= bool(bad.isfinite().any())
+            part.minus_infinite = int(below.sum())
+            part.hides = bool(bad.isfinite().any())
             x = x[finite]
             worth = None if worth is None else worth[finite]
         if x.numel() == 0:
-            return
-        part = Histogram(self.name, relative=self.relative)
+            return Counted(part, part.level)
         part.low, part.high = float(x.min()), float(x.max())
         part._sum = counting.exact_sum(x.numpy())
-        part.level = _ROUNDED if self.relative else _floor_level(part.low, part.high)
+        level = self.finest(part.low, part.high) if finest is None else finest
         if self.relative:
+            part.level = level
             part._gather(_ordered(x.double()) >> part.level, worth)
             part._coarsen()
         else:
-            # What is known already is no finer, and so won't be the two together.
-            part._count(x, worth, self.level if self.total else part.level)
-        self.merge(part)
+            part.level = _floor_level(part.low, part.high)
+            part._count(x, worth, level)
+        return Counted(part, level)
+
+    def finest(self, low: float, high: float) -> int:
+        """The finest level on which more values are counted.
+
+        What is known already is no finer, and so won't be the two together.
+
+        Args:
+            low, high: the least and the greatest of the values.
+        """
+        if self.relative:
+            return _ROUNDED
+        own = _floor_level(low, high)
+        return max(own, self.level) if self.total else own
 
     def adding(
         self,
@@ -170,37 +204,51 @@ class Histogram:
         importance: Tensor | None = None,
     ) -> Generator[device_counts.Asked, device_counts.Told, None]:
         """As `add`, for values on a GPU: a generator for `device_counts.finish`."""
+        found = yield from self.counting(
+            values, masked=masked, hidden=hidden, importance=importance
+        )
+        self.merge(found.part)
+
+    def counting(
+        self,
+        values: Tensor,
+        *,
+        masked: bool = False,
+        hidden: float = -float("inf"),
+        importance: Tensor | None = None,
+        finest: int | None = None,
+    ) -> Generator[device_counts.Asked, device_counts.Told, Counted]:
+        """As `counted`, for values on a GPU: a generator for `device_counts.finish`."""
         x = _plain(values)
         worth = None if importance is None else _plain(importance)
+        part = Histogram(self.name, relative=self.relative)
         below = None
         if masked and hidden > -float("inf"):
             below = x.isfinite() & (x <= hidden)
             x = torch.where(below, -torch.inf, x)
         seen = yield from device_counts.facts(x, below)
-        self.hides |= seen.hidden > 0
+        part.hides = seen.hidden > 0
         if seen.wrong:
             if not masked or seen.minus_infinite < seen.wrong:
                 self._refuse(seen.nan > 0, seen.wrong, seen.size)
-            self.minus_infinite += seen.minus_infinite
+            part.minus_infinite = seen.minus_infinite
         if seen.size == seen.wrong:
-            return
-        part = Histogram(self.name, relative=self.relative)
+            return Counted(part, part.level)
         part.low, part.high, part._sum = seen.low, seen.high, seen.total
-        part.level = _ROUNDED if self.relative else _floor_level(part.low, part.high)
+        coarser = self.finest(part.low, part.high) if finest is None else finest
         if self.relative:
-            index = _ordered(x.double()) >> part.level
-            yield from part._gather_there(index, x, worth)
+            part.level = coarser
+            yield from part._gather_there(_ordered(x.double()) >> coarser, x, worth)
         else:
-            finest = max(part.level, self.level) if self.total else part.level
-            for level in part._levels(seen.size - seen.wrong, finest):
+            for level in part._levels(seen.size - seen.wrong, coarser):
                 found = yield from device_counts.dense(x, worth, level, part.low, part.high)
-                if part._take(level, finest, *found):
+                if part._take(level, coarser, *found):
                     break
             else:
-                part.level = finest
-                yield from part._gather_there(_cells(x, finest), x, worth)
+                part.level = coarser
+                yield from part._gather_there(_cells(x, coarser), x, worth)
         part._coarsen()
-        self.merge(part)
+        return Counted(part, coarser)
 
     def _gather_there(
         self, index: Tensor, x: Tensor, worth: Tensor | None
@@ -282,6 +330,13 @@ class Histogram:
             self.cells, self.counts, self.mass = _neighbours(
                 self.cells >> 1, self.counts, self.mass
             )
+
+
+class Counted(NamedTuple):
+    """Counts of some values, and the finest level on which they were counted."""
+
+    part: Histogram
+    finest: int
 
 
 def _plain(values: Tensor) -> Tensor:

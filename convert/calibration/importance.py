@@ -57,8 +57,34 @@ class Observer:
         # Why a backward pass failed, if one did.
         self.failed: str | None = None
         self._signs: list[np.random.Generator] = []
-        self._sizes: list[float] = []
+        # Magnitude of each output in the first batch, and how many signs the last batch took.
+        self.sizes: list[float] = []
+        self.drawn: list[int] = []
         self._seen: dict[Node, tuple[Tensor, Tensor]] = {}
+
+    def begin(self, before: Sequence[int], sizes: Sequence[float]) -> None:
+        """Goes on as if other batches had been run before.
+
+        Args:
+            before: how many signs they took of each output.
+            sizes: what `sizes` is behind the first of them.
+        """
+        self._signs, self.sizes = [], list(sizes)
+        for index, count in enumerate(before):
+            self._signs.append(np.random.default_rng([self._seed, index]))
+            self._signs[index].bit_generator.advance(count)  # type: ignore[attr-defined]
+
+    def outputs_of(self, *inputs: Any, kept: Tensor | None = None) -> list[tuple[int, float]]:
+        """Of each output that a gradient starts from: its elements and its magnitude.
+
+        Args:
+            inputs, kept: as for `run`.
+        """
+        with torch.enable_grad():
+            outputs = walk(self.graph_module, inputs, after=self._followed)
+            found = self._probed(self._unpadded(pytree.tree_leaves(outputs), kept))
+        self._seen.clear()
+        return [(output.numel(), _magnitude(_plain(output))) for output in found]
 
     def run(self, *inputs: Any, kept: Tensor | None = None) -> Any:
         """Computes the outputs of one batch and tells what it saw of every site.
@@ -85,13 +111,13 @@ class Observer:
     def state(self) -> dict[str, Any]:
         """What the next batch depends on, as numbers and texts."""
         signs = [generator.bit_generator.state for generator in self._signs]
-        return {"signs": signs, "sizes": list(self._sizes), "failed": self.failed}
+        return {"signs": signs, "sizes": list(self.sizes), "failed": self.failed}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Goes on from what `state` gave, after a first batch."""
         for generator, known in zip(self._signs, state["signs"], strict=True):
             generator.bit_generator.state = known
-        self._sizes, self.failed = list(state["sizes"]), state["failed"]
+        self.sizes, self.failed = list(state["sizes"]), state["failed"]
 
     def _unpadded(self, outputs: Sequence[Any], kept: Tensor | None) -> Sequence[Any]:
         """The outputs with 0 at padding, through which no gradient passes."""
@@ -118,9 +144,7 @@ class Observer:
         return result
 
     def _gradients(self, outputs: Sequence[Any]) -> dict[Node, Tensor]:
-        known = self._layouts if len(self._layouts) == len(outputs) else [None] * len(outputs)
-        pairs = [(o, layout) for o, layout in zip(outputs, known, strict=True) if _learns(o)]
-        probe = self._probe([o if layout is None else layout.one_by_one(o) for o, layout in pairs])
+        probe = self._probe(self._probed(outputs))
         reached = [node for node, (_, y) in self._seen.items() if y.requires_grad]
         if probe is None or not reached:
             return {}
@@ -132,22 +156,39 @@ class Observer:
             return {}
         return {n: g for n, g in zip(reached, found, strict=True) if g is not None}
 
+    def _probed(self, outputs: Sequence[Any]) -> list[Tensor]:
+        """The outputs that a gradient starts from, image by image."""
+        known = self._layouts if len(self._layouts) == len(outputs) else [None] * len(outputs)
+        pairs = [(o, layout) for o, layout in zip(outputs, known, strict=True) if _learns(o)]
+        return [o if layout is None else layout.one_by_one(o) for o, layout in pairs]
+
     def _probe(self, outputs: Sequence[Tensor]) -> Tensor | None:
         """Sum of the outputs with random signs, each output over its magnitude in the first batch.
 
         Signs are drawn image by image where the outputs hold images.
         """
         total = None
+        self.drawn = [output.numel() for output in outputs]
         for index, output in enumerate(outputs):
-            value = torch.where(output.detach().isfinite(), output, 0.0).float()
+            value = _plain(output)
             if len(self._signs) <= index:
                 self._signs.append(np.random.default_rng([self._seed, index]))
-                self._sizes.append(float(value.detach().square().mean().sqrt()) or 1.0)
+                self.sizes.append(_magnitude(value))
             drawn = self._signs[index].random(output.numel()) < 0.5
             signs = torch.from_numpy(drawn).to(output.device).view(output.shape)
-            part = torch.where(signs, value, -value).sum() / self._sizes[index]
+            part = torch.where(signs, value, -value).sum() / self.sizes[index]
             total = part if total is None else total + part
         return total
+
+
+def _plain(output: Tensor) -> Tensor:
+    """An output with 0 where it isn't finite."""
+    return torch.where(output.detach().isfinite(), output, 0.0).float()
+
+
+def _magnitude(value: Tensor) -> float:
+    """Root mean square; 1 where that is 0."""
+    return float(value.detach().square().mean().sqrt()) or 1.0
 
 
 def _learns(output: Any) -> bool:

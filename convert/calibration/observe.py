@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.fx import Node
 
 from ..calls.padding import kept_positions, padding_size
 from ..capture.capture import Captured
-from ..common.devices import apart
 from ..common.kept_passes import BatchPass
 from ..common.kept_stages import Stages
 from ..common.progress import Progress
+from ..common.ranks import team
 from ..errors import CalibrationError
 from ..graph.node_facts import has_positions
 from ..sites.find import Site
-from . import device_counts
-from .histogram import HIDDEN, Histogram
+from .histogram import Histogram
 from .importance import Observer
 from .kept_tally import restore, state_of
-
-# A batch runs in this many pieces: the backward pass keeps the values of a whole piece.
-_PIECES = 4
-
-# Lowest and highest value of an input; None where it isn't a floating-point tensor.
-Range = tuple[float, float] | None
+from .on_ranks import SharedCalibration, SharedTally
+from .tally import Inputs, Range, Tally
 
 
 @dataclass
@@ -75,7 +69,8 @@ def calibrate(
     Raises:
         CalibrationError: if there is no batch, or a NaN or infinity reaches a site.
     """
-    tally = _Tally(sites)
+    together, inputs = team(), Inputs()
+    tally = Tally(sites) if together is None else SharedTally(sites)
     network = Observer(
         captured.graph_module,
         list(tally.site_of),
@@ -92,30 +87,27 @@ def calibrate(
         partial(restore, tally.histograms, tally.elements, network),
         (Histogram,),
     )
-    images = 0
-    ranges: list[Range] = []
-    longest: dict[str, int] = {}
     with torch.no_grad():
-        for batch in Progress(batches, "calibrate", shown=progress):
-            args, kwargs = captured.signature.split(batch, device)
-            leaves = captured.signature.flatten(args, kwargs)
-            if not (size := captured.signature.images(leaves)):
-                continue
-            ranges = _widened(ranges, leaves)
-            for name, length in captured.signature.lengths(leaves).items():
-                longest[name] = max(longest.get(name, 0), length)
-            if kept.wants(leaves):
-                for piece in captured.signature.pieces(leaves, _PIECES):
+        if together is None or not isinstance(tally, SharedTally):
+            for batch in Progress(batches, "calibrate", shown=progress):
+                pieces = inputs.add(captured.signature, batch, device)
+                if not pieces or not kept.wants(pieces):
+                    continue
+                for piece in pieces:
                     network.run(*piece, kept=kept_positions(captured.signature, piece))
                     tally.finish()
                 kept.ran()
-            images += size
-    kept.finish()
-    if images == 0:
+            kept.finish()
+        else:
+            # Nothing is kept: `KeptStages` refuses several processes.
+            shared = SharedCalibration(together, captured, tally, inputs, network, device)
+            shared.run(batches, progress)
+    if inputs.images == 0:
         raise CalibrationError(
             "the calibration data yields no image; give a list, a DataLoader or a tensor with at "
             "least one batch (an iterator that was used before is empty)"
         )
+    longest = inputs.longest
     if longest:
         sizes = [replace(s, longest=longest[s.name]) for s in captured.signature.varying]
         captured.signature = replace(captured.signature, varying=tuple(sizes))
@@ -125,7 +117,7 @@ def calibrate(
     note = _unmoved(tally.histograms, network.failed)
     if note is not None and note not in captured.notes:
         captured.notes.append(note)
-    return Observed(tally.histograms, tally.neurons(images), images, ranges)
+    return Observed(tally.histograms, tally.neurons(inputs.images), inputs.images, inputs.ranges)
 
 
 def with_positions(captured: Captured) -> list[bool]:
@@ -137,61 +129,6 @@ def with_positions(captured: Captured) -> list[bool]:
     output = next(iter(reversed(captured.graph_module.graph.nodes)))
     returned: Any = output.args[0]
     return [isinstance(n, Node) and has_positions(n, name, example) for n in returned]
-
-
-class _Tally:
-    """Counts the inputs of every site.
-
-    Args:
-        sites: by whose calls inputs are told.
-
-    Attributes:
-        site_of: the site of every call.
-        histograms: of the inputs, by the name of the site.
-        elements: how many inputs each call had.
-    """
-
-    def __init__(self, sites: Sequence[Site]) -> None:
-        self.site_of = {call: site for site in sites for call in site.calls}
-        self.histograms = {s.name: Histogram(s.name, relative=s.singular) for s in sites}
-        self.elements = dict.fromkeys(self.site_of, 0)
-        self._masked = {site.name: site.masks for site in sites}
-        self._hidden = {site.name: site.hidden_below(HIDDEN) for site in sites}
-        # Inputs of the first time steps of a gate, which are counted with those of the last.
-        self._steps: dict[str, list[tuple[Tensor, Tensor]]] = {}
-        self._waiting: list[Generator[device_counts.Asked, device_counts.Told, None]] = []
-
-    def count(self, call: Node, x: Tensor, importance: Tensor) -> None:
-        """Adds inputs ``[...]`` of a site, each with its importance ``[...]``."""
-        site = self.site_of[call]
-        self.elements[call] += x.numel()
-        if site.later:
-            steps = self._steps.setdefault(site.name, [])
-            steps.append((x.flatten(), importance.flatten()))
-            if call is not site.calls[-1]:
-                return
-            x, importance = map(torch.cat, zip(*self._steps.pop(site.name), strict=True))
-        histogram = self.histograms[site.name]
-        masked, hidden = self._masked[site.name], self._hidden[site.name]
-        if apart(x.device):
-            told = histogram.adding(x, masked=masked, hidden=hidden, importance=importance)
-            self._waiting.append(told)
-        else:
-            histogram.add(x, masked=masked, hidden=hidden, importance=importance)
-
-    def neurons(self, images: int) -> dict[str, int]:
-        """Neurons of every site for one of so many images, by its name."""
-        found: dict[str, int] = {}
-        for call, count in self.elements.items():
-            # A value that all images of a batch share has fewer elements than there are images.
-            one, name = max(round(count / images), 1), self.site_of[call].name
-            found[name] = max(one, found.get(name, 0))
-        return found
-
-    def finish(self) -> None:
-        """Counts what was told of a GPU; sites wait for it together, not each by itself."""
-        waiting, self._waiting = self._waiting, []
-        device_counts.finish(waiting)
 
 
 def _unmoved(histograms: Mapping[str, Histogram], failed: str | None) -> str | None:
@@ -207,16 +144,3 @@ def _unmoved(histograms: Mapping[str, Histogram], failed: str | None) -> str | N
     names = ", ".join(unmoved[:3]) + (f" and {len(unmoved) - 3} more" if unmoved[3:] else "")
     why = f" ({failed})" if failed else ""
     return f"every value of {names} counts alike: no gradient of the outputs reaches it{why}"
-
-
-def _widened(ranges: Sequence[Range], leaves: Sequence[Any]) -> list[Range]:
-    """Ranges that hold another batch of inputs too."""
-    result: list[Range] = []
-    for index, leaf in enumerate(leaves):
-        if not isinstance(leaf, Tensor) or not leaf.is_floating_point() or not leaf.numel():
-            result.append(None)
-            continue
-        low, high = (float(bound) for bound in torch.aminmax(leaf))
-        before = ranges[index] if ranges else None
-        result.append((min(low, before[0]), max(high, before[1])) if before else (low, high))
-    return result

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from ..common.shares import Share
 from ..errors import InputError
 from .batch_forms import Given, read_batch
 from .forward_parameters import Parameters
@@ -136,6 +137,23 @@ class ReadBatches:
     def __iter__(self) -> Iterator[Given]:
         self.reader.count = 0
         return map(self.reader.read, self.batches)
+
+    def over(self, share: Iterable[Any], source: Share) -> ReadBatches:
+        """The same of a part of the source, whose batches keep their numbers."""
+        return _ReadShare(share, self.reader, source)
+
+
+class _ReadShare(ReadBatches):
+    """The same of one process's batches."""
+
+    def __init__(self, batches: Iterable[Any], reader: BatchReader, source: Share) -> None:
+        super().__init__(batches, reader)
+        self._source = source
+
+    def __iter__(self) -> Iterator[Given]:
+        for batch in self.batches:
+            self.reader.count = self._source.index
+            yield self.reader.read(batch)
 
 
 class SizedBatches(ReadBatches):

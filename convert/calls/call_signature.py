@@ -6,6 +6,7 @@ import inspect
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
 
+from ..common.shares import Share
 from ..common.tracing import traced
 from ..errors import InputError
 from .batch_bounds import BatchBounds, label_parts
@@ -206,6 +208,8 @@ class Signature:
         Raises:
             InputError: for a missing or unknown input, another tree, shape, or kind of number.
         """
+        if not kwargs and not torch.compiler.is_compiling() and self._flat and self._fits(args):
+            return [self._laid_out(leaf, torch.channels_last) for leaf in args]
         takes = ", ".join(str(tensor) for tensor in self.inputs if tensor is not None)
         if len(args) > len(self.names):
             raise InputError(f"{len(args)} inputs given; the network takes {takes}")
@@ -240,6 +244,33 @@ class Signature:
         if self.bounds is not None and images is not None:
             self.bounds.check(images)
         return [self._laid_out(leaf, torch.channels_last) for leaf in leaves]
+
+    @cached_property
+    def _flat(self) -> bool:
+        """Whether every input is one tensor, of lengths that are fixed beside the batch."""
+        return all(child.is_leaf() for child in self.in_spec.children()) and all(
+            i is not None and i.rows is None and not any(isinstance(n, str) for n in i.shape)
+            for i in self.inputs
+        )
+
+    def _fits(self, args: Sequence[Any]) -> bool:
+        """Whether plain tensors are what the network takes: quicker than to say what isn't."""
+        if len(args) != len(self.inputs):
+            return False
+        images = None
+        for leaf, expected in zip(args, self.inputs, strict=True):
+            assert expected is not None
+            if type(leaf) is not Tensor or leaf.dtype is not expected.dtype:
+                return False
+            shape = leaf.shape
+            if len(shape) != len(expected.shape):
+                return False
+            for found, wanted in zip(shape, expected.shape, strict=True):
+                if wanted is None:
+                    wanted = images = found if images is None else images
+                if found != wanted:
+                    return False
+        return images is None or self.bounds is None or self.bounds.holds(images)
 
     def lengths(self, leaves: Sequence[Any]) -> dict[str, int]:
         """The lengths that vary, of flat inputs."""
@@ -325,6 +356,12 @@ class _Within:
     batches: Iterable[Any]
     signature: Signature
     bounds: BatchBounds
+    # Whether some batch must be taken; another process may have it.
+    whole: bool = True
+
+    def over(self, share: Iterable[Any], source: Share) -> _Within:
+        """The same of one process's batches."""
+        return replace(self, batches=share, whole=False)
 
     def __iter__(self) -> Iterator[Any]:
         signature = self.signature
@@ -339,7 +376,7 @@ class _Within:
                 yield given
             else:
                 yield from signature.divided(given, size, sizes)
-        if size and not any_taken:
+        if size and not any_taken and self.whole:
             self.bounds.check(size)
 
     def _sizes(self, size: int) -> list[int]:

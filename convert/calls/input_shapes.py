@@ -126,17 +126,19 @@ def _along(
 
 def _one_length(found: Iterator[tuple[TensorInput, int, int]], what: str) -> int | None:
     """The length that several inputs must have in common."""
+    every = list(found)
+    # A compiler would take a key of a dict for a constant.
+    if all(length == every[0][2] for _, _, length in every[1:]):
+        return every[0][2] if every else None
     lengths: dict[int, tuple[str, int]] = {}
-    for expected, axis, length in found:
+    for expected, axis, length in every:
         lengths.setdefault(length, (expected.name, axis))
-    if len(lengths) > 1:
-        plain = not what.startswith("batch")
-        listed = ", ".join(
-            f"{name}: {length}" + (f" (axis {axis})" if axis or plain else "")
-            for length, (name, axis) in lengths.items()
-        )
-        raise InputError(f"the inputs have different {what}: {listed}")
-    return next(iter(lengths), None)
+    plain = not what.startswith("batch")
+    listed = ", ".join(
+        f"{name}: {length}" + (f" (axis {axis})" if axis or plain else "")
+        for length, (name, axis) in lengths.items()
+    )
+    raise InputError(f"the inputs have different {what}: {listed}")
 
 
 def _new_shape(leaves: Sequence[Any], inputs: Inputs) -> NewShape:

@@ -198,5 +198,5 @@ def capture(
         f"forward asks for values at {line}; no output depends on it" for line in exported.left_out
     ]
     for note in found.notes if found.doubtful else ():
-        warnings.warn(note, stacklevel=4)
+        warnings.warn(note, stacklevel=5)
     return Captured(graph_module, signature, gap, [*notes, *found.notes], reader)

@@ -40,7 +40,7 @@ def as_taken(
     for dtype in dict.fromkeys(leaf.dtype for leaf in odd):
         if dtype == torch.uint8:
             notes.append(unscaled(own))
-            warnings.warn(notes[-1], stacklevel=5)
+            warnings.warn(notes[-1], stacklevel=6)
         else:
             notes.append(f"{dtype} inputs of a batch were cast to {own}")
     return cast_args, cast_kwargs

@@ -235,7 +235,7 @@ def _fix_recurrent_weights(model: nn.Module) -> None:
                 setattr(module, name, nn.Parameter(value.detach().clone(), requires_grad=False))
 
 
-def warn_of(notes: list[str], *, stacklevel: int = 5) -> None:
+def warn_of(notes: list[str], *, stacklevel: int = 6) -> None:
     """Shows the notes before the conversion ends."""
     for note in notes:
         warnings.warn(note, stacklevel=stacklevel)

@@ -20,6 +20,8 @@ import torch.fx.experimental.symbolic_shapes  # makes its logger
 _WARNINGS = (
     r"The tensor attributes? .* assigned during export",
     r"A model attribute .* requires gradient\. but it's not properly registered",
+    # Torch 2.11 says it of its own code.
+    r".isinstance\(treespec, LeafSpec\). is deprecated",
 )
 
 

@@ -60,12 +60,12 @@ def others_of(batches: Iterable[Any]) -> list[Any]:
         return list(batches[1:_LISTED])
     if not isinstance(batches, DataLoader):
         return []
-    with _same_numbers():
+    with same_numbers():
         return list(itertools.islice(batches, 1, _LOADED))
 
 
 @contextmanager
-def _same_numbers() -> Iterator[None]:
+def same_numbers() -> Iterator[None]:
     """Random numbers that are drawn inside the block are drawn again behind it."""
     # What data sets draw from: numpy's old generator, too.
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002

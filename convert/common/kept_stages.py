@@ -18,13 +18,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 
-import torch.distributed as dist
-
 from ..errors import ResumeError
 from .files import file_path, shown
 from .folder_lock import only_one
 from .messages import shortened
 from .packed_values import Classes, packed, unpacked
+from .ranks import company
 
 # What a result was made with, by name: numbers and texts.
 Facts = Mapping[str, Any]
@@ -62,12 +61,7 @@ class KeptStages:
         self._stack: ExitStack | None = None
 
     def __enter__(self) -> KeptStages:
-        together = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-        if together > 1:
-            raise ResumeError(
-                f"stages are kept by one process alone, found {together} that work together; leave "
-                "resume= out, or run one process"
-            )
+        _check_alone()
         with ExitStack() as stack:
             stack.enter_context(_made(self.folder))
             stack.enter_context(only_one(self.folder))
@@ -151,6 +145,15 @@ def kept_in(folder: Path) -> list[str]:
     files = sorted(folder.glob(f"*{_ENDING}"), key=lambda path: path.stat().st_mtime_ns)
     names = [unquote(path.name.removesuffix(_ENDING)).partition(".part")[0] for path in files]
     return [name for name in dict.fromkeys(names) if name != SETTINGS]
+
+
+def _check_alone() -> None:
+    """Refuses several processes that work together."""
+    if (together := company()) > 1:
+        raise ResumeError(
+            f"stages are kept by one process alone, found {together} that work together; leave "
+            "resume= out, or run one process"
+        )
 
 
 @contextmanager
@@ -317,6 +320,8 @@ def opened(resume: str | os.PathLike[str] | KeptStages | None) -> Iterator[Stage
     if resume is None:
         yield Stages()
     elif isinstance(resume, KeptStages):
+        # Its block may have been entered in `one_process`.
+        _check_alone()
         if not resume.entered:
             raise ResumeError("resume= was given KeptStages outside of its block; write: with it:")
         yield Stages(resume)

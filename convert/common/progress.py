@@ -8,6 +8,8 @@ from typing import Any, Generic, TextIO, TypeVar
 
 from tqdm import tqdm
 
+from .ranks import shows
+
 _T = TypeVar("_T")
 _SECONDS = 60.0
 
@@ -32,7 +34,7 @@ class Progress(Generic[_T]):
     Args:
         items: what to go through; None where `update` is called.
         title: of the stage.
-        shown: False for nothing at all.
+        shown: False for nothing at all; of several processes only the first shows anything.
         total: number of items, if it is known and they don't say.
     """
 
@@ -45,6 +47,7 @@ class Progress(Generic[_T]):
         shown: bool,
     ) -> None:
         settings: dict[str, Any] = {"disable": True}
+        shown = shown and shows()
         if shown and sys.stderr.isatty():
             settings = {}
         elif shown:

@@ -11,6 +11,7 @@ import torch
 from ..common.kept_passes import KeptRows
 from ..common.kept_stages import Stages
 from ..common.progress import Progress
+from ..common.ranks import team
 from ..network.model import SpikingModel
 from .kept_sums import ROWS, of_batches
 from .measures import Measure, Outputs
@@ -55,13 +56,16 @@ def errors_by_site(
                     measure.add(found(inputs), reference, labels)
             return measure.site
 
-        def row(index: int) -> SiteErrorRow:
-            before = frozenset(names[: index + 1])
-            return SiteErrorRow(names[index], measured({names[index]}), measured(before))
+        def row(name: str) -> SiteErrorRow:
+            before = frozenset(names[: names.index(name) + 1])
+            return SiteErrorRow(name, measured({name}), measured(before))
 
         told = (stages or Stages()).under(facts=partial(of_batches, kept))
         rows: KeptRows[SiteErrorRow] = KeptRows(told, "sites", ROWS)
-        for index in Progress(range(len(names)), "evaluate by site", shown=progress):
-            rows.add(partial(row, index))
+        together = team()
+        own_names = names if together is None else together.share(names)
+        for name in Progress(own_names, "evaluate by site", shown=progress):
+            rows.add(partial(row, name))
         rows.finish()
-    return tuple(rows.rows)
+    found_rows = rows.rows if together is None else together.merged("evaluate by site", rows.rows)
+    return tuple(found_rows)

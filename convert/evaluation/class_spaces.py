@@ -42,6 +42,14 @@ class ClassSpace:
         self._predictions.update(_counted(predictions[predictions >= 0]))
         self._right += int((labels == predictions).sum())
 
+    def join(self, other: ClassSpace) -> None:
+        """Adds what was added to another."""
+        self._classes = max(self._classes, other._classes)
+        self._positions |= other._positions
+        self._labels.update(other._labels)
+        self._predictions.update(other._predictions)
+        self._right += other._right
+
     @property
     def doubts(self) -> list[str]:
         """What speaks against labels and network belonging together."""

@@ -8,14 +8,15 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from ..common.device_sums import DeviceSum
 from ..errors import InputError
 from .class_labels import IGNORED, class_indices
-from .measures import Measure, Outputs, check_alike, main_output
+from .measures import Joined, Measure, Outputs, check_alike, main_output
 from .relative_error import RelativeError
 from .rows import ClassMeasures, ClassOriginal, ClassSite, Predicted
 
 
-class Agreement(Measure):
+class Agreement(Joined):
     """Accuracy, agreement with the reference's classes, and relative error of the logits.
 
     The logits ``[N, classes, ...]`` are the output called logits or out, else the first with at
@@ -43,8 +44,16 @@ class Agreement(Measure):
     )
 
     def __init__(self) -> None:
-        self._correct = self._same = self._count = self._count_labelled = self._broken = 0
+        self._count = 0
+        # They stay on a GPU until they are read.
+        self._correct, self._same, self._known = DeviceSum(0), DeviceSum(0), DeviceSum(0)
+        self._broken, self._images = DeviceSum(0), DeviceSum(0)
         self._error = RelativeError()
+
+    @property
+    def labelled(self) -> int:  # type: ignore[override]
+        """Images that came with labels."""
+        return int(self._images.value)
 
     @staticmethod
     def logits(outputs: Outputs) -> Tensor:
@@ -73,23 +82,38 @@ class Agreement(Measure):
         check_alike("logits", logits, exact)
         predicted, expected = predicted_classes(logits), predicted_classes(exact)
         missing = predicted < 0
-        self._same += int(((predicted == expected) & ~missing).sum())
+        self._same.add(((predicted == expected) & ~missing).sum())
         self._count += predicted.numel()
-        self._broken += _rows_with(missing)
+        self._broken.add(_rows_with(missing))
         if labels is not None:
             known = labels != IGNORED
-            self.labelled += _rows_with(known)
-            self._count_labelled += int(known.sum())
-            self._correct += int((predicted == labels).sum())
+            self._images.add(_rows_with(known))
+            self._known.add(known.sum())
+            self._correct.add((predicted == labels).sum())
         self._error.add(logits, exact)
+
+    def small(self, outputs: Outputs) -> bool:
+        """Whether there are two classes or more."""
+        return self.logits(outputs).shape[1] != 1
+
+    def join(self, other: Measure) -> None:
+        """Adds a batch that was added to another."""
+        assert isinstance(other, Agreement)
+        self._count += other._count
+        self._same.join(other._same)
+        self._broken.join(other._broken)
+        self._images.join(other._images)
+        self._known.join(other._known)
+        self._correct.join(other._correct)
+        self._error.join(other._error)
 
     @property
     def _accuracy(self) -> float | None:
-        return self._correct / self._count_labelled if self._count_labelled else None
+        return self._correct.value / self._known.value if self._known.value else None
 
     @property
     def _agreement(self) -> float:
-        return self._same / self._count
+        return self._same.value / self._count
 
     @property
     def values(self) -> ClassMeasures:
@@ -98,23 +122,27 @@ class Agreement(Measure):
             self._accuracy,
             self._agreement,
             self._error.value,
-            without_prediction=self._broken,
+            without_prediction=int(self._broken.value),
         )
 
     @property
     def raw(self) -> Predicted:
         """The shares alone."""
-        return Predicted(self._accuracy, self._agreement, without_prediction=self._broken)
+        return Predicted(
+            self._accuracy, self._agreement, without_prediction=int(self._broken.value)
+        )
 
     @property
     def site(self) -> ClassSite:
         """The error and the agreement."""
-        return ClassSite(self._error.value, self._agreement, without_prediction=self._broken)
+        return ClassSite(
+            self._error.value, self._agreement, without_prediction=int(self._broken.value)
+        )
 
     @property
     def original(self) -> ClassOriginal:
         """The accuracy."""
-        return ClassOriginal(self._accuracy, without_prediction=self._broken)
+        return ClassOriginal(self._accuracy, without_prediction=int(self._broken.value))
 
 
 class Accuracy(Agreement):
@@ -148,6 +176,6 @@ def predicted_classes(logits: Tensor) -> Tensor:
     return predicted.where(logits.amax(1).isfinite(), -1)
 
 
-def _rows_with(marked: Tensor) -> int:
+def _rows_with(marked: Tensor) -> Tensor:
     """How many rows of ``[N, ...]`` have a mark anywhere."""
-    return int(marked.flatten(1).any(1).sum()) if marked.dim() > 1 else int(marked.sum())
+    return marked.flatten(1).any(1).sum() if marked.dim() > 1 else marked.sum()

@@ -13,12 +13,12 @@ from torch.nn import functional as F
 from ..errors import InputError
 from .class_labels import IGNORED, class_indices, label_numbers
 from .classes import predicted_classes
-from .measures import Measure, Outputs, check_alike, main_output
+from .measures import Joined, Measure, Outputs, check_alike, main_output
 from .relative_error import RelativeError
 from .rows import OverlapMeasures, OverlapOriginal
 
 
-class IoU(Measure):
+class IoU(Joined):
     """Intersection over union of predicted and labelled regions, over the pixels of all images.
 
     The logits ``[N, classes, H, W]`` are the output called out or logits, else the first of four
@@ -122,6 +122,21 @@ class IoU(Measure):
         places = labels * (count + 1) + predicted.where(~missing, count)
         counted = places[known].bincount(minlength=count * (count + 1)).view(count, count + 1)
         self._pixels = counted if self._pixels is None else self._pixels + counted
+
+    def small(self, outputs: Outputs) -> bool:
+        """Whether there are two classes or more."""
+        return outputs[self.measured(outputs)].shape[1] != 1
+
+    def join(self, other: Measure) -> None:
+        """Adds a batch that was added to another, or how it read its labels."""
+        assert isinstance(other, IoU)
+        self._error.join(other._error)
+        self._same += other._same
+        self._broken += other._broken
+        self.labelled += other.labelled
+        self._resized = other._resized or self._resized
+        if other._pixels is not None:
+            self._pixels = other._pixels + (0 if self._pixels is None else self._pixels)
 
     def check(self) -> None:
         """Refuses labels that all stand for no class."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from ..common.device_sums import DeviceSum
 from ..common.fingerprints import fingerprint, of_network, surroundings
 from ..common.kept_stages import Stages
 from ..common.packed_values import packed
@@ -26,7 +27,7 @@ from .tokens import TokenTargets
 
 # The package's own measures, of whose code is known whether it changed.
 _MEASURES = (Accuracy, Agreement, IoU, OutputError, Perplexity)
-CLASSES = (*_MEASURES, ClassSpace, RelativeError, Spread, TokenTargets)
+CLASSES = (*_MEASURES, ClassSpace, DeviceSum, RelativeError, Spread, TokenTargets)
 ROWS = tuple(c for c in vars(rows).values() if isinstance(c, type) and issubclass(c, Row))
 
 
@@ -52,7 +53,7 @@ def kept_for(
             warnings.warn(
                 f"metric {metric[0]} isn't the package's own: of its code can't be told whether it "
                 "changes, so the evaluation isn't kept",
-                stacklevel=3,
+                stacklevel=4,
             )
         return Stages()
 

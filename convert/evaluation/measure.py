@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Iterable, Sequence, Sized
+from collections.abc import Collection, Sequence, Sized
 from dataclasses import dataclass, field
 from functools import partial
 from numbers import Integral
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
 
 from ..calls.batch_forms import Given
-from ..calls.batch_reading import read_by
+from ..calls.batch_reading import ReadBatches, read_by
 from ..capture.model_kinds import as_program_takes
 from ..common.batches import ahead, batches_once
 from ..common.kept_passes import SECONDS, BatchPass
 from ..common.kept_stages import KeptStages, Stages, opened
 from ..common.progress import Progress
+from ..common.ranks import team, together
 from ..errors import InputError
 from ..network.input_types import cast_for
 from ..network.model import SpikingModel
@@ -27,8 +28,9 @@ from ..network.report import Report
 from .by_site import Kept, errors_by_site
 from .choice import suitable
 from .kept_sums import CLASSES, kept_for, restore, state_of
-from .measures import Measure, Outputs
+from .measures import Measure, Outputs, Returned
 from .metrics import metric_of
+from .on_ranks import Begun, Log, add_all, check_alike
 from .remarks import Remarks
 from .result import Evaluation
 from .rows import FittedRow, Row, StepRow, Whole
@@ -39,6 +41,7 @@ from .runs import (
     by_image,
     by_row,
     device_of,
+    directly,
     eval_mode,
     first_labels,
     outputs,
@@ -49,6 +52,7 @@ from .runs import (
 )
 
 
+@together
 def evaluate(
     snn: SpikingModel,
     model: nn.Module | None,
@@ -109,13 +113,16 @@ def evaluate(
     original = snn.original() if model is None else model
     remarks, reader = Remarks(snn, model, data), snn.reader()
     with opened(resume) as folder:
+        several = team()
+        if several is not None:
+            check_alike(several, snn, original, (wanted, steps))
         stages = kept_for(folder, snn, original, given, steps, wanted)
         both = _Both(snn, original, given, steps, wanted, remarks, stages)
         with torch.no_grad(), eval_mode(original), eval_mode(snn):
             both.add_all(read_by(batches_once(data, snn.signature.cut_axis), reader), progress)
         if both.begun is None:
             raise InputError("the test data yields no image; give at least one batch")
-        name, kind, plan, exact = both.begun
+        name, kind, plan, exact, _ = both.begun
         exact.check()
         site_rows = (
             errors_by_site(snn, both.kept, kind, stages=stages, progress=progress) if wanted else ()
@@ -147,15 +154,6 @@ def evaluate(
 _COUNTS = ("images", "labelled", SECONDS)
 
 
-class _Begun(NamedTuple):
-    """What the first batch decides: the metric, its runs, and the original's own measure."""
-
-    name: str
-    kind: Measure
-    plan: Plan
-    exact: Measure
-
-
 @dataclass
 class _Both:
     """Both networks, and what was added up of the batches that went through them."""
@@ -168,7 +166,9 @@ class _Both:
     wanted: int
     remarks: Remarks
     stages: Stages
-    begun: _Begun | None = None
+    begun: Begun | None = None
+    # What other processes are told of a batch, where several work together.
+    log: Log | None = None
     images: int = 0
     labelled: int = 0
     # Of the first `wanted` images inputs and labels; whole batches where none may be cut.
@@ -184,8 +184,12 @@ class _Both:
             self.stages, "evaluation", "test data", self._state, self._restore, CLASSES
         )
 
-    def add_all(self, data: Iterable[Given], progress: bool) -> None:
+    def add_all(self, data: ReadBatches, progress: bool) -> None:
         """Runs every batch, the next one being read meanwhile."""
+        several = team()
+        if several is not None:
+            add_all(several, self, data, progress)
+            return
         total = len(data) if isinstance(data, Sized) else None
         for batch in Progress(ahead(data), "evaluate", total, shown=progress):
             for part in self.snn.signature.taken(batch):
@@ -207,15 +211,28 @@ class _Both:
             setattr(self, name, state[name])
         self.remarks.restore(state["remarks"])
 
-    def _begin(self, batch: Given, expected: Outputs) -> _Begun:
+    def _begin(self, batch: Given, expected: Outputs) -> Begun:
         """Decides on the metric, before the first batch is measured."""
         why, given = "", self.given
         if given is None:
             name, why = suitable(batch, by_row(self.snn.signature, expected))
             given = metric_of(name)
         name, kind = given
-        self.remarks.begin(kind, why, by_image(self.snn.signature, expected, kind))
-        return _Begun(name, kind, planned(self.snn, kind, self.steps), kind.start())
+        images = by_image(self.snn.signature, expected, kind)
+        self.remarks.begin(kind, why, images)
+        plan = planned(self.snn, kind, self.steps)
+        return Begun(name, kind, plan, kind.start(), kind.small(images))
+
+    def begin(self, batch: Given) -> Begun:
+        """Decides by a batch that may be another process's."""
+        self.begun = self._begin(batch, self._returned(batch))
+        return self.begun
+
+    def _returned(self, batch: Given) -> Returned:
+        """What the original returns for a batch."""
+        inputs = cast_for(self.original, (batch.args, batch.kwargs))
+        own = as_program_takes(self.original, *inputs)
+        return outputs(self.original, own, self.home, self.device)
 
     def add(self, batch: Given) -> None:
         """Runs one batch through the original, and in every planned way through the other."""
@@ -229,29 +246,32 @@ class _Both:
         if added and self.kept_images >= self.wanted:
             return
         begin = time.perf_counter()
-        own = as_program_takes(self.original, *cast_for(self.original, (args, kwargs)))
-        returned = outputs(self.original, own, self.home, self.device)
+        returned = self._returned(batch)
         between = time.perf_counter()
         self.begun = self.begun or self._begin(batch, returned)
-        name, kind, plan, exact = self.begun
+        name, kind, plan, exact, _ = self.begun
         if kind.needs_labels and kind.given(batch) is None:
             raise InputError(
                 f"a batch has no labels, which metric={name!r} needs; give (inputs, labels), or "
                 "metric='output' to compare the outputs alone"
             )
         labels = targets_of(signature, kind, batch, returned, size)
-        self._keep((args, kwargs), labels, size)
+        if self.log is None:
+            self.keep((args, kwargs), labels, size)
+        else:
+            self.log.begin((args, kwargs), labels, size)
         if added:
             return
+        add = directly if self.log is None else self.log.add
         expected = by_image(signature, returned, kind)
         before = exact.labelled
-        exact.add(expected, expected, labels)
+        add(exact, expected, expected, labels)
         self.labelled += min(exact.labelled - before, size)
         self.remarks.add((args, kwargs), size, expected, labels)
         whole = Batch((args, kwargs), expected, labels)
         for piece in whole.pieces(self.snn, size, self.device, whole=kind.whole):
             self.remarks.compare(partial(self._exact, kind, piece), piece.expected)
-            run_all(self.snn, plan, piece, self.device)
+            run_all(self.snn, plan, piece, self.device, add)
         self.seconds["evaluate_original"] += between - begin
         self.seconds["evaluate_spiking"] += time.perf_counter() - between
         self.images += size
@@ -263,7 +283,7 @@ class _Both:
             found = outputs(self.snn, piece.inputs, self.device)
         return by_image(self.snn.signature, found, kind)
 
-    def _keep(self, inputs: Any, labels: Any, size: int) -> None:
+    def keep(self, inputs: Any, labels: Any, size: int) -> None:
         """Keeps the images of a batch that are still wanted, with their labels."""
         room = self.wanted - self.kept_images
         if room <= 0:

@@ -145,6 +145,10 @@ class Measure(ABC):
     # Images that came with labels.
     labelled: int = 0
 
+    def small(self, outputs: Outputs) -> bool:
+        """Whether `Joined.join` can take the place of `add` for such outputs."""
+        return False
+
     def start(self) -> Measure:
         """A measure of the same metric to which nothing was added."""
         return type(self)()
@@ -223,3 +227,19 @@ class Measure(ABC):
     @abstractmethod
     def original(self) -> Row:
         """What is said of the original network, whose outputs are added as both."""
+
+
+class Joined(Measure):
+    """A measure that another one of the same metric can be added to, in place of its outputs."""
+
+    def small(self, outputs: Outputs) -> bool:
+        """True."""
+        return True
+
+    @abstractmethod
+    def join(self, other: Measure) -> None:
+        """Adds what was added once to another measure, with the bits of adding it here.
+
+        Args:
+            other: to which one batch was added, or which read targets alone.
+        """

@@ -14,7 +14,7 @@ from ..calls.batch_forms import Given
 from ..errors import InputError
 from .class_labels import IGNORED
 from .classes import predicted_classes
-from .measures import Measure, Outputs, check_alike, main_output
+from .measures import Joined, Measure, Outputs, check_alike, main_output
 from .rows import TokenMeasures, TokenOriginal
 from .tokens import TokenTargets
 
@@ -22,7 +22,7 @@ from .tokens import TokenTargets
 _PIECE = 1 << 22
 
 
-class Perplexity(Measure):
+class Perplexity(Joined):
     """Perplexity over all tokens, and how far the distributions are from the original's.
 
     The logits ``[N, T, vocabulary]`` are the output called logits, else the first of three
@@ -63,6 +63,8 @@ class Perplexity(Measure):
         self._targets = TokenTargets(shift)
         self._loss = self._divergence = 0.0
         self._tokens = self._positions = self._same = self._broken = 0
+        # What the last batch added to divergence and loss, in order.
+        self._added: list[tuple[float, float]] = []
 
     def start(self) -> Measure:
         """A measure of the same kind of labels."""
@@ -95,6 +97,7 @@ class Perplexity(Measure):
         if labels is not None:
             known = labels != IGNORED
             self.labelled += int(known.any(1).sum())
+        self._added = []
         broken = torch.zeros_like(known)
         pieces = known.nonzero().split(max(_PIECE // logits.shape[2], 1))
         for piece in pieces:
@@ -108,16 +111,33 @@ class Perplexity(Measure):
         log_q, log_p = logits.double().log_softmax(1), exact.double().log_softmax(1)
         p = log_p.exp()
         # What the original rules out adds nothing, whatever the other says of it.
-        self._divergence += float((p * (log_p - log_q)).where(p != 0, 0.0).sum())
+        divergence = float((p * (log_p - log_q)).where(p != 0, 0.0).sum())
+        self._divergence += divergence
         predicted, expected = predicted_classes(logits), predicted_classes(exact)
         self._same += int(((predicted == expected) & (predicted >= 0)).sum())
         self._positions += len(logits)
         if tokens is None:
+            self._added.append((divergence, 0.0))
             return log_q.isnan().any(1)
         loss = -log_q.gather(1, tokens[:, None])[:, 0]
-        self._loss += float(loss.sum())
+        total = float(loss.sum())
+        self._loss += total
+        self._added.append((divergence, total))
         self._tokens += len(tokens)
         return ~loss.isfinite()
+
+    def join(self, other: Measure) -> None:
+        """Adds a batch that was added to another, or how it read its labels."""
+        assert isinstance(other, Perplexity)
+        for divergence, loss in other._added:
+            self._divergence += divergence
+            self._loss += loss
+        self._tokens += other._tokens
+        self._positions += other._positions
+        self._same += other._same
+        self._broken += other._broken
+        self.labelled += other.labelled
+        self._targets.join(other._targets)
 
     def check(self) -> None:
         """Refuses data without a token to be predicted."""

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from ..common.device_sums import DeviceSum
 from ..errors import InputError
 
 
@@ -24,7 +25,7 @@ class Spread:
         self.name = name
         # Images; values behind each of the sums.
         self.count = self._values = 0
-        self.error = self.squares = 0.0
+        self._error, self._squares = DeviceSum(0.0), DeviceSum(0.0)
         # What the sums are measured from, and the sums; of length 1 where an axis varies.
         self.first: Tensor | None = None
         self.sums: Tensor | None = None
@@ -42,12 +43,12 @@ class Spread:
             self.first = reference[0].clone()
             self.sums = torch.zeros_like(self.first)
         self._pool(reference.shape[1:], self.first, self.sums)
-        self.error += float((found - reference).square().sum())
+        self._error.add((found - reference).square().sum())
         moved = reference - self.first
         self.count += len(moved)
         self._values += moved.numel() // self.first.numel()
         self.sums += moved.sum((0, *(axis + 1 for axis in self._pooled))).view_as(self.sums)
-        self.squares += float(moved.square().sum())
+        self._squares.add(moved.square().sum())
 
     def _pool(self, shape: torch.Size, first: Tensor, sums: Tensor) -> None:
         """Takes the mean over the axes along which an image's shape isn't that of those before."""
@@ -62,10 +63,20 @@ class Spread:
         self._pooled = (*self._pooled, *axes)
         centre = first.mean(axes, keepdim=True)
         apart = first - centre
-        self.squares += float((2 * apart * sums + self._values * apart.square()).sum())
+        self._squares.add((2 * apart * sums + self._values * apart.square()).sum())
         self.sums = (sums + self._values * apart).sum(axes, keepdim=True)
         self._values *= first.numel() // centre.numel()
         self.first = centre
+
+    @property
+    def error(self) -> float:
+        """The sum of the squared error."""
+        return self._error.value
+
+    @property
+    def squares(self) -> float:
+        """The sum of the squares, from where they are measured."""
+        return self._squares.value
 
     @property
     def varies(self) -> bool:
@@ -75,10 +86,11 @@ class Spread:
     @property
     def relative_error(self) -> float | None:
         """Root of error over spread; 0 without a difference, None for no finite number."""
-        if self.error == 0 or self.sums is None:
+        error = self.error
+        if error == 0 or self.sums is None:
             return 0.0
         spread = self.squares - float(self.sums.square().sum()) / self._values
-        value = self.error / spread if spread > 0 else math.inf
+        value = error / spread if spread > 0 else math.inf
         return math.sqrt(value) if math.isfinite(value) else None
 
 
@@ -90,7 +102,7 @@ class RelativeError:
     """
 
     def __init__(self) -> None:
-        self._error = self._power = 0.0
+        self._error, self._power = DeviceSum(0.0), DeviceSum(0.0)
         self._single = Spread("the logit")
 
     def add(self, found: Tensor, reference: Tensor) -> None:
@@ -100,15 +112,21 @@ class RelativeError:
             return
         found, reference = found.double(), reference.double()
         centred = reference - reference.mean(1, keepdim=True)
-        self._error += float((found - reference).square().sum())
-        self._power += float(centred.square().sum())
+        self._error.add((found - reference).square().sum())
+        self._power.add(centred.square().sum())
+
+    def join(self, other: RelativeError) -> None:
+        """Adds what was added once to another; of outputs ``[N, 1, ...]`` nothing."""
+        self._error.join(other._error)
+        self._power.join(other._power)
 
     @property
     def value(self) -> float | None:
         """The relative error; 0 where there is no difference, None where it is no finite number."""
         if self._single.count:
             return self._single.relative_error
-        if self._power == 0:
-            return 0.0 if self._error == 0 else None
-        value = self._error / self._power
+        error, power = self._error.value, self._power.value
+        if power == 0:
+            return 0.0 if error == 0 else None
+        value = error / power
         return math.sqrt(value) if math.isfinite(value) else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from ..calls.batch_parts import listed
 from ..capture.fidelity import ROUNDING, largest_gap
+from ..common.device_sums import DeviceSum
 from ..network.model import SpikingModel
 from .class_labels import IGNORED
 from .class_spaces import ClassSpace, class_names
@@ -22,6 +23,18 @@ from .measures import Measure, Outputs
 _ANOTHER = 0.05
 # Attributes that aren't collected.
 _GIVEN = ("_kind", "_names", "_given")
+
+
+class Counts(NamedTuple):
+    """What was counted of some batches, and what spoke against them."""
+
+    images: int
+    with_nan: int
+    labelled: int
+    ignored: int
+    three: str
+    doubts: list[str]
+    classes: ClassSpace | None
 
 
 class Remarks:
@@ -40,7 +53,8 @@ class Remarks:
         self._classes: ClassSpace | None = None
         self._kind: Measure | None = None
         self._metric = ""
-        self._images = self._with_nan = self._labelled = self._ignored = 0
+        self._images = self._with_nan = self._labelled = 0
+        self._ignored = DeviceSum(0)
         self._three = ""
         self._doubts: list[str] = []
 
@@ -80,8 +94,35 @@ class Remarks:
         if labels is None:
             return
         self._labelled += size
-        self._ignored += int((labels.reshape(len(labels), -1) == IGNORED).all(1).sum())
+        self._ignored.add((labels.reshape(len(labels), -1) == IGNORED).all(1).sum())
         self._classes.add(logits, labels)
+
+    def leave_comparison(self) -> None:
+        """Leaves the comparison with the original of the conversion to another process."""
+        self._compared = True
+
+    def counts(self) -> Counts:
+        """What was added, for `join`."""
+        return Counts(
+            self._images,
+            self._with_nan,
+            self._labelled,
+            int(self._ignored.value),
+            self._three,
+            self._doubts,
+            self._classes,
+        )
+
+    def join(self, other: Counts) -> None:
+        """Adds what was added in another process."""
+        self._images += other.images
+        self._with_nan += other.with_nan
+        self._labelled += other.labelled
+        self._ignored.add(other.ignored)
+        self._three = self._three or other.three
+        self._doubts += [doubt for doubt in other.doubts if doubt not in self._doubts]
+        if self._classes is not None and other.classes is not None:
+            self._classes.join(other.classes)
 
     def compare(self, exact: Callable[[], Outputs], expected: Outputs) -> None:
         """Compares the original that was given with that of the conversion, once.
@@ -133,15 +174,16 @@ class Remarks:
                 f"{self._images - self._labelled} of {self._images} images have no label; the "
                 "accuracy is that of the others"
             )
-        if self._ignored:
+        ignored = self._ignored.value
+        if ignored:
             notes.append(
-                f"{self._ignored} images have a label that stands for no class (-1 or -100); they "
+                f"{ignored} images have a label that stands for no class (-1 or -100); they "
                 "count for the agreement, not for the accuracy"
             )
         if self._three:
             notes.append(f"the classes are taken to be axis 1 of the outputs {self._three}")
         for doubt in doubts:
-            warnings.warn(doubt, stacklevel=3)
+            warnings.warn(doubt, stacklevel=4)
         return (*notes, *doubts)
 
 

@@ -17,6 +17,11 @@ from .measures import Shown
 from .plots import draw_steps
 from .rows import FittedRow, Row, SiteErrorRow, StepRow, Whole, plain
 
+_RAW = (
+    "raw: nothing stands for the steps that are cut off; in the other columns their mean at "
+    "calibration does."
+)
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -146,7 +151,7 @@ class Evaluation:
         head = ("step", *columns.values(), f"raw {columns[drawn]}", "spikes/neuron")
         return (
             "Readout after each step (every neuron cut after its first t steps; a layer still "
-            "waits for the one before)\n" + table(head, rows)
+            "waits for the one before)\n" + table(head, rows) + "\n\n" + _RAW
         )
 
     def _fitted_table(self) -> str:

@@ -24,6 +24,8 @@ from ..sites.encode_operands import IDENTITY
 from .measures import Measure, Outputs, Returned, outputs_of, result_of
 from .own_metric import Targets
 
+# Adds outputs, the reference's and labels to a measure.
+Add = Callable[[Measure, Outputs, Outputs, Any], None]
 # On a CPU the layers' outputs for so many images still fit into a cache, or nearly.
 _PIECE = 84
 
@@ -145,8 +147,23 @@ class Batch:
             yield Batch(inputs, {name: cut[i] for name, cut in expected.items()}, labels[i])
 
 
-def run_all(snn: SpikingModel, plan: Plan, piece: Batch, device: torch.device) -> None:
-    """Runs a piece in every planned way and adds up what comes of it."""
+def directly(measure: Measure, found: Outputs, reference: Outputs, labels: Any) -> None:
+    """Adds outputs to a measure."""
+    measure.add(found, reference, labels)
+
+
+def run_all(
+    snn: SpikingModel, plan: Plan, piece: Batch, device: torch.device, add: Add = directly
+) -> None:
+    """Runs a piece in every planned way and adds up what comes of it.
+
+    Args:
+        snn: the network.
+        plan: the ways.
+        piece: the whole of a batch, or a part.
+        device: where the network is.
+        add: adds a run's outputs to its measure.
+    """
     # Moved once: what comes before the neurons is computed once for the same tensors.
     piece = replace(piece, inputs=moved(piece.inputs, device))
     with snn.repeated():
@@ -159,7 +176,7 @@ def run_all(snn: SpikingModel, plan: Plan, piece: Batch, device: torch.device) -
                 else:
                     found = outputs(snn, piece.inputs, device)
             found = by_image(snn.signature, found, run.measure)
-            run.measure.add(found, piece.expected, piece.labels)
+            add(run.measure, found, piece.expected, piece.labels)
 
 
 def outputs(

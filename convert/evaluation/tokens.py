@@ -21,6 +21,11 @@ _SAY = (
     "for the token that each position is to give"
 )
 
+_MIXED = (
+    "the labels of some batches are copies of the input ids, those of others are shifted by one; "
+    "give all in one form"
+)
+
 
 class TokenTargets:
     """Reads the targets of every batch in one way, which the first ones decide.
@@ -74,6 +79,18 @@ class TokenTargets:
         targets = targets.masked_fill(~counted, IGNORED)
         self._tokens += int((targets != IGNORED).sum())
         return targets.to(logits.device)
+
+    def join(self, other: TokenTargets) -> None:
+        """Adds what was read of other batches."""
+        if self._shift is None:
+            self._shift = other._shift
+        if other._shift is not None and other._shift != self._shift:
+            raise InputError(_MIXED)
+        self._from_ids |= other._from_ids
+        self._mask = self._mask or other._mask
+        self._masked += other._masked
+        self._without += other._without
+        self._tokens += other._tokens
 
     def notes(self) -> list[str]:
         """How the targets were read."""
@@ -130,10 +147,7 @@ class TokenTargets:
         if self._shift is None:
             self._shift = copies
         if not (copies if self._shift else ahead):
-            raise InputError(
-                "the labels of some batches are copies of the input ids, those of others are "
-                "shifted by one; give all in one form"
-            )
+            raise InputError(_MIXED)
         return self._shift
 
 

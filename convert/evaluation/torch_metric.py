@@ -71,6 +71,7 @@ class TorchMetric(OwnMetric):
             device = next(iter(found.values())).device
             self._own = self._given.clone()
             self._own.reset()
+            _alone(self._own)
             self._own.to(device)
         outputs, labels = self._pair(found, targets)
         try:
@@ -150,6 +151,12 @@ class TorchMetric(OwnMetric):
         if bounds != [0, 1]:
             return shown
         return Shown(**{**vars(shown), "shares": frozenset(shown.own)})
+
+
+def _alone(metric: Any) -> None:
+    """Keeps a metric from adding up what other processes have: it is given everything."""
+    for each in metric.values() if hasattr(metric, "values") else [metric]:
+        each.sync_on_compute = each._to_sync = False
 
 
 def _takes(metric: Any, count: int) -> bool:

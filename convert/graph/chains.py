@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
@@ -59,23 +60,33 @@ def hidden_inputs(graph_module: GraphModule) -> set[str]:
     -inf is a number or a constant of the graph. It stays what it is where values are moved, chosen
     or added, and gets lost in a sum of products and in every module.
     """
-    hidden: set[Node] = set()
+    hidden = _with_hidden(graph_module)
     reached = set()
     for node in graph_module.graph.nodes:
         read_hidden = any(i in hidden for i in node.all_input_nodes)
         if node.op == "call_module" and read_hidden:
             reached.add(str(node.target))
-        elif node.op == "get_attr":
-            value = read(graph_module, node)
-            if isinstance(value, Tensor) and value.is_floating_point():
-                if bool((value == -float("inf")).any()):
-                    hidden.add(node)
         elif node.op == "call_function" and is_float(node):
             row = operator_of(node)
             summed = row is not None and (row.weighted or row.kind is Kind.NORM)
             if not summed and (read_hidden or -float("inf") in _numbers(node)):
                 hidden.add(node)
     return reached
+
+
+def _with_hidden(graph_module: GraphModule) -> set[Node]:
+    """The constants that hold -inf; a GPU is waited for once for all of them."""
+    found: dict[torch.device, dict[Node, Tensor]] = {}
+    for node in graph_module.graph.nodes:
+        value = read(graph_module, node) if node.op == "get_attr" else None
+        if isinstance(value, Tensor) and value.is_floating_point():
+            found.setdefault(value.device, {})[node] = (value == -float("inf")).any()
+    return {
+        node
+        for there in found.values()
+        for node, holds in zip(there, torch.stack(list(there.values())).tolist(), strict=True)
+        if holds
+    }
 
 
 def _numbers(node: Node) -> list[float]:

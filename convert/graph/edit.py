@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
 from . import fold
+from .node_facts import without_data
 from .origins import OUTPUT_OF
 
 # Key of a node's meta: what a site there is called within its layer.
@@ -65,7 +65,7 @@ class Emitter:
             return mode.from_tensor(tensor, static_shapes=True)
 
         values = pytree.tree_map_only(Tensor, fake, values)
-        with mode or nullcontext(), torch.no_grad():
+        with without_data(mode):
             return target(*values[0], **values[1])
 
 

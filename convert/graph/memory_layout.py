@@ -14,7 +14,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx import Graph, GraphModule, Node
 
-from .node_facts import read
+from .node_facts import read, without_data
 from .run import compute
 
 aten = torch.ops.aten
@@ -49,7 +49,7 @@ def loosen_views(graph_module: GraphModule) -> None:
         free_layout(graph_module)
         return
     known: dict[Node, Any] = {}
-    with mode, torch.no_grad():
+    with without_data(mode):
         for node in placed:
             if node.op == "placeholder":
                 known[node] = node.meta["val"]

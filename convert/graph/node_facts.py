@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch._dispatch.python import enable_python_dispatcher
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import Graph, GraphModule, Node
 
 # What an input's node knows of its lengths that vary, and what the number of images is called.
@@ -20,6 +24,17 @@ def read(graph_module: GraphModule, node: Node) -> Any:
     for part in str(node.target).split("."):
         value = getattr(value, part)
     return value
+
+
+@contextmanager
+def without_data(mode: FakeTensorMode | None) -> Iterator[None]:
+    """Inside, operations find the shape of what they return alone, symbolic lengths too.
+
+    Operators that torch makes of others need its Python dispatcher for that: up to 2.11 their C++
+    refuses symbolic lengths.
+    """
+    with mode or nullcontext(), enable_python_dispatcher(), torch.no_grad():
+        yield
 
 
 def where(node: Node) -> str:

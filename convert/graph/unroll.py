@@ -18,7 +18,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
-from .node_facts import read
+from .node_facts import read, without_data
 from .recurrence import CELL, LAYERS
 
 aten = torch.ops.aten
@@ -126,7 +126,7 @@ class _Tape:
         leaves, form = pytree.tree_flatten(values)
         key = target, str(form), *(id(v) if isinstance(v, Tensor) else v for v in leaves)
         if key not in self._values:
-            with self._mode, torch.no_grad():
+            with without_data(self._mode):
                 made = target(*values)
             # The next time step's operands are the same values as this one's.
             alike = pytree.tree_map_only(

@@ -107,8 +107,8 @@ class Audit:
             parts.append(table(head, rows) or f"{title} outside neurons: none")
         agreement = "agrees with the report" if self.agrees else "differs from the report:"
         parts.append(
-            f"{self.neurons} calls of neurons, {self.linear} linear operations and {self.given} on "
-            "masks and indices given with the input ran beside; "
+            f"{self.neurons} calls of neurons; beside them ran {self.linear} linear operations, "
+            f"and {self.given} on masks and indices of the input; "
             + "\n".join([agreement, *self.differences])
         )
         return "\n\n".join(parts)

@@ -14,6 +14,7 @@ Whatever is in doubt computes as the graph says.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,11 +24,13 @@ from torch import Tensor
 from torch.fx import Graph, Node
 
 from ..graph.operators import is_fresh
+from .module_tree import TensorReader
+from .quick_calls import call_quickly
 from .run_plan import Calls, SiteCall, Tensors
 
 aten = torch.ops.aten
 
-# A sum of fewer values takes less time than what it takes to do without.
+# Fewer values take less time than what it takes to do without them.
 _WORTH_ONE_PASS = 32768
 
 
@@ -37,19 +40,37 @@ class Program:
 
     Args:
         function: ``function(module, calls, tensors, *inputs)``; `calls` holds one `SiteCall` for
-            each site of its `Places`, and `tensors` what is read in place of a tensor, by its path
-            (None for nothing).
+            each site of its `Places`, and `tensors` those at `paths`.
         overwriting: how many operations may write over an operand.
+        paths: of the tensors that it reads.
+        replaceable: the numbers of those among them that a run may replace, by their path.
     """
 
     function: Callable[..., Any]
     overwriting: int
+    paths: tuple[str, ...]
+    replaceable: Mapping[str, int]
 
     def __call__(
-        self, module: torch.nn.Module, calls: Calls, tensors: Tensors | None, *inputs: Any
+        self,
+        reader: TensorReader,
+        calls: Calls,
+        tensors: Tensors | None,
+        *inputs: Any,
     ) -> Any:
-        """What the graph returns; without gradients, and no hook may listen."""
-        return self.function(module, calls, tensors, *inputs)
+        """What the graph returns; without gradients, and no hook may listen.
+
+        Args:
+            reader: of the network's tensors at `paths`.
+            calls: one for each site.
+            tensors: what is read in place of a tensor, by its path; None for nothing.
+            inputs: of the graph.
+        """
+        read = reader.read()
+        for path, tensor in (tensors or {}).items():
+            if path in self.replaceable:
+                read[self.replaceable[path]] = tensor
+        return self.function(reader.network, calls, read, *inputs)
 
 
 @dataclass(frozen=True)
@@ -72,11 +93,13 @@ def frugal(graph: Graph, places: Places) -> Program:
     copied = Graph()
     made: dict[Node, Node] = {}
     copied.output(copied.graph_copy(graph, made))
-    _call_sites(copied, places)
+    paths = _call_sites(copied, places)
     _sums_into_neurons(copied)
     aliasing = {index for index, path in enumerate(places.sites) if path in places.aliasing}
     overwriting = _overwrite(copied, aliasing)
-    return Program(_function(copied), overwriting)
+    call_quickly(copied)
+    replaceable = {path: i for i, path in enumerate(paths) if path in places.replaceable}
+    return Program(_function(copied), overwriting, paths, replaceable)
 
 
 def in_two(graph: Graph, places: Places) -> tuple[Callable[..., tuple[Any, ...]], Program]:
@@ -115,25 +138,27 @@ def in_two(graph: Graph, places: Places) -> tuple[Callable[..., tuple[Any, ...]]
     return _function(head), frugal(tail, places)
 
 
-def _call_sites(graph: Graph, places: Places) -> None:
-    """Sites and replaceable tensors are taken from what the run brings along."""
+def _call_sites(graph: Graph, places: Places) -> tuple[str, ...]:
+    """Sites and tensors are taken from what the run brings along; the tensors' paths."""
     first = next(iter(graph.nodes))
     with graph.inserting_before(first):
         calls, tensors = graph.placeholder("site_calls"), graph.placeholder("run_tensors")
     place = {path: index for index, path in enumerate(places.sites)}
+    paths: dict[str, int] = {}
     for node in list(graph.nodes):
         with graph.inserting_after(node):
             if node.op == "call_module" and str(node.target) in place:
                 index = place[str(node.target)]
                 new = graph.call_function(run_site, (calls, index, node.args[0], False))
-            elif node.op == "get_attr" and str(node.target) in places.replaceable:
-                new = graph.call_function(choose, (tensors, str(node.target), node))
+            elif node.op == "get_attr":
+                number = paths.setdefault(str(node.target), len(paths))
+                new = graph.call_function(operator.getitem, (tensors, number))
             else:
                 continue
         new.meta = dict(node.meta)
-        node.replace_all_uses_with(new, lambda user, new=new: user is not new)
-        if node.op == "call_module":
-            graph.erase_node(node)
+        node.replace_all_uses_with(new)
+        graph.erase_node(node)
+    return tuple(paths)
 
 
 def _sums_into_neurons(graph: Graph) -> None:
@@ -251,11 +276,6 @@ def _function(graph: Graph) -> Callable[..., Any]:
 # What a program calls.
 
 
-def choose(tensors: Tensors | None, path: str, own: Tensor) -> Tensor:
-    """The tensor that a run reads at a path: another one, or the network's own."""
-    return own if tensors is None else tensors.get(path, own)
-
-
 def run_site(calls: Calls, index: int, x: Tensor, in_place: bool) -> Tensor:
     """What the run calls for a site."""
     return calls[index].fast(x, in_place)
@@ -309,8 +329,8 @@ def _alike(x: Tensor, y: Tensor) -> bool:
 
 
 def _same_result(target: Tensor, other: Any, swapped: bool) -> bool:
-    """Whether writing the result into target gives what a new tensor would be."""
-    if type(target) not in _PLAIN or not _usual(target):
+    """Whether writing the result into target gives what a new tensor would be, and saves memory."""
+    if type(target) not in _PLAIN or target.numel() < _WORTH_ONE_PASS or not _usual(target):
         return False
     if not isinstance(other, Tensor):
         return torch.result_type(target, other) == target.dtype

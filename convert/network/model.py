@@ -7,6 +7,7 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,8 +27,9 @@ from .bias_shifts import Corrections
 from .blocks import Blocks
 from .from_file import errors_named
 from .input_types import check_types, reader_of
+from .late_check import LateCheck
 from .original import OriginalModel
-from .range_check import OutsideCounter, inputs_outside, warn
+from .range_check import OutsideCounter, warn, warn_late
 from .report import Report
 from .run_plan import Calls, CutNeuron, RunPlan, SiteCall
 from .runner import Runner
@@ -74,6 +76,7 @@ class SpikingModel(Blocks):
         # Whether a file holds what runs, which nobody has run yet.
         self.from_file = False
         self._runner: Runner | None = None
+        self._range_check = LateCheck()
         # What the layers' biases hold beside the trained values, for every K.
         self.corrections = Corrections()
         # What calibration saw at each site, by its name.
@@ -86,7 +89,8 @@ class SpikingModel(Blocks):
         """Outputs in the form in which the original model returned them.
 
         Inputs far outside the calibrated range give a `RangeWarning` that counts the values that
-        fell outside, site by site; `check_inputs = False` turns that off.
+        fell outside, site by site; `check_inputs = False` turns that off. On a GPU only the first
+        calls wait for the check; what is found of later ones is warned of by a call after them.
 
         Raises:
             InputError: for inputs of another number, shape or kind than at conversion, for
@@ -96,7 +100,12 @@ class SpikingModel(Blocks):
         """
         plan = self.plan
         leaves = self._leaves(plan, args, kwargs)
-        if not self._to_be_checked(plan) or not inputs_outside(leaves, self.report.input_ranges):
+        if not self._to_be_checked(plan):
+            return self.signature.unflatten(self._run(leaves, plan))
+        beyond, late = self._range_check.inputs_outside(leaves, self.report.input_ranges)
+        if late and not beyond:
+            warn_late(stacklevel=5)
+        if not beyond:
             return self.signature.unflatten(self._run(leaves, plan))
         outside = OutsideCounter(self._ranges(), self._masked())
         watched = dataclasses.replace(plan, watchers=(*plan.watchers, outside))
@@ -162,17 +171,20 @@ class SpikingModel(Blocks):
                 f"the readout is after step {plan.readout}, but the neurons that run have "
                 f"{longest} at most; choose an earlier step, or other neurons by with_steps"
             )
-        plans = plan.of_neurons()
-        calls: Calls = tuple(
-            SiteCall(site, self._called(site, plan), plans(site), plan.watchers)
-            for site in runner.sites
-        )
+        calls = partial(self._calls, runner, plan)
         tensors = self._replaced(plan) or None
-        plain = plan.plain and all(call.decodes for call in calls)
         compiling = torch.compiler.is_compiling()
         named = nullcontext() if compiling else errors_named(self.from_file)
         with named:
-            return runner.run(network, leaves, calls, tensors, plain=plain, kept=plan.kept)
+            return runner.run(network, leaves, calls, tensors, plain=plan.plain, kept=plan.kept)
+
+    def _calls(self, runner: Runner, plan: RunPlan) -> Calls:
+        """What a run calls for each site."""
+        plans = plan.of_neurons()
+        return tuple(
+            SiteCall(site, self._called(site, plan), plans(site), plan.watchers)
+            for site in runner.sites
+        )
 
     def neuron_of(self, site: str, fit: int | None) -> torch.nn.Module:
         """The neuron of a site: the network's own, or that of another K."""
@@ -298,17 +310,44 @@ class SpikingModel(Blocks):
 
         save(self, path, metadata=metadata)
 
-    def export(self, path: str | os.PathLike[str]) -> None:
-        """Writes the network as one ONNX file with a free batch size; needs onnx and onnxscript.
+    def export(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        spikes: bool = False,
+        compact: bool = False,
+        limit: int | None = None,
+        progress: bool = True,
+    ) -> None:
+        """Writes the network as one file: NIR where the path ends with ``.nir``, else ONNX.
 
-        Inside a block such as `readout`, what a call does there is exported.
+        ONNX has a free batch size and needs onnx and onnxscript; inside a block such as `readout`,
+        what a call does there is exported. NIR has the network's spikes in nodes of its own, and
+        needs nir.
+
+        Args:
+            path: of the file; written whole or not at all.
+            spikes: ONNX gives the spikes of every site, too.
+            compact: NIR has one node for each site, for readers that know few-spikes neurons.
+            limit: bytes of arrays that a NIR file may have.
+            progress: says the size of a NIR file on stderr before it is written.
 
         Raises:
-            ExportError: if a package is missing, or the network has an operator that ONNX lacks.
+            ExportError: if a package is missing, or the network has parts that the form lacks.
         """
-        from ..storage.onnx_file import export
+        from ..exporters.by_ending import export
 
-        export(self, path)
+        export(self, path, spikes=spikes, compact=compact, limit=limit, progress=progress)
+
+    def to_spikingjelly(self) -> GraphModule:
+        """The network as a module of SpikingJelly's and PyTorch's parts, which needs no `convert`.
+
+        Raises:
+            ExportError: for what only this package knows; see `convert.exporters`.
+        """
+        from ..exporters.spikingjelly import to_spikingjelly
+
+        return to_spikingjelly(self)
 
     def __reduce__(self) -> Any:
         """For pickle, `torch.save` and processes that are spawned: the network's own safe format.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,8 @@ from ..errors import RangeWarning
 
 # An input may exceed its range on either side by this share of its width without a word.
 _MARGIN = 0.25
+Range = tuple[float, float] | None
+Pairs = Sequence[tuple[Tensor, float, float]]
 # So many sites are named in a warning.
 _NAMED = 5
 
@@ -35,13 +37,14 @@ class Outside:
     values: int = 0
 
 
-def inputs_outside(leaves: Iterable[Any], ranges: Iterable[tuple[float, float] | None]) -> bool:
-    """Whether a floating-point input lies clearly outside its calibrated range.
+def checked(leaves: Iterable[Any], ranges: Iterable[Range]) -> Pairs:
+    """The floating-point inputs of a call that are checked, with the bounds that they must keep.
 
     Args:
         leaves: the flat inputs of a call.
         ranges: lowest and highest calibrated value of each; None for one that isn't checked.
     """
+    found = []
     for leaf, limits in zip(leaves, ranges, strict=False):
         if limits is None or not isinstance(leaf, Tensor) or not leaf.numel() or leaf.is_meta:
             continue
@@ -49,11 +52,53 @@ def inputs_outside(leaves: Iterable[Any], ranges: Iterable[tuple[float, float] |
             # Nothing can be read while a CUDA graph is recorded.
             continue
         margin = _MARGIN * (limits[1] - limits[0])
-        low, high = (float(bound) for bound in torch.aminmax(leaf.detach()))
+        found.append((leaf.detach(), limits[0] - margin, limits[1] + margin))
+    return found
+
+
+def inputs_outside(pairs: Pairs) -> bool:
+    """Whether an input lies clearly outside its calibrated range; waits for a GPU.
+
+    Args:
+        pairs: from `checked`.
+    """
+    for leaf, least, most in pairs:
+        bounds = torch.aminmax(leaf)
+        if leaf.is_cpu:
+            low, high = float(bounds[0]), float(bounds[1])
+        else:
+            low, high = torch.stack(bounds).tolist()
         # NaN compares false: it is no matter of range.
-        if low < limits[0] - margin or high > limits[1] + margin:
+        if low < least or high > most:
             return True
     return False
+
+
+def outside_flag(pairs: Pairs) -> Tensor:
+    """The same as a tensor on the device of the first input; nothing waits.
+
+    Args:
+        pairs: from `checked`; at least one.
+    """
+    flag: Tensor | None = None
+    for leaf, least, most in pairs:
+        low, high = torch.aminmax(leaf)
+        # As in `inputs_outside`, where a number of any type is compared as float64.
+        found = ((low.double() < least) | (high.double() > most)).to(pairs[0][0].device)
+        flag = found if flag is None else flag | found
+    assert flag is not None
+    return flag
+
+
+def warn_late(stacklevel: int) -> None:
+    """Says that the inputs of an earlier call lay outside."""
+    warnings.warn(
+        "an input of an earlier call lay far outside the calibrated range (on a GPU that is found "
+        "after the call); neurons saturate there; calibrate with such inputs, or scale them as at "
+        "calibration",
+        RangeWarning,
+        stacklevel=stacklevel,
+    )
 
 
 class OutsideCounter:

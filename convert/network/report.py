@@ -16,6 +16,11 @@ from .settings import ConversionSettings
 # A site's error over its function's variance, and the outputs' over their size, that are poor.
 _POOR_SITE = 0.1
 _POOR_OUTPUT = 0.25
+_WORDS = (
+    "site: one place where the network applies a nonlinear function, now neurons of K steps. low, "
+    "high: its smallest and largest input at calibration. relative MSE: the neuron's mean squared "
+    "error over the variance of the function. start: what the best fit began with."
+)
 _CALLS = (
     "calls: how often a neuron works for one image. In a recurrent layer the same neurons work at "
     "every time step; spikes per neuron are those of all time steps together."
@@ -84,8 +89,9 @@ class Correction:
         error = f"relative output error on {self.images} calibration images"
         if not self.kept:
             return (
-                f"K = {self.steps}: biases stay as trained; without the layers' mean errors the "
-                f"{error} would be {self.after:.3g}, not {self.before:.3g}"
+                f"K = {self.steps}: biases stay as trained: taking each layer's mean error out of "
+                f"its bias doesn't help (the {error} would be {self.after:.3g} instead of "
+                f"{self.before:.3g})"
             )
         return (
             f"K = {self.steps}: the mean errors of {self.layers} layers are taken out of their "
@@ -277,7 +283,7 @@ class Report:
             self._product_table(),
             self._place_table(Role.REMAINING, "remaining")
             or "remaining: none, every nonlinearity spikes",
-            self._place_table(Role.GIVEN, "on masks and indices given with the input"),
+            self._place_table(Role.GIVEN, "on masks and indices of the input"),
             f"{len(self.sites)} sites, {self.neurons:,} neurons, latency {self.latency_steps} "
             f"steps (K x longest chain); {self.spike_driven:.1%} of "
             f"{self.multiply_accumulates:,} multiply-accumulates are driven by spikes; "
@@ -308,7 +314,7 @@ class Report:
         if any(s.gates for s in self.sites):
             columns.insert(3, "gates")
             rows = [(*row[:3], s.gates, *row[3:]) for row, s in zip(rows, self.sites, strict=True)]
-        below = []
+        below = [_WORDS]
         if any(s.calls > 1 for s in self.sites):
             columns.append("calls")
             rows = [(*row, s.calls) for row, s in zip(rows, self.sites, strict=True)]

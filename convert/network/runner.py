@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -15,9 +15,41 @@ from ..graph.region_function import ExactFunction, may_alias
 from ..graph.run import walk
 from ..neuron.few_spikes import FewSpikesNeuron
 from .buffer_reuse import Places, Program, frugal, in_two
+from .module_tree import ModuleTree, TensorReader
 from .run_plan import Calls, Kept
 
 _PLAIN = (Tensor, torch.nn.Parameter)
+_KNOWN = (FewSpikesNeuron, ExactFunction)
+
+
+class _Called:
+    """What a run calls for its sites, and whether all of it may run in the program."""
+
+    def __init__(self, calls: Calls) -> None:
+        self.calls = calls
+        self.known = all(type(call.module) in _KNOWN for call in calls)
+
+
+class _Found:
+    """What is known of a graph's modules, as long as they are the same ones."""
+
+    def __init__(self, network: GraphModule) -> None:
+        self.network, self.tree = network, ModuleTree(network)
+        self._calls: _Called | None = None
+        self._readers: dict[int, TensorReader] = {}
+
+    def calls(self, make: Callable[[], Calls]) -> _Called:
+        """The calls of a plain run."""
+        if self._calls is None:
+            self._calls = _Called(make())
+        return self._calls
+
+    def reader(self, program: Program) -> TensorReader:
+        """Reads the tensors of a program of the graph."""
+        reader = self._readers.get(id(program))
+        if reader is None:
+            reader = self._readers[id(program)] = TensorReader(self.network, program.paths)
+        return reader
 
 
 class Runner:
@@ -49,17 +81,26 @@ class Runner:
         self._made_of = network._code, replaceable
         self._program: Program | None = None
         self._parts: tuple[Callable[..., tuple[Any, ...]], Program] | None = None
+        self._found: _Found | None = None
 
     def fits(self, network: GraphModule, replaceable: Collection[str]) -> bool:
         """Whether the graph and what may be replaced are still those that this was made of."""
         code, before = self._made_of
         return code is network._code and before is replaceable
 
+    def _of(self, network: GraphModule) -> _Found:
+        """What is known of the graph's modules as they are now."""
+        found = self._found
+        # One attribute, read and written once: threads may share the network.
+        if found is None or found.network is not network or not found.tree.same():
+            found = self._found = _Found(network)
+        return found
+
     def run(
         self,
         network: GraphModule,
         leaves: list[Any],
-        calls: Calls,
+        calls: Callable[[], Calls],
         tensors: Mapping[str, Tensor] | None,
         *,
         plain: bool,
@@ -74,29 +115,32 @@ class Runner:
         Args:
             network: the graph, which hooks may listen to.
             leaves: its flat inputs.
-            calls: what is called for its sites, in the order of `sites`.
+            calls: makes what is called for its sites, in the order of `sites`; asked once for all
+                plain runs.
             tensors: what is read in place of a tensor, by its path.
-            plain: `calls` are the graph's own modules as they are, and `tensors` its own.
+            plain: `calls` are the graph's own modules, and `tensors` its own.
             kept: what runs with the same inputs share.
         """
-        others = [] if plain else [call.module for call in calls]
-        known = all(type(call.module) in (FewSpikesNeuron, ExactFunction) for call in calls)
-        if known and not _followed(network, leaves, others):
+        found = self._of(network)
+        made = found.calls(calls) if plain else _Called(calls())
+        others = [] if plain else [call.module for call in made.calls]
+        if made.known and not _followed(network, found.tree, leaves, others):
             if kept is None:
                 if self._program is None:
                     self._program = frugal(network.graph, self._places)
-                return self._program(network, calls, tensors, *leaves)
+                return self._program(found.reader(self._program), made.calls, tensors, *leaves)
             if self._parts is None:
                 self._parts = in_two(network.graph, self._places)
             head, rest = self._parts
             values = kept.values(lambda: head(network, *leaves))
-            return rest(network, calls, tensors, *leaves, *values)
+            return rest(found.reader(rest), made.calls, tensors, *leaves, *values)
+        plain = plain and all(call.decodes for call in made.calls)
         if plain:
             return network(*leaves)
-        modules = dict(zip(self._places.sites, calls, strict=True))
+        placed = dict(zip(self._places.sites, made.calls, strict=True))
 
         def planned(*given: Any) -> Any:
-            return walk(network, given, modules=modules, tensors=tensors)
+            return walk(network, given, modules=placed, tensors=tensors)
 
         # The hooks of the network itself run as they do when it is called.
         called = torch.nn.Module.__new__(torch.nn.Module)
@@ -104,8 +148,21 @@ class Runner:
         return called(*leaves)
 
 
-def _followed(network: GraphModule, leaves: list[Any], called: list[torch.nn.Module]) -> bool:
-    """Whether somebody follows the run: autograd, a compiler, a tracer, a transform, a hook."""
+def _followed(
+    network: GraphModule,
+    tree: ModuleTree,
+    leaves: list[Any],
+    called: list[torch.nn.Module],
+) -> bool:
+    """Whether somebody follows the run: autograd, a compiler, a tracer, a transform, a hook.
+
+    Args:
+        network: the graph.
+        tree: all of its modules.
+        leaves: its flat inputs.
+        called: other modules that the run calls.
+    """
+    learning = torch.is_grad_enabled()
     return (
         traced()
         # Somebody put another forward in the graph's place.
@@ -116,32 +173,11 @@ def _followed(network: GraphModule, leaves: list[Any], called: list[torch.nn.Mod
         or any(isinstance(leaf, Tensor) and type(leaf) not in _PLAIN for leaf in leaves)
         or bool(torch.nn.modules.module._global_forward_hooks)
         or bool(torch.nn.modules.module._global_forward_pre_hooks)
-        or (torch.is_grad_enabled() and any(_learns(leaf) for leaf in leaves))
-        or any(map(_listened_to, _modules([network, *called])))
+        or (learning and any(_learns(leaf) for leaf in leaves))
+        or tree.followed(learning)
+        or (bool(called) and ModuleTree(*called).followed(learning))
     )
 
 
 def _learns(value: Any) -> bool:
     return isinstance(value, Tensor) and value.requires_grad
-
-
-def _modules(roots: list[torch.nn.Module]) -> Iterator[torch.nn.Module]:
-    """Every module below; quicker than `Module.modules`, and one may come twice."""
-    waiting: list[torch.nn.Module | None] = list(roots)
-    while waiting:
-        module = waiting.pop()
-        if module is not None:
-            yield module
-            waiting += module._modules.values()
-
-
-def _listened_to(module: torch.nn.Module) -> bool:
-    """Whether a module has a hook, or a tensor that takes a gradient."""
-    if module._forward_hooks or module._forward_pre_hooks:
-        return True
-    if module._backward_hooks or module._backward_pre_hooks:
-        return True
-    if not torch.is_grad_enabled():
-        return False
-    tensors = (*module._parameters.values(), *module._buffers.values())
-    return any(tensor is not None and tensor.requires_grad for tensor in tensors)

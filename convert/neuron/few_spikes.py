@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from ..errors import InputError
-from . import fused
+from . import fused, operator
 from .steps import Tables, as_count, as_tally, interval, run
 
 
@@ -198,10 +198,10 @@ class FewSpikesNeuron(base.StepModule, torch.nn.Module):
             InputError: for a tensor that isn't dense or of floating point, or parameters that
                 were replaced by tensors of another length.
         """
-        T, h, d, gates = self.thresholds, self.resets, self.weights, self.gates
+        T, h, d, offset, gates = self._numbers()
         shape = T.shape
         offsets = 1 if gates is None else gates.shape[0] + 1
-        if not shape == h.shape == d.shape or self.offset.numel() != offsets:
+        if not shape == h.shape == d.shape or offset.numel() != offsets:
             self._refuse_lengths()
         if shape[:-1] != (() if gates is None else (offsets,)):
             self._refuse_lengths()
@@ -209,13 +209,16 @@ class FewSpikesNeuron(base.StepModule, torch.nn.Module):
         if plan is None:
             plan = WHOLE if torch.compiler.is_compiling() else _plan_around(self)
         steps = K if plan.steps is None else min(plan.steps, K)
-        offset = self.offset
         if plan.corrected and steps < K:
             if self.missing_mean.shape != shape:
                 self._refuse_lengths()
             offset = offset + self.missing_mean[..., steps]
         tables = Tables(T, h, d, offset, gates)
         learns = _learns(x, addend, T, h, d, gates)
+        tallying = plan.tally is not None
+        counting = tallying or plan.count is not None
+        if not learns and operator.wanted(counting):
+            return operator.neuron(_dense(x if addend is None else x + addend), tables, steps)
         if addend is not None and (
             learns
             or not (x.dtype == addend.dtype and x.shape == addend.shape)
@@ -224,11 +227,10 @@ class FewSpikesNeuron(base.StepModule, torch.nn.Module):
         ):
             x, addend = x + addend, None
         x = _dense(x)
-        state = torch.promote_types(x.dtype, T.dtype)
-        v = x if x.dtype != state and not learns and fused.casts(x) else x.to(state)
-        tallying = plan.tally is not None
-        counting = tallying or plan.count is not None
-        if not learns and fused.usable(v) and _plain(state, *tables):
+        state = T.dtype if x.dtype is T.dtype else torch.promote_types(x.dtype, T.dtype)
+        cast = x.dtype is not state and (learns or not fused.casts(x))
+        v = x.to(state) if cast else x
+        if not learns and fused.usable(v) and fused.readable(tables, state):
             y, count, tally = fused.run(
                 v,
                 tables,
@@ -239,8 +241,9 @@ class FewSpikesNeuron(base.StepModule, torch.nn.Module):
                 kept=self._rows,
                 tallying=tallying,
             )
-            plan.tell(count, tally)
-            return y.to(x.dtype)
+            if counting:
+                plan.tell(count, tally)
+            return y if y.dtype is x.dtype else y.to(x.dtype)
         if addend is not None:
             x = x + addend
         if addend is not None or v.dtype != state:
@@ -255,6 +258,15 @@ class FewSpikesNeuron(base.StepModule, torch.nn.Module):
         if events is not None:
             plan.tell(as_count(events), as_tally(events, K) if tallying else None)
         return y.to(x.dtype)
+
+    def _numbers(self) -> Tables:
+        """T, h, d, y0 and the gates as they are now; quicker than their names, one by one."""
+        own = self._buffers
+        T, h, d, offset = map(own.get, ("thresholds", "resets", "weights", "offset"))
+        if T is None or h is None or d is None or offset is None or "gates" not in own:
+            # Some are parameters, or somebody computes them.
+            return Tables(self.thresholds, self.resets, self.weights, self.offset, self.gates)
+        return Tables(T, h, d, offset, own["gates"])
 
     def _refuse_lengths(self) -> None:
         found = {
@@ -410,15 +422,6 @@ def _learns(x: Tensor, addend: Tensor | None, *parameters: Tensor | None) -> boo
         return False
     given = addend is not None and addend.requires_grad
     return given or x.requires_grad or any(t is not None and t.requires_grad for t in parameters)
-
-
-def _plain(dtype: torch.dtype, *parameters: Tensor | None) -> bool:
-    """Whether compiled code may read the parameters where they lie."""
-    return all(
-        t.dtype == dtype and type(t) in (Tensor, torch.nn.Parameter) and not t.is_neg()
-        for t in parameters
-        if t is not None
-    )
 
 
 def _dense(x: Tensor) -> Tensor:

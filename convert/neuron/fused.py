@@ -7,10 +7,7 @@ All give what the plain loop in `few_spikes` gives, bit for bit.
 
 from __future__ import annotations
 
-import ctypes
 import logging
-import os
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from threading import Lock
 from typing import Any
@@ -19,18 +16,17 @@ import numba
 import torch
 from torch import Tensor
 
-from ..common import torch_threads as openmp
 from ..common.tracing import traced
-from . import on_gpu
+from . import on_cpu, on_gpu
 from .llvm_code import Compiled, compiled
-from .llvm_program import Job
+from .on_cpu import Rows
 from .steps import Tables, interval, tally_type
 
 _LOG = logging.getLogger(__name__)
+_PLAIN = (Tensor, torch.nn.Parameter)
+_FULL = (torch.float32, torch.float64)
 # Elements for each thread in a block of the loop in torch: its buffers stay in the cache.
 _TORCH_BLOCK = 131072
-# Below this many elements a second thread costs more than it saves.
-_WORTH_A_THREAD = 32768
 # Machine code is made once the loop in torch has done this many steps of single values, some
 # twenty milliseconds, which is what it takes to make it.
 WORTH_COMPILING = 50_000_000
@@ -48,13 +44,10 @@ def usable(x: Tensor) -> bool:
     """
     return (
         not traced()
-        and type(x) in (Tensor, torch.nn.Parameter)
-        and x.device.type in ("cpu", "cuda")
-        and (
-            x.dtype in (torch.float32, torch.float64)
-            or (x.dtype in on_gpu.HALF and on_gpu.ready(x.device))
-        )
-        and not (torch.is_grad_enabled() and x.requires_grad)
+        and type(x) in _PLAIN
+        and (x.is_cpu or x.is_cuda)
+        and (x.dtype in _FULL or (x.dtype in on_gpu.HALF and on_gpu.ready(x.device)))
+        and not (x.requires_grad and torch.is_grad_enabled())
         and not x.is_neg()
         and not x._is_zerotensor()
         and x.layout is torch.strided
@@ -64,6 +57,19 @@ def usable(x: Tensor) -> bool:
 def casts(x: Tensor) -> bool:
     """Whether a fused pass takes values as they are, and its potentials in the type of T."""
     return usable(x) and on_gpu.ready(x.device)
+
+
+def readable(tables: Tables, dtype: torch.dtype) -> bool:
+    """Whether compiled code may read a neuron's numbers where they lie.
+
+    Args:
+        tables: of the neuron.
+        dtype: of the membrane potential.
+    """
+    for t in tables:
+        if t is not None and (t.dtype is not dtype or type(t) not in _PLAIN or t.is_neg()):
+            return False
+    return True
 
 
 def run(
@@ -94,7 +100,9 @@ def run(
     """
     kind = tally_type(tables.thresholds.shape[-1]) if tallying else None
     steps = tables.thresholds.shape[-1] if steps is None else steps
-    x, function = x.detach(), None
+    function = None
+    if x.requires_grad:
+        x = x.detach()
     if addend is not None and not (_dense(x) and addend.stride() == x.stride()):
         x, addend, in_place = _sum(x, addend, in_place), None, True
     if on_gpu.ready(x.device):
@@ -108,13 +116,12 @@ def run(
     tally = None if kind is None else _tally_like(y, kind, function)
     if not x.numel():
         return y, 0, tally
+    if function is not None:
+        rows = (Rows() if kept is None else kept).of(tables, x, function.lanes)
+        return y, on_cpu.run(x, addend, y, rows, steps, function, tally), tally
     # In the order of memory, whatever the layout.
     flat_x, flat_y = _flat(x), _flat(y)
     told = None if tally is None else _flat(tally)
-    if function is not None:
-        flat_z = None if addend is None else _flat(addend.detach())
-        rows = (Rows() if kept is None else kept).of(tables, x, function.lanes)
-        return y, _on_cpu(flat_x, flat_z, flat_y, rows, steps, function, told), tally
     if tables.gates is not None:
         return y, gated_in_blocks(flat_x, flat_y, tables, steps, counting, told), tally
     parameters = torch.cat((*tables[:3], tables.offset.view(1))).detach().to(x.dtype)
@@ -129,9 +136,7 @@ def _on_gpu(
     given = x
     x, y = _memory(x, in_place)
     tally = None if kind is None else _tally_like(y, kind, None)
-    flat_z = None if addend is None else _flat(addend.detach())
-    told = None if tally is None else _flat(tally)
-    done, count = on_gpu.run(_flat(x), flat_z, _flat(y), tables, steps, told, counting)
+    done, count = on_gpu.run(x, addend, y, tables, steps, tally, counting)
     if done:
         return y, 0 if count is None else count, tally
     x = given if addend is None else given + addend
@@ -170,64 +175,6 @@ def _flat(x: Tensor) -> Tensor:
     return x.as_strided((x.numel(),), (1,))
 
 
-class Rows:
-    """A neuron's numbers as machine code reads them, made anew when one of them has changed.
-
-    With gates, T, h and d have a row for each step, and a row has a value for each interval, and
-    more where a register has more lanes. So have y0 and the gates. They are compared byte for
-    byte: through `.data` and numpy, memory is written to without a trace.
-    """
-
-    def __init__(self) -> None:
-        self._kept: tuple[tuple[Any, ...], list[Tensor]] | None = None
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Rows:
-        return Rows()
-
-    def __reduce__(self) -> Any:
-        return Rows, ()
-
-    def of(self, tables: Tables, x: Tensor, lanes: int) -> list[Tensor]:
-        """Rows T, h, d, y0 and the gates for values like x.
-
-        Args:
-            tables: of the neuron.
-            x: the input.
-            lanes: values in a row, with gates.
-        """
-        given = [t for t in tables if t is not None]
-        tables.check_device(x)
-        if tables.gates is None:
-            rows = [t if t.dtype == x.dtype else t.to(x.dtype) for t in given]
-            return [t if t.is_contiguous() else t.contiguous() for t in (*rows, rows[-1])]
-        key = lanes, x.dtype, tables.thresholds.shape, *map(_bytes, given)
-        kept = self._kept
-        # One attribute, read and written once: threads may share the neuron.
-        if kept is None or kept[0] != key:
-            kept = self._kept = key, _gated_rows(tables, tables.gates, x, lanes)
-        return kept[1]
-
-
-def _bytes(tensor: Tensor) -> bytes:
-    """What a tensor on the CPU holds."""
-    tensor = tensor if tensor.is_contiguous() else tensor.contiguous()
-    return ctypes.string_at(tensor.data_ptr(), tensor.nbytes)
-
-
-def _gated_rows(tables: Tables, gates: Tensor, x: Tensor, lanes: int) -> list[Tensor]:
-    """T, h, d ``[K, lanes]``, y0 and gates ``[lanes]``; gates behind the last are infinite."""
-    T, h, d, offset = (t.detach() for t in tables[:4])
-    intervals, steps = T.shape
-    result = []
-    for table in (T, h, d):
-        row = x.new_zeros(steps, lanes)
-        row[:, :intervals] = table.t()
-        result.append(row)
-    y0, bounds = x.new_zeros(lanes), x.new_full((lanes,), torch.inf)
-    y0[:intervals], bounds[: intervals - 1] = offset, gates.detach()
-    return [*result, y0, bounds]
-
-
 def _worth(key: tuple[Any, ...], work: int, enough: int) -> bool:
     """Whether a compiled function is there, or is worth its compilation by now."""
     if key in _ready:
@@ -244,7 +191,7 @@ def _compiled(
 ) -> Compiled | None:
     """The machine code for such values; None where there is none, or it isn't worth it yet."""
     intervals = 1 if tables.gates is None else len(tables.thresholds)
-    if x.device.type != "cpu" or not x.numel() or getattr(numba.config, "DISABLE_JIT", False):
+    if not x.is_cpu or not x.numel() or getattr(numba.config, "DISABLE_JIT", False):
         return None
     key = (x.dtype, counting, adding, intervals, tally)
     if not _worth(key, x.numel() * steps, WORTH_COMPILING):
@@ -260,50 +207,6 @@ def _compiled(
 def _parts(parameters: Tensor) -> tuple[Tensor, Tensor]:
     """T, h, d ``[3, K]`` and y0."""
     return parameters[:-1].view(3, -1), parameters[-1]
-
-
-@cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(os.cpu_count() or 1, "few-spikes")
-
-
-# Threads don't survive a fork: a worker process makes a pool of its own.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pool.cache_clear)
-
-
-def _on_cpu(
-    x: Tensor, addend: Tensor | None, y: Tensor, rows: list[Tensor], steps: int,
-    function: Compiled, tally: Tensor | None,
-) -> int:  # fmt: skip
-    """Machine code over parts of memory, on as many threads as torch may use."""
-    size = x.numel()
-    threads = max(1, min(torch.get_num_threads(), size // _WORTH_A_THREAD))
-    whole = size - size % function.group
-    rest = x
-    if whole < size:
-        rest = x.new_full((2, function.group), torch.nan)
-        rest[0, : size - whole] = x[whole:]
-        if addend is not None:
-            rest[1, : size - whole] = addend[whole:]
-    z = x if addend is None else addend
-    addresses = [a.data_ptr() for a in (x, z, y, *rows, rest)]
-    fields = [*addresses, size, steps, threads]
-    told = 0 if tally is None else tally.data_ptr()
-    job = ctypes.c_int64 * (Job.COUNTS + threads)
-    if openmp.loaded() is not None:
-        jobs = [job(*fields, -1, openmp.asked(), told)]
-        openmp.run(function.address, ctypes.addressof(jobs[0]), threads)
-    else:
-        call = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(function.address)
-        jobs = [job(*fields, number, 0, told) for number in range(threads)]
-        others = [_pool().submit(call, ctypes.addressof(one)) for one in jobs[1:]]
-        call(ctypes.addressof(jobs[0]))
-        for other in others:
-            other.result()
-    if whole < size:
-        y[whole:] = rest[0, : size - whole]
-    return sum(sum(one[Job.COUNTS :]) for one in jobs)
 
 
 def in_blocks(

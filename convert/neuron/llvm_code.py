@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import ctypes
+from array import array
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
+from math import nan
 from threading import Lock
+from typing import Any
 
 import llvmlite.binding as llvm
 
@@ -19,12 +23,15 @@ _lock = Lock()
 class Compiled:
     """A C function ``void (*)(int64_t *)``, how many values it takes at a time, and its registers.
 
-    `lanes` is how many values a row of a gated neuron's tables has.
+    `call` calls it with a job; `lanes` is how many values a row of a gated neuron's tables has;
+    `blank` makes memory for two groups, filled with NaN.
     """
 
     address: int
     group: int
     lanes: int
+    call: Callable[[Any], None]
+    blank: Callable[[], ctypes.Array[ctypes.c_char]]
     # The machine code lives as long as its engine.
     engine: llvm.ExecutionEngine
 
@@ -61,7 +68,14 @@ def compiled(
         engine = llvm.create_mcjit_compiler(parsed, machine)
         engine.finalize_object()
         address = engine.get_function_address("steps")
-        return Compiled(address, program.group_size, program.lanes, engine)
+        call = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)
+        group = program.group_size
+        return Compiled(address, group, program.lanes, call, _blank(double, group), engine)
+
+
+def _blank(double: bool, group: int) -> Callable[[], ctypes.Array[ctypes.c_char]]:
+    filled = array("d" if double else "f", [nan] * (2 * group)).tobytes()
+    return partial((ctypes.c_char * len(filled)).from_buffer_copy, filled)
 
 
 def _registers(features: Mapping[str, bool]) -> Registers:

@@ -50,20 +50,19 @@ def run(
     The number is an int64 tensor on the device, and None if nobody asked for it.
 
     Args:
-        x: values in the order of memory ``[n]``, of floating point.
-        addend: added to x first, ``[n]`` of its type; None for nothing.
-        y: takes the output, ``[n]`` of x's type; it may be x itself.
+        x: values one after the other in memory ``[...]``, of floating point.
+        addend: added to x first, of its type and layout; None for nothing.
+        y: takes the output, of x's type and layout; it may be x itself.
         tables: of the neuron, of the type of the membrane potential.
         steps: how many of its K are done.
-        tally: takes the events of each value ``[n]``; None if nobody asks.
+        tally: takes the events of each value in that order; None if nobody asks.
         counting: counts the events.
     """
     kernel = _kernel()
     assert kernel is not None
     tables.check_device(x)
-    numbers = [t.detach().reshape(-1) if t.dim() == 0 else t.detach() for t in tables[:4]]
-    numbers = [t if t.is_contiguous() else t.contiguous() for t in numbers]
-    gates = None if tables.gates is None else tables.gates.detach().contiguous()
+    numbers = [t if t.is_contiguous() else t.contiguous() for t in tables[:4]]
+    gates = None if tables.gates is None else tables.gates.contiguous()
     with _on(x.device):
         asked = counting or tally is not None
         count = torch.zeros((), dtype=torch.int64, device=x.device) if asked else None
@@ -80,7 +79,9 @@ def run(
 
 def _on(device: torch.device) -> AbstractContextManager[Any]:
     """Makes a GPU the current one: a kernel starts there, whatever device its tensors are on."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+    if device.type != "cuda" or device.index == torch.cuda.current_device():
+        return nullcontext()
+    return torch.cuda.device(device)
 
 
 def _first_line(error: Exception) -> str:

@@ -37,8 +37,11 @@ class Tables(NamedTuple):
         Raises:
             InputError: for any.
         """
+        on_cpu = x.is_cpu
         for tensor in self:
-            if tensor is not None and tensor.device != x.device:
+            if tensor is None or (on_cpu and tensor.is_cpu):
+                continue
+            if tensor.device != x.device:
                 raise InputError(
                     f"a neuron's parameters are on {tensor.device}, its input on {x.device}; move "
                     "one of them with .to(device)"

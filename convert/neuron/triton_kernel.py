@@ -91,21 +91,24 @@ def launch(
     """Starts the kernel on the current device; nothing waits for it.
 
     Args:
-        x: values in the order of memory ``[n]``, float16, bfloat16, float32 or float64, n >= 1.
-        addend: added to x first, ``[n]`` of its type; None for nothing.
-        y: takes the output, ``[n]`` of x's type; it may be x itself.
+        x: values one after the other in memory ``[...]``, at least one, float16, bfloat16,
+            float32 or float64.
+        addend: added to x first, of its type and layout; None for nothing.
+        y: takes the output, of x's type and layout; it may be x itself.
         numbers: T, h and d, ``[K]`` or ``[G, K]``, and y0, ``[1]`` or ``[G]``; all contiguous, of
             the type of the membrane potential.
         gates: ``[G - 1]``; None for one table.
         steps: how many of the K are done.
-        tally: takes the events of each value ``[n]``, uint8 or int32; None if nobody asks.
+        tally: takes the events of each value in that order, uint8 or int32; None if nobody asks.
         count: the number of events is added to it, int64 without dimensions; None if nobody asks.
     """
-    T = numbers[0]
-    _steps[(triton.cdiv(x.numel(), BLOCK),)](
+    T, size = numbers[0], x.numel()
+    given = (
         x, addend, y, *numbers, gates, tally, count,
-        x.numel(), steps, T.shape[-1], 0 if gates is None else gates.numel(),
-        STATE=_STATES[T.dtype], ADDS=addend is not None, GATED=gates is not None,
-        TALLIES=tally is not None, COUNTS=tally is not None or count is not None, BLOCK=BLOCK,
-        num_warps=4, enable_fp_fusion=False,
+        size, steps, T.shape[-1], 0 if gates is None else gates.numel(),
+        _STATES[T.dtype], addend is not None, gates is not None, tally is not None,
+        tally is not None or count is not None, BLOCK,
     )  # fmt: skip
+    # Triton's own launch, which looks at every argument: a handle called directly is faster, but a
+    # run on an H200 with such handles ended in a launch failure.
+    _steps[(triton.cdiv(size, BLOCK),)](*given, num_warps=4, enable_fp_fusion=False)

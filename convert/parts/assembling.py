@@ -144,7 +144,7 @@ def assembled(
         )
         snn.report.notes.append(note)
         snn.report.about.append(note)
-        warnings.warn(note, stacklevel=4)
+        warnings.warn(note, stacklevel=5)
     return snn
 
 

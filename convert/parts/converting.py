@@ -82,7 +82,7 @@ def convert_parts(
     notes: list[str] = []
     with isolated(model, notes) as isolation:
         for note in notes:
-            warnings.warn(note, stacklevel=3)
+            warnings.warn(note, stacklevel=4)
         chosen, told = choose(isolation.copied, wanted)
         notes += told
         whole = WholeModel(isolation, batches_of(calibration))
@@ -261,4 +261,4 @@ def named(part: str) -> Iterator[None]:
             told = _PARTS.sub(lambda found: _inside(part, found[1]), str(error))
             raise type(error)(f"the part {part}: {told}") from error.__cause__
     for warning in caught:
-        warnings.warn(f"{part}: {warning.message}", warning.category, stacklevel=6)
+        warnings.warn(f"{part}: {warning.message}", warning.category, stacklevel=7)

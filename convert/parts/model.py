@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from difflib import get_close_matches
 from typing import Any, NoReturn
@@ -26,6 +26,7 @@ from ..network.run_plan import RunPlan
 from ..network.site_map import SiteMap
 from .chosen import Chosen
 from .origin import Origin
+from .part_plans import fit_of_part, plan_of_part
 from .recording import PartBatches, Recording
 from .report import PartsReport, joined
 from .spiking_part import SpikingPart, put_in
@@ -140,11 +141,11 @@ class SpikingParts(SpikingModel):
         for part, network in self.parts.items():
             own = site.removeprefix(f"{part}.")
             if own != site and own in network.names:
-                return network.neuron_of(own, _fit(network, fit))
+                return network.neuron_of(own, fit_of_part(network, fit))
         raise AssertionError(f"no part has the site {site}")
 
     def _longest(self, fit: int | None) -> int:
-        return max(network._longest(_fit(network, fit)) for network in self.parts.values())
+        return max(network._longest(fit_of_part(network, fit)) for network in self.parts.values())
 
     @property
     def check_inputs(self) -> bool:
@@ -165,7 +166,7 @@ class SpikingParts(SpikingModel):
         before = self.plan
         with super().running(**changes) as plan, ExitStack() as stack:
             for part, network in self.parts.items():
-                own = _of_part(part, network, before, plan, changes)
+                own = plan_of_part(part, network, before, plan, changes)
                 stack.enter_context(network.running(**own))
             yield plan
 
@@ -216,13 +217,21 @@ class SpikingParts(SpikingModel):
         """What reads the batches of one data source for the model."""
         return WholeReader(parameters_of(self.module), self.signature.lists)
 
-    def export(self, path: str | os.PathLike[str]) -> None:
+    def export(self, path: str | os.PathLike[str], **options: Any) -> None:
         """Refused: the Python around the parts can't be written.
 
         Raises:
             InputError: with what to export instead.
         """
         self._refuse("an export")
+
+    def to_spikingjelly(self) -> NoReturn:
+        """Refused as an export is.
+
+        Raises:
+            InputError: with what to give instead.
+        """
+        self._refuse("a SpikingJelly module")
 
     def original(self) -> nn.Module:
         """The user's model with its parts' exact functions, as they were captured.
@@ -396,47 +405,6 @@ class SpikingParts(SpikingModel):
         copied.from_file = self.from_file
         memo[id(self)] = copied
         return copied
-
-
-def _fit(network: SpikingModel, fit: int | None) -> int | None:
-    """The K of a part for that of the whole."""
-    return None if fit == network.fitted_as else fit
-
-
-def _of_part(
-    part: str, network: SpikingModel, before: RunPlan, plan: RunPlan, changes: Mapping[str, Any]
-) -> dict[str, Any]:
-    """What a change of the plan of the whole changes of a part's plan.
-
-    Args:
-        part: its name.
-        network: its network.
-        before, plan: of the whole.
-        changes: what has changed between them.
-    """
-    now = network.plan
-    found = {key: changes[key] for key in ("corrected", "check_inputs") if key in changes}
-    if "fit" in changes or "readout" in changes:
-        found["fit"] = _fit(network, plan.fit)
-        if plan.readout is not None:
-            # A part with fewer steps is whole after its last one.
-            found["readout"] = min(plan.readout, network._longest(found["fit"]))
-        elif "readout" in changes:
-            found["readout"] = None
-    if plan.spiking is not None and "spiking" in changes:
-        start = f"{part}."
-        own = {s[len(start) :] for s in plan.spiking if s.startswith(start)} & set(network.names)
-        found["spiking"] = frozenset(own if now.spiking is None else own & now.spiking)
-    for key in ("counters", "tallies", "watchers"):
-        added = getattr(plan, key)[len(getattr(before, key)) :]
-        if key in changes and added:
-            found[key] = (*getattr(now, key), *(_told_as(part, told) for told in added))
-    return found
-
-
-def _told_as(part: str, told: Callable[[str, Any], None]) -> Callable[[str, Any], None]:
-    """Tells what a part's site did under its name in the whole."""
-    return lambda site, what: told(f"{part}.{site}", what)
 
 
 def made(

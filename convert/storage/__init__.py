@@ -1,1 +1,1 @@
-"""One safe file for a network, and other formats."""
+"""One safe file for a network."""

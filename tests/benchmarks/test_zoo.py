@@ -47,7 +47,7 @@ def test_goes_on_where_it_was(
 ) -> None:
     asked: list[str] = []
 
-    def measured(name: str, seed: int, gates: int, steps: list[int]) -> dict:
+    def measured(name: str, seed: int, gates: int, steps: list[int], device: object) -> dict:
         asked.append(name)
         if name == "vgg11":
             return {"name": name, "seed": seed, "side": 64, "failed": "no neuron for it"}

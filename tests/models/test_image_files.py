@@ -1,6 +1,7 @@
 """Images in folders and archives: found, labelled, and read when they are wanted."""
 
 import io
+import os
 import tarfile
 from collections import Counter
 from pathlib import Path
@@ -8,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image
 
 import models
 from models import DataError, Preprocessing
 from models.data import Loader
+from models.image_files import ImageFiles
 from models.labelled import Labelled
 
 _PREPARE = Preprocessing(8, (0.0,) * 3, (1.0,) * 3, 3, 8)
@@ -195,3 +198,79 @@ def test_an_even_draw() -> None:
     assert len(images.sample_evenly(999, 0)) == 74
     with pytest.raises(DataError, match="at least one"):
         images.sample_evenly(0, 0)
+
+
+def test_hidden_and_foreign_files_and_deeper_folders(tmp_path: Path) -> None:
+    files = {
+        "ant/2.PNG": _encoded(1), "ant/more/still/1.jpeg": _encoded(2), "bee/3.png": _encoded(3),
+        "ant/._2.PNG": b"", "ant/.thumbs/4.png": b"", ".cache/5.png": b"", "ant/notes.txt": b"",
+        "list.csv": b"", ".DS_Store": b"", "ant/noending": b"",
+    }  # fmt: skip
+    images = models.open_images(_folder(tmp_path, files))
+    assert isinstance(images, ImageFiles)
+    assert images.classes == ("ant", "bee") and images.y.tolist() == [0, 0, 1]
+    assert [Path(place.name).name for place in images.places] == ["2.PNG", "1.jpeg", "3.png"]
+    # Those of torchvision, in its order, which sees what is hidden as well.
+    for name in ("ant/._2.PNG", "ant/.thumbs/4.png", ".cache/5.png"):
+        (tmp_path / name).unlink()
+    (tmp_path / ".cache").rmdir()
+    found = [(p.path, y) for p, y in zip(images.places, images.y.tolist(), strict=True)]
+    assert found == torchvision.datasets.ImageFolder(str(tmp_path)).samples
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({"a.txt": b""}, "it holds no images"),
+        ({"a.png": b"", "b.png": b""}, "2 images lie in it without one"),
+        ({"s-0.tar": b""}, r"give its tars as '\S+/\*\.tar'"),
+        ({"ant/1.txt": b"", "ant/.1.png": b""}, "it holds no images"),
+        ({"ant/1.png": b"", "bee/1.txt": b""}, r"1 class folders hold no image \(bee\)"),
+    ],
+)
+def test_folders_without_images(tmp_path: Path, files: dict, said: str) -> None:
+    with pytest.raises(DataError, match=said) as error:
+        models.open_images(_folder(tmp_path, files))
+    assert "\n" not in str(error.value)
+
+
+def test_one_class(tmp_path: Path) -> None:
+    images = models.open_images(_folder(tmp_path, {"ant/1.png": _encoded(1)}))
+    assert images.y.tolist() == [0] and images.sample_evenly(5, 0).y.tolist() == [0]
+    with pytest.raises(DataError, match="1 classes and the model 3"):
+        images.check_labels(3)
+
+
+def test_an_image_is_the_same_by_any_way(sources: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(sources["folder"])
+    by_link = set(models.open_images(tmp_path / "link").identities())
+    assert by_link == set(models.open_images(sources["folder"]).identities())
+    kinds = [set(models.open_images(sources[kind]).identities()) for kind in sources]
+    assert len(set.union(*kinds)) == 9
+    np.savez(tmp_path / "a.npz", x=np.zeros((9, 4, 4, 3), np.uint8), y=np.arange(9))
+    one, other = (models.open_images(tmp_path / "a.npz").sample(5, s) for s in (0, 1))
+    both = set(one.identities()) & set(other.identities())
+    assert len(both) == len(set(one.y) & set(other.y)) > 0
+
+
+def test_mixed_sizes_where_one_is_needed(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="to one size"):
+        models.load_images(_folder(tmp_path, _FILES))
+    with pytest.raises(DataError, match=r"ant/4\.png can't be decoded .*replace or remove it$"):
+        models.load_images(_folder(tmp_path, {"ant/4.png": b"x"}))
+
+
+def test_a_folder_that_cannot_be_read_is_not_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = _folder(tmp_path, {"ant/1.png": _encoded(1), "ant/more/2.png": _encoded(2)})
+    real = os.scandir
+
+    def scandir(path: str) -> object:
+        if str(path).endswith("more"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(DataError, match=r"ant/more can't be read: Permission denied"):
+        models.open_images(folder)

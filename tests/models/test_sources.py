@@ -5,11 +5,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import models
 from models import DataError, ModelError, Preprocessing, TextPreprocessing
-from models.sources import check_classes, check_metric, open_sources, open_test, preprocessing_from
+from models.sources import (
+    check_classes,
+    check_metric,
+    drawn,
+    left_out,
+    open_sources,
+    open_test,
+    preprocessing_from,
+)
+from models.text import TextLoader
 
 _IMAGES = Preprocessing(4, (0.5,) * 3, (0.5,) * 3, 10)
 _TEXTS = TextPreprocessing("bytes", 256, None, True, 5)
@@ -90,3 +100,63 @@ def test_what_a_file_keeps() -> None:
         assert preprocessing_from(prepare.to_dict()) == prepare
     with pytest.raises(ModelError, match="no preprocessing"):
         preprocessing_from("none")
+
+
+_CLASSES = Preprocessing(4, (0.5,) * 3, (0.5,) * 3, 4, 5)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> str:
+    """Four classes of 1, 5, 9 and 20 photos of several sizes."""
+    rng = np.random.default_rng(0)
+    for label, count in enumerate((1, 5, 9, 20)):
+        (tmp_path / f"c{label}").mkdir()
+        for i in range(count):
+            pixels = rng.integers(0, 256, (6 + i, 25 - i, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / f"c{label}" / f"{i:02d}.jpg")
+    return str(tmp_path)
+
+
+def test_both_draws_are_even_and_the_seeds(photos: str) -> None:
+    found = open_sources(photos, photos, _CLASSES, calibration_size=11, limit=13, seed=3)
+    test, calibration = (
+        torch.cat([y for _, y in source]).bincount().tolist()
+        for source in (found.test, found.calibration)
+    )
+    assert test == [1, 4, 4, 4] and calibration[0] == 1 and set(calibration[1:]) == {3, 4}
+    told = f"of 35 images of {photos}, drawn equally from every class by seed 3, in 4 classes"
+    assert drawn(found.calibration, found.test) == [f"calibration: 11 {told}", f"test: 13 {told}"]
+    several = [
+        open_sources(
+            photos, photos, _CLASSES, calibration_size=11, limit=13, seed=seed, workers=workers
+        )
+        for seed, workers in ((3, 2), (3, 0), (4, 0))
+    ]
+    x, same, other = (torch.cat([x for x, _ in source.test]) for source in several)
+    assert torch.equal(x, same) and not torch.equal(x, other)
+    alone = open_test(photos, _CLASSES, limit=13, seed=3)
+    assert torch.equal(torch.cat([x for x, _ in alone]), x)
+    assert drawn(open_test(photos, _CLASSES)) == [f"test: all 35 images of {photos}, in 4 classes"]
+
+
+def test_images_in_both_sources_are_told(photos: str, images: str, tmp_path: Path) -> None:
+    note = open_sources(photos, photos, _CLASSES, calibration_size=3, limit=None).notes
+    assert "3 of 35 test images are calibration images" in note[0]
+    assert open_sources(images, images, _IMAGES, limit=7).notes[0].startswith("7 of 7")
+    other = tmp_path / "other.npz"
+    np.savez(other, x=np.zeros((40, 4, 4, 3), np.uint8), y=np.arange(40) % 10)
+    assert open_sources(images, str(other), _IMAGES).notes == ()
+
+
+def test_images_that_are_left_out_are_counted_by_source(photos: str) -> None:
+    for name in ("c1/00.jpg", "c3/07.jpg"):
+        (Path(photos) / name).write_bytes(b"nothing")
+    skip = models.OnCorrupt(True, 2)
+    found = open_sources(photos, photos, _CLASSES, batch_size=4, corrupt=skip)
+    check_classes(nn.Sequential(nn.Flatten(), nn.Linear(48, 4)), found, 4)
+    assert sum(len(y) for _, y in found.test) == 33
+    told = left_out(test=found.test, calibration=found.calibration)
+    # Two photos were looked for at the beginning of the calibration data.
+    assert {name: len(each) for name, each in told.items()} == {"test": 2, "calibration": 1}
+    assert [Path(n).name for n in told["test"].to_dict()["first"]] == ["00.jpg", "07.jpg"]
+    assert left_out(texts=TextLoader) == {}  # type: ignore[arg-type]

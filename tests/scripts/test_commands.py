@@ -106,6 +106,8 @@ def test_convert_cifar_writes_the_report(
     monkeypatch, images_file: Path, tmp_path: Path, converted: Converted
 ) -> None:
     assert (converted.folder / "steps.png").read_bytes()[:4] == b"\x89PNG"
+    page = (converted.folder / "report.html").read_text(encoding="utf-8")
+    assert "resnet20 as a few-spikes network" in page and "spiking, with memory" in page
     assert _convert(monkeypatch, images_file, tmp_path / "again") == 0
     report = converted.report
     again = json.loads((tmp_path / "again" / "report.json").read_text())

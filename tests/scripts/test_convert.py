@@ -122,6 +122,47 @@ def test_a_model_of_ones_own_on_an_archive(
     assert again["preprocessing"] == report["preprocessing"]
 
 
+def test_corrupt_images_are_left_out_with_a_count(
+    monkeypatch: pytest.MonkeyPatch, capsys: Any, file: Path, tmp_path: Path
+) -> None:
+    rng, photos = np.random.default_rng(0), tmp_path / "photos"
+    for i in range(30):
+        place = photos / f"c{i % 5}" / f"{i:02d}.jpg"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (9 + i % 4, 12, 3), np.uint8)).save(place)
+    bad = [photos / "c1" / "06.jpg", photos / "c4" / "29.jpg"]
+    for place in bad:
+        place.write_bytes(place.read_bytes()[:300])
+    data = ["--data", photos, "--calibration", photos, "--calibration-size", 10]
+    words = ["--model", f"{file}:images", *data, *_QUICK, "--batch-size", 4]
+    out, other = tmp_path / "out", tmp_path / "other"
+    assert _run(monkeypatch, "convert", *words, "--output", out) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2 and "10 of 30 test images are calibration images" in said[0]
+    assert "can't be decoded" in said[1] and "--corrupt skip" in said[1]
+    skip = ["--corrupt", "skip", "--corrupt-limit"]
+    assert _run(monkeypatch, "convert", *words, "--output", out, *skip, 1) == 2
+    assert "more than 1 of 30 images can't be decoded" in capsys.readouterr().err
+    assert _run(monkeypatch, "convert", *words, "--output", out, *skip, "10%") == 0
+    told, report = capsys.readouterr(), _report(out)
+    assert f"warning: 2 of 30 images of {photos} can't be decoded and were left out" in told.err
+    assert report["images"] == 28 and report["skipped"]["test"] == {
+        "source": str(photos), "count": 2, "of": 30, "first": [str(place) for place in bad],
+    }  # fmt: skip
+    assert report["calibration_images"] == 10 - report["skipped"]["calibration"]["count"]
+    assert told.out.splitlines()[0].startswith("seed 0, ")
+    assert told.out.splitlines()[1:3] == report["drawn"] and "by seed 0" in report["drawn"][0]
+    # The same as without the damaged files, and with processes that read ahead.
+    assert _run(monkeypatch, "convert", *words, "--output", other, *skip, 9, "--workers", 2) == 0
+    assert _report(other) == report
+    capsys.readouterr()
+    network = [out / "images.fsnn", "--data", photos, "--limit", 10, "--seed", 4, "--json", "-"]
+    assert _run(monkeypatch, "evaluate", *network, *skip, 2, "--workers", 1) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["images"] == 10 - found["skipped"]["test"]["count"]
+    assert "test: 10 of 30" in found["drawn"][0] and "seed 4" in found["drawn"][0]
+
+
 def test_a_file_does_not_choose_whose_code_runs(
     monkeypatch: pytest.MonkeyPatch, capsys: Any, file: Path, archive: Path, tmp_path: Path
 ) -> None:

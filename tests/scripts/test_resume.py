@@ -125,55 +125,57 @@ def _run(monkeypatch: pytest.MonkeyPatch, words: list[str]) -> int:
     return int(module.main())
 
 
-def test_killed_again_and_again(
+def test_killed_and_stopped_it_ends_as_it_would_have(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: list[str]
 ) -> None:
     whole, out, kept = (tmp_path / name for name in ("whole", "out", "kept"))
-    assert _run(monkeypatch, [*words, "--output", str(whole)]) == 0
-    words += ["--output", str(out), "--resume", str(kept)]
-    for stop, there in [
-        ("calibration", []),
-        ("file", ["halved"]),
-        ("evaluation", ["network.fsnn"]),
-    ]:
-        child = _child(stop, tmp_path, words)
-        _reached(child)
-        child.send_signal(signal.SIGKILL)
-        child.communicate()
-        assert child.returncode == -signal.SIGKILL
-        names = sorted(p.name for p in out.iterdir() if p.name != ".running")
-        if there == ["halved"]:
-            assert len(names) == 1 and names[0].startswith(".writing-locked-")
-        else:
-            assert names == there
-    assert _run(monkeypatch, words) == 0
+    resumed = [*words, "--output", str(out), "--resume", str(kept)]
+    # What a shell starts in the background ignores Ctrl-C, and so would the children.
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        killed = _child("file", tmp_path, resumed)
+        assert _run(monkeypatch, [*words, "--output", str(whole)]) == 0
+        _reached(killed)
+        killed.kill()
+        killed.communicate()
+        assert killed.returncode == -signal.SIGKILL
+        (half,) = [p.name for p in out.iterdir() if p.name != ".running"]
+        assert half.startswith(".writing-locked-")
+        stopped = _child("evaluation", tmp_path, [*resumed, "--workers=1"])
+        _reached(stopped)
+    finally:
+        signal.signal(signal.SIGINT, inherited)
+    stopped.send_signal(signal.SIGINT)
+    _, error = stopped.communicate(timeout=60)
+    assert stopped.returncode == 130 and "Traceback" not in error
+    assert error.splitlines()[-1] == (
+        f"stopped by Ctrl-C; the network is in {out / 'network.fsnn'}; kept in {kept}: "
+        "calibration, fits 1, corrections 3, corrections 2, check, evaluation; the same command "
+        "goes on from there"
+    )
+    assert [p.name for p in out.iterdir()] == ["network.fsnn"]
+    assert _run(monkeypatch, resumed) == 0
     assert _found(out) == _found(whole)
     assert not [p for p in kept.iterdir() if p.suffix != ".stage"]
     left = [p.name for p in (tmp_path / "temporary").iterdir()]
     assert not [name for name in left if not name.startswith("torchinductor_")]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stopped_run_says_what_is_kept(
-    tmp_path: Path, words: list[str], number: signal.Signals
+def test_a_run_that_is_stopped_before_its_network_is_there(
+    monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Path, words: list[str]
 ) -> None:
     out, kept = tmp_path / "out", tmp_path / "kept"
-    # What a shell starts in the background ignores Ctrl-C, and so would the child.
-    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        child = _child(
-            "check", tmp_path, [*words, "--output", str(out), "--resume", str(kept), "--workers=1"]
-        )
-        _reached(child)
-    finally:
-        signal.signal(signal.SIGINT, inherited)
-    child.send_signal(number)
-    _, error = child.communicate(timeout=60)
-    assert child.returncode == 128 + number
-    name = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
-    told = error.splitlines()[-1]
-    assert "Traceback" not in error and told == (
-        f"stopped by {name}; kept in {kept}: calibration, fits 1, corrections 3, corrections 2, "
+    write = KeptStages.write
+
+    def stopped(self: KeptStages, name: str, content: bytes) -> None:
+        write(self, name, content)
+        if name == "check":
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(KeptStages, "write", stopped)
+    assert _run(monkeypatch, [*words, "--output", str(out), "--resume", str(kept)]) == 143
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"stopped by SIGTERM; kept in {kept}: calibration, fits 1, corrections 3, corrections 2, "
         "check; the same command goes on from there"
     )
     assert not out.exists() and all(p.suffix == ".stage" for p in kept.iterdir())
@@ -213,3 +215,17 @@ def test_what_is_refused_in_one_line(
     error = capsys.readouterr().err
     assert "51 MB are free there, and 72 MB are needed" in error and error.count("\n") == 1
     assert not (tmp_path / "out").exists() and not kept.exists()
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_several_processes_are_refused_before_any_folder(
+    monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Path, words: list[str], rank: str
+) -> None:
+    out, kept = tmp_path / "out", tmp_path / "kept"
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", rank)
+    with pytest.raises(SystemExit):
+        _run(monkeypatch, [*words, "--output", str(out), "--resume", str(kept)])
+    error = capsys.readouterr().err
+    assert "--resume: stages are kept by one process alone" in error and error.count("\n") == 1
+    assert "torchrun started 2" in error and not out.exists() and not kept.exists()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from convert import to_spiking
 from convert.assembly import stages
-from convert.calibration import device_counts, histogram, observe
+from convert.calibration import device_counts, histogram, observe, tally
 from convert.calibration.histogram import Histogram
 from convert.errors import CalibrationError
 
@@ -19,7 +19,7 @@ from convert.errors import CalibrationError
 @pytest.fixture
 def there(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Tensors of the CPU are counted as those of a GPU."""
-    for module in (histogram, observe):
+    for module in (histogram, tally):
         monkeypatch.setattr(module, "apart", lambda _: True)
     yield
 
@@ -126,7 +126,7 @@ def test_calibration_counts_the_same_and_waits_no_more_for_more_layers(
     numbers = []
     for layers in (1, 3):
         with monkeypatch.context() as patch:
-            for module in (histogram, observe):
+            for module in (histogram, tally):
                 patch.setattr(module, "apart", lambda _: True)
             found, number = _observed(layers, patch)
             numbers.append(number)

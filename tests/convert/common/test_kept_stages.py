@@ -173,7 +173,11 @@ def test_errors_of_the_run_are_its_own(tmp_path: Path) -> None:
 def test_several_processes_that_work_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kept_stages.dist, "is_initialized", lambda: True)
-    monkeypatch.setattr(kept_stages.dist, "get_world_size", lambda: 2)
-    with pytest.raises(ResumeError, match="one process alone, found 2"):
-        KeptStages(tmp_path).__enter__()
+    with KeptStages(tmp_path / "before") as kept:
+        monkeypatch.setattr(kept_stages, "company", lambda: 2)
+        for given in (tmp_path / "kept", KeptStages(tmp_path / "kept"), kept):
+            with pytest.raises(ResumeError, match="one process alone, found 2"), opened(given):
+                pass
+        with pytest.raises(ResumeError, match="one process alone, found 2"):
+            KeptStages(tmp_path / "kept").__enter__()
+    assert not (tmp_path / "kept").exists()

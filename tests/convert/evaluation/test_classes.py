@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.waits import Waits
 from torch import Tensor
 
 from convert.errors import InputError
@@ -194,3 +195,14 @@ def test_logits_of_another_model_are_refused() -> None:
     outputs: dict[str, Tensor] = {"output": torch.ones(3, 4)}
     with pytest.raises(InputError, match=r"\[3, 5\].*\[3, 4\].*model that was converted"):
         Agreement().add(outputs, {"output": torch.ones(3, 5)}, None)
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_adding_waits_for_no_gpu(classes: int) -> None:
+    measure, labels = Agreement(), torch.tensor([0, 1, -100, 0])
+    logits = torch.randn(4, classes)
+    with Waits() as waits:
+        for _ in range(2):
+            measure.add({"logits": logits}, {"logits": logits + 0.1}, labels)
+    assert not waits.number
+    assert measure.labelled == 6 and measure.values.agreement is not None

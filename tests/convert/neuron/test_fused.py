@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -190,8 +191,8 @@ def test_a_sum_where_no_fused_pass_can_read_the_numbers(name: str) -> None:
 def test_compiles_only_once_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     used: list[str] = []
 
-    def spy(name: str) -> Callable[..., int]:
-        original = getattr(kernel, name)
+    def spy(module: ModuleType, name: str) -> Callable[..., int]:
+        original = getattr(module, name)
 
         def run(*args: object) -> int:
             used.append(name)
@@ -199,15 +200,15 @@ def test_compiles_only_once_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return run
 
-    for name in ("in_blocks", "_on_cpu"):
-        monkeypatch.setattr(kernel, name, spy(name))
+    for module, name in ((kernel, "in_blocks"), (kernel.on_cpu, "run")):
+        monkeypatch.setattr(module, name, spy(module, name))
     monkeypatch.setattr(kernel, "_ready", set())
     monkeypatch.setattr(kernel, "_waiting", {})
     monkeypatch.setattr(kernel, "WORTH_COMPILING", 3 * 8 * 100)
     neuron = _neuron()
     for _ in range(4):
         neuron(torch.randn(100))
-    assert used == ["in_blocks", "in_blocks", "_on_cpu", "_on_cpu"]
+    assert used == ["in_blocks", "in_blocks", "run", "run"]
 
 
 def test_no_compiler_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,7 +243,7 @@ def test_registers_of_other_machines(
 
 
 def test_threads_of_our_own_where_torch_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel.openmp, "loaded", lambda: None)
+    monkeypatch.setattr(kernel.on_cpu.openmp, "loaded", lambda: None)
     monkeypatch.setattr(kernel, "WORTH_COMPILING", 0)
     neuron = _neuron()
     for x in (*_layouts(neuron), torch.randn(300_001)):

@@ -127,13 +127,13 @@ def _code(patch: pytest.MonkeyPatch) -> None:
 def _blocks(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(kernel, "WORTH_COMPILING", 10**18)
     patch.setattr(kernel, "_ready", set())
-    patch.setattr(kernel, "_on_cpu", _never)
+    patch.setattr(kernel.on_cpu, "run", _never)
 
 
 def _no_compiler(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(kernel.numba.config, "DISABLE_JIT", True)
     patch.setattr(kernel, "WORTH_COMPILING", 0)
-    patch.setattr(kernel, "_on_cpu", _never)
+    patch.setattr(kernel.on_cpu, "run", _never)
 
 
 def _broken_compiler(patch: pytest.MonkeyPatch) -> None:
@@ -142,7 +142,7 @@ def _broken_compiler(patch: pytest.MonkeyPatch) -> None:
 
     patch.setattr(kernel, "compiled", broken)
     patch.setattr(kernel, "WORTH_COMPILING", 0)
-    patch.setattr(kernel, "_on_cpu", _never)
+    patch.setattr(kernel.on_cpu, "run", _never)
 
 
 def _definition(patch: pytest.MonkeyPatch) -> None:
@@ -316,7 +316,7 @@ def test_without_a_compiler(path: Path) -> None:
 
 
 def test_threads_of_our_own_where_torch_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel.openmp, "loaded", lambda: None)
+    monkeypatch.setattr(kernel.on_cpu.openmp, "loaded", lambda: None)
     _check(_neuron(), torch.randn(200_001), _code)
 
 

@@ -109,7 +109,7 @@ def _code(patch: pytest.MonkeyPatch) -> None:
 def _blocks(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(kernel, "WORTH_COMPILING", 10**18)
     patch.setattr(kernel, "_ready", set())
-    patch.setattr(kernel, "_on_cpu", _never)
+    patch.setattr(kernel.on_cpu, "run", _never)
     # Several blocks, and a last one that isn't whole.
     patch.setattr(kernel, "_TORCH_BLOCK", 700)
 
@@ -214,7 +214,7 @@ def test_odd_sizes(intervals: int) -> None:
 def test_threads_of_our_own_where_torch_has_none(
     intervals: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kernel.openmp, "loaded", lambda: None)
+    monkeypatch.setattr(kernel.on_cpu.openmp, "loaded", lambda: None)
     _code(monkeypatch)
     neuron = _neuron(intervals)
     x = _mixed(neuron, 200_001)

@@ -8,12 +8,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx import GraphModule
 
 from ..calls.size_bounds import as_dim
 from ..common.files import atomic_path
 from ..errors import ExportError
 from ..graph.node_facts import captured_batch
 from ..network.model import SpikingModel
+from .spike_outputs import give_spikes
+from .subject import subject
 
 # Larger networks don't fit one protobuf message.
 _LARGEST = 2_000_000_000
@@ -22,9 +25,9 @@ _LARGEST = 2_000_000_000
 class _Flat(torch.nn.Module):
     """The tensors that a network takes in, the tensors that it returns out."""
 
-    def __init__(self, snn: SpikingModel) -> None:
+    def __init__(self, snn: SpikingModel, network: GraphModule) -> None:
         super().__init__()
-        self.network, self.signature = snn.as_planned(snn.plan), snn.signature
+        self.network, self.signature = network, snn.signature
 
     def forward(self, *tensors: Tensor) -> tuple[Any, ...]:
         given = iter(tensors)
@@ -37,21 +40,26 @@ class _Flat(torch.nn.Module):
         return tuple(leaf for leaf in self.network(*leaves) if isinstance(leaf, Tensor))
 
 
-def export(snn: SpikingModel, path: str | os.PathLike[str], *, opset: int = 18) -> None:
+def export_onnx(
+    snn: SpikingModel, path: str | os.PathLike[str], *, spikes: bool = False, opset: int = 18
+) -> None:
     """Writes the network as one ONNX file with a batch size that is free.
 
     Inputs carry their names at conversion, outputs are ``output0``, ``output1`` ... in the order
-    in which the tree of outputs holds them.
+    in which the tree of outputs holds them. With `spikes` every site's are outputs, too:
+    ``spikes.SITE``, bool ``[K, N, ...]``, and where it has gates ``interval.SITE``, int64
+    ``[N, ...]``: K comparisons, which the output is added up of.
 
     Args:
         snn: the network; what its calls do just now is what is exported.
+        spikes: gives the spikes as well; not inside blocks that cut neurons.
         path: by convention ``*.onnx``; written whole or not at all.
         opset: version of the ONNX operator set.
 
     Raises:
         ExportError: if the exporter isn't installed, the network is too large for one file, or
             has an operator that ONNX lacks.
-        InputError: if the folder can't be written to.
+        InputError: if the folder can't be written to, or for spikes of cut neurons.
     """
     try:
         import onnx  # noqa: F401
@@ -64,13 +72,13 @@ def export(snn: SpikingModel, path: str | os.PathLike[str], *, opset: int = 18) 
     if size > _LARGEST:
         raise ExportError(f"the network has {size:,} bytes; one ONNX file holds {_LARGEST:,}")
     examples, shapes, names = _inputs(snn)
-    outputs = [f"output{i}" for i in range(snn.signature.out_spec.num_leaves)]
+    network, outputs = _network(snn, spikes)
     training = snn.training
     try:
         with warnings.catch_warnings(), torch.no_grad(), atomic_path(path) as temporary:
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
-                _Flat(snn).eval(),
+                _Flat(snn, network).eval(),
                 tuple(examples),
                 dynamo=True,
                 dynamic_shapes=(tuple(shapes),),
@@ -87,6 +95,15 @@ def export(snn: SpikingModel, path: str | os.PathLike[str], *, opset: int = 18) 
         raise ExportError(f"the network can't be written as ONNX: {lines[0][:300]}") from error
     finally:
         snn.train(training)
+
+
+def _network(snn: SpikingModel, spikes: bool) -> tuple[GraphModule, list[str]]:
+    """What runs, and the names of its outputs."""
+    if spikes:
+        taken = subject(snn, "an ONNX file with spikes")
+        return taken.network, give_spikes(taken.network, taken.sites)
+    names = [f"output{i}" for i in range(snn.signature.out_spec.num_leaves)]
+    return snn.as_planned(snn.plan), names
 
 
 def _inputs(snn: SpikingModel) -> tuple[list[Tensor], list[dict[int, Any]], list[str]]:

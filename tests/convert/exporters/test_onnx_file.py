@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 import models
 from convert import ConversionError, FewSpikesNeuron, load, to_spiking
+from convert.exporters.spike_outputs import SpikesBeside
+from convert.inspect import simulate
 from models.data import Loader
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="exports are run in onnxruntime")
@@ -103,11 +105,88 @@ def test_attention_and_trees(tmp_path: Path) -> None:
     assert (logits - expected["logits"]).norm() < 0.1 * expected["logits"].norm()
 
 
+class _Linear(nn.Module):
+    """Layers whose sums onnxruntime runs in float64 as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.act = nn.Linear(6, 8), nn.Linear(8, 3), nn.SiLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.act(self.first(x)) + torch.tanh(self.first(x)))
+
+
+@pytest.mark.parametrize("gates", [0, 2])
+def test_spikes_as_outputs(tmp_path: Path, gates: int) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(50, 6)
+    snn = to_spiking(
+        _Linear().eval(), x, steps=4, gates=gates, method="binary", progress=False
+    ).double()
+    x = x.double()
+    snn.export(tmp_path / "net.onnx", spikes=True)
+    session = onnxruntime.InferenceSession(
+        str(tmp_path / "net.onnx"), providers=["CPUExecutionProvider"]
+    )
+    names = [output.name for output in session.get_outputs()]
+    kinds = ["spikes", "interval"] if gates else ["spikes"]
+    assert names[0] == "output0"
+    assert set(names[1:]) == {f"{kind}.{site}" for kind in kinds for site in snn.sites}
+    for images in (x, x[:1]):
+        found = dict(zip(names, session.run(None, {"x": images.numpy()}), strict=True))
+        run = simulate(snn, images, record="*", progress=False)
+        assert run.flips.count == 0
+        for site in snn.sites:
+            assert np.array_equal(found[f"spikes.{site}"], run.spikes[site].numpy()), site
+            if gates:
+                tables = run.intervals[site].numpy()
+                assert np.array_equal(found[f"interval.{site}"], tables), site
+        np.testing.assert_allclose(found["output0"], run.outputs.numpy(), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("gates", [None, 2])
+def test_a_neuron_with_spikes_beside_bit_for_bit(tmp_path: Path, gates: int | None) -> None:
+    T, h, d = torch.randn(3, 5, generator=torch.Generator().manual_seed(1))
+    neuron = FewSpikesNeuron(T, h.abs(), d, 0.25)
+    if gates:
+        rows = [torch.stack([r, 0.5 * r, r.flip(0)]) for r in (T, h.abs(), d)]
+        neuron = FewSpikesNeuron(*rows, [0.25, 0.0, -1.5], [-0.4, 0.6])
+    flat = FewSpikesNeuron(T, h.abs(), d)
+    x = torch.cat([_hard(flat), torch.tensor([-0.4, 0.6])])
+    batch = torch.export.Dim("batch", min=1)
+    program = torch.onnx.export(
+        SpikesBeside(neuron).eval(), (x,), dynamo=True, dynamic_shapes=[{0: batch}], verbose=False
+    )
+    program.save(str(tmp_path / "n.onnx"))
+    y, spikes, interval = _run(tmp_path / "n.onnx", x)
+    expected = neuron(x)
+    assert torch.equal(y.nan_to_num(7), expected.nan_to_num(7))
+    assert torch.equal(y.isnan(), expected.isnan())
+    assert torch.equal(spikes, neuron.spikes(x)) and torch.equal(interval, neuron.interval(x))
+
+
+def test_a_network_with_spikes_in_float32(small: nn.Module, images: Tensor, tmp_path: Path) -> None:
+    snn = to_spiking(small, images, steps=6, method="binary", progress=False)
+    snn.export(tmp_path / "net.onnx", spikes=True)
+    logits, *spikes = _run(tmp_path / "net.onnx", images)
+    with torch.no_grad():
+        assert (logits - snn(images)).norm() < 0.05 * logits.norm()
+    run = simulate(snn, images, record="*", progress=False)
+    for found, expected in zip(spikes, run.spikes.values(), strict=True):
+        # A spike may flip at rounding.
+        assert found.shape == expected.shape and expected.any()
+        assert (found != expected).float().mean() < 1e-3
+
+
 def test_refusals(small: nn.Module, images: Tensor, tmp_path: Path) -> None:
     snn = to_spiking(small, images, steps=4, method="binary", progress=False)
     (tmp_path / "file").write_text("")
     with pytest.raises(ConversionError, match="file"):
         snn.export(tmp_path / "file" / "net.onnx")
+    with snn.readout(2), pytest.raises(ConversionError, match="ONNX file with spikes"):
+        snn.export(tmp_path / "net.onnx", spikes=True)
+    with pytest.raises(ConversionError, match="of ONNX alone"):
+        snn.export(tmp_path / "net.nir", spikes=True)
 
 
 @pytest.mark.parametrize(

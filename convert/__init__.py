@@ -5,6 +5,7 @@ save.
 """
 
 from .capture.stepwise import stepwise
+from .common.kept_stages import KeptStages
 from .common.ranks import one_process
 from .conversion import to_spiking
 from .errors import (
@@ -15,6 +16,7 @@ from .errors import (
     FitError,
     InputError,
     RangeWarning,
+    ResumeError,
     SiteError,
     StorageError,
 )
@@ -57,9 +59,11 @@ __all__ = [
     "FitError",
     "InputError",
     "IoU",
+    "KeptStages",
     "Perplexity",
     "RangeWarning",
     "Report",
+    "ResumeError",
     "SiteError",
     "SpikingModel",
     "StorageError",

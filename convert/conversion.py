@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,8 @@ from .capture.capture import Captured
 from .capture.model_kinds import refuse_packed
 from .common.batches import batches_of, others_of
 from .common.devices import usable_device
+from .common.fingerprints import surroundings
+from .common.kept_stages import SETTINGS, KeptStages, opened
 from .common.ranks import RankFailed, together
 from .errors import CalibrationError, CaptureError, InputError
 from .fitting.methods import DEFAULT
@@ -55,6 +59,7 @@ def to_spiking(
     dynamic: Mapping[str, Any] | None = None,
     modules: Sequence[str | type[nn.Module]] | None = None,
     device: torch.device | str | None = None,
+    resume: str | os.PathLike[str] | KeptStages | None = None,
     progress: bool = True,
 ) -> SpikingModel:
     """Replaces every nonlinear activation of a trained network by a fitted few-spikes neuron.
@@ -117,6 +122,9 @@ def to_spiking(
             named with their part; numbers by site, and a batch axis by input, as well. None
             converts the whole model.
         device: where the result lives; the model's device if None.
+        resume: a folder in which stages are kept (see ``docs/resume.md``). A run that was killed
+            goes on from them, to the result that it would have had; a run with another model, other
+            data or settings is refused. `KeptStages` holds such a folder for several calls.
         progress: shows bars on stderr; one line a minute where that is no terminal.
 
     Raises:
@@ -150,41 +158,68 @@ def to_spiking(
     device = None if device is None else usable_device(device)
     if isinstance(calibration, PackedSequence):
         refuse_packed(calibration)  # a tuple, but none of batches
-    if modules is not None:
-        wanted = [modules] if isinstance(modules, str | type) else modules
-        return convert_parts(model, calibration, wanted, settings, device=device, progress=progress)
-    batches = batches_of(calibration)
-    # One tensor is cut into batches once it is known along which axis.
-    uncut = isinstance(calibration, Tensor | np.ndarray)
-    none = object()
-    first = calibration if uncut else next(iter(batches), none)
-    if first is none:
-        raise CalibrationError("the calibration data yields no batch; give at least one image")
-    if first is None:
-        raise CalibrationError("the first calibration batch is None; give batches of images")
-    others = [] if uncut else others_of(batches)
-    seen: list[Shapes] = []
-
-    def all_of(captured: Captured) -> Any:
-        return batches_of(calibration, captured.signature.cut_axis) if uncut else batches
-
-    while True:
-        try:
-            ready = made_ready(
-                model, first, all_of, settings, others, seen, device=device, progress=progress
+    with opened(resume) as folder:
+        stages = folder.under(facts=partial(_facts, settings, device or _device_of(model)))
+        # Other settings are told before any work.
+        stages.once(SETTINGS, lambda: None)
+        if modules is not None:
+            wanted = [modules] if isinstance(modules, str | type) else modules
+            return convert_parts(
+                model,
+                calibration,
+                wanted,
+                settings,
+                stages=stages,
+                device=device,
+                progress=progress,
             )
-            fixed = by_site(ready.sites, settings.per_site_steps, "per_site_steps")
-            gated = gates_of(ready.sites, settings)
-            source = calibrated(ready, settings, fixed, gated, progress=progress)
-            break
-        except NewShape as error:
-            # A later batch has a length that none had before: once more, now that it varies.
-            if error.shapes in seen:
+        batches = batches_of(calibration)
+        # One tensor is cut into batches once it is known along which axis.
+        uncut = isinstance(calibration, Tensor | np.ndarray)
+        none = object()
+        first = calibration if uncut else next(iter(batches), none)
+        if first is none:
+            raise CalibrationError("the calibration data yields no batch; give at least one image")
+        if first is None:
+            raise CalibrationError("the first calibration batch is None; give batches of images")
+        others = [] if uncut else others_of(batches)
+        seen: list[Shapes] = []
+
+        def all_of(captured: Captured) -> Any:
+            return batches_of(calibration, captured.signature.cut_axis) if uncut else batches
+
+        while True:
+            try:
+                ready = made_ready(
+                    model, first, all_of, settings, others, seen, device=device, progress=progress
+                )
+                fixed = by_site(ready.sites, settings.per_site_steps, "per_site_steps")
+                gated = gates_of(ready.sites, settings)
+                # Each try has a graph of its own, and so stages of its own.
+                own = stages.under(f"try {len(seen) + 1} " if seen else "")
+                source = calibrated(ready, settings, fixed, gated, stages=own, progress=progress)
+                break
+            except NewShape as error:
+                # A later batch has a length that none had before: once more, now that it varies.
+                if error.shapes in seen:
+                    raise
+                seen.append(error.shapes)
+            except RankFailed:
                 raise
-            seen.append(error.shapes)
-        except RankFailed:
-            raise
-        except (CaptureError, InputError) as error:
-            raise with_parts(error, model, first) from error.__cause__
-    costs = costs_of(source, settings.automatic)
-    return build(source, settings, costs=costs, seconds=ready.seconds, progress=progress)
+            except (CaptureError, InputError) as error:
+                raise with_parts(error, model, first) from error.__cause__
+        costs = costs_of(source, settings.automatic)
+        return build(source, settings, costs=costs, seconds=ready.seconds, progress=progress)
+
+
+def _device_of(model: nn.Module) -> torch.device | None:
+    return next((tensor.device for tensor in model.state_dict().values()), None)
+
+
+def _facts(settings: ConversionSettings, device: torch.device | None) -> dict[str, Any]:
+    """What the stages of a conversion are made with."""
+    asked = settings.to_dict()
+    return surroundings(device) | {
+        name: value if isinstance(value, str | int | float | None) else repr(value)
+        for name, value in asked.items()
+    }

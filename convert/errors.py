@@ -29,6 +29,10 @@ class StorageError(ConversionError):
     """A network can't be saved, or a file isn't a network that can be loaded."""
 
 
+class ResumeError(ConversionError):
+    """Stages can't be kept, or those that are kept belong to another run."""
+
+
 class ExportError(ConversionError):
     """A network can't be written in another format."""
 

@@ -7,6 +7,7 @@ before.
 from __future__ import annotations
 
 import argparse
+import atexit
 import os
 import signal
 import sys
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from models.corrupt import LeftOut
 
 WRONG_USE, INTERRUPTED, TERMINATED, NOBODY_READS = 2, 130, 143, 141
+_MOST_SECONDS, _SOON = 10.0, 0.05
 
 
 class Refusal(Exception):
@@ -72,6 +74,7 @@ def run_command(
     *,
     writes: Callable[[argparse.Namespace], Sequence[str]] | None = None,
     files: Sequence[str] = (),
+    kept: Callable[[argparse.Namespace], str] | None = None,
 ) -> int:
     """Parses the options, looks at where results go, runs, and returns the exit code.
 
@@ -82,6 +85,7 @@ def run_command(
         run: the command; may return an exit code.
         writes: names of the files in ``--output``, a folder that is this run's alone.
         files: options, as attributes, that name a file to write.
+        kept: says what a run that is stopped leaves.
     """
     options = parser.parse_args()
     try:
@@ -105,11 +109,15 @@ def run_command(
             print(f"{_whose()}: {_one_line(error)}", file=sys.stderr)
         return error.code if isinstance(error, Refusal) else WRONG_USE
     except KeyboardInterrupt:
-        _say_stopped("Ctrl-C")
-        return INTERRUPTED
+        return _stopped("Ctrl-C", INTERRUPTED, kept(options) if kept else "")
     except Terminated:
-        _say_stopped("SIGTERM")
-        return TERMINATED
+        return _stopped("SIGTERM", TERMINATED, kept(options) if kept else "")
+
+
+def _stopped(by: str, code: int, kept: str) -> int:
+    if first_process():
+        print(f"stopped by {by}{kept and '; '}{kept}", file=sys.stderr)
+    return code
 
 
 def first_process() -> bool:
@@ -117,20 +125,32 @@ def first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def processes() -> int:
+    """How many processes torchrun started; 1 without it."""
+    said = os.environ.get("WORLD_SIZE", "")
+    return int(said) if said.isdecimal() else 1
+
+
 def _whose() -> str:
     return "error" if first_process() else f"error in process {os.environ['RANK']}"
 
 
-def _say_stopped(by: str) -> None:
-    if first_process():
-        print(f"stopped by {by}", file=sys.stderr)
-
-
 def leave(code: int) -> NoReturn:
     """Ends the process; one that was stopped doesn't wait for what its threads still compute."""
+    # All is written and said: a signal from now on must not make another end of it.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     if code in (INTERRUPTED, TERMINATED):
+        # Whatever the end of a library waits for, it isn't waited for long.
+        late = threading.Timer(_MOST_SECONDS, os._exit, [code])
+        late.daemon = True
+        late.start()
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
+        # All is said: threads whose files are removed below have nothing to add.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        # Ends processes that read data, and removes temporary files of libraries.
+        atexit._run_exitfuncs()
         os._exit(code)
     sys.exit(code)
 
@@ -144,17 +164,56 @@ def _orderly() -> Iterator[None]:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = signal.signal(signal.SIGTERM, _terminated)
+        before = {signal.SIGTERM: signal.signal(signal.SIGTERM, _terminated)}
+        # A shell lets what it runs in the background ignore this one.
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            before[signal.SIGINT] = signal.signal(signal.SIGINT, _interrupted)
         try:
-            yield
+            with _never_lost():
+                yield
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+@contextmanager
+def _never_lost() -> Iterator[None]:
+    """Raises what stops the run once more where Python had to drop it.
+
+    That is in the end of an object, as that of a DataLoader, out of which nothing can be raised.
+    """
+    before, alarm = sys.unraisablehook, signal.getsignal(signal.SIGALRM)
+
+    def dropped(found: sys.UnraisableHookArgs) -> None:
+        kind = found.exc_type
+        if not issubclass(kind, (KeyboardInterrupt, Terminated)):
+            before(found)
+            return
+
+        def again(number: int, frame: FrameType | None) -> None:
+            raise kind
+
+        signal.signal(signal.SIGALRM, again)
+        signal.setitimer(signal.ITIMER_REAL, _SOON)
+
+    sys.unraisablehook = dropped
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, alarm)
+        sys.unraisablehook = before
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:
     # A second one must not break off what the first one cleans up.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise Terminated
+
+
+def _interrupted(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _warned(message: Warning | str, *_: object) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from arguments import Parser
 from command import leave, run_command
-from converting import add_options, run, written
+from converting import add_options, kept, run, written
 
 
 def parser() -> argparse.ArgumentParser:
@@ -25,7 +25,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> int:
     """Entry point; errors of use end in one line, without a traceback."""
-    return run_command(parser(), lambda options: run(options, evenly=True), writes=written)
+    return run_command(
+        parser(), lambda options: run(options, evenly=True), writes=written, kept=kept
+    )
 
 
 def _give_way() -> None:

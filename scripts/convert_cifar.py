@@ -9,7 +9,7 @@ import argparse
 
 from arguments import Parser
 from command import leave, run_command
-from converting import add_options, run, written
+from converting import add_options, kept, run, written
 
 
 def parser() -> argparse.ArgumentParser:
@@ -21,7 +21,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> int:
     """Entry point; errors of use end in one line, without a traceback."""
-    return run_command(parser(), lambda options: run(options, evenly=False), writes=written)
+    return run_command(
+        parser(), lambda options: run(options, evenly=False), writes=written, kept=kept
+    )
 
 
 if __name__ == "__main__":

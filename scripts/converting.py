@@ -7,6 +7,7 @@ import platform
 import shlex
 import sys
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arguments import (
@@ -26,7 +27,8 @@ from arguments import (
     steps_or_auto,
     whole,
 )
-from command import first_process, told_left_out
+from command import first_process, processes, told_left_out
+from output import check_room
 
 if TYPE_CHECKING:
     import convert
@@ -57,6 +59,22 @@ def add_options(parser: argparse.ArgumentParser, *, batch_size: int) -> None:
     )
     add_common(parser)
     parser.add_argument("--output", required=True, type=place, metavar="DIR")
+    parser.add_argument(
+        "--resume",
+        type=_kept_place,
+        metavar="DIR",
+        help="keep every stage here; after a kill, the same command goes on from the last",
+    )
+
+
+def _kept_place(text: str) -> Path:
+    """The folder of stages, which one process alone keeps."""
+    if (several := processes()) > 1:
+        raise argparse.ArgumentTypeError(
+            f"stages are kept by one process alone, and torchrun started {several}; leave --resume "
+            "out, or run one process"
+        )
+    return place(text)
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
@@ -252,6 +270,24 @@ def written(options: argparse.Namespace) -> list[str]:
     return [*names, *(["pareto.json", "pareto.png"] if options.pareto else []), "report.html"]
 
 
+def kept(options: argparse.Namespace) -> str:
+    """What a run that was stopped leaves, for the line that says so."""
+    found: list[str] = []
+    if getattr(options, "saved", None):
+        found.append(f"the network is in {options.saved}")
+    if processes() > 1:
+        return "; ".join(found)
+    if options.resume is None:
+        found.append("no stage is kept without --resume DIR")
+    elif "convert" in sys.modules:
+        from convert.common.kept_stages import kept_in
+
+        names = kept_in(options.resume)
+        told = ", ".join(names) or "nothing yet"
+        found.append(f"kept in {options.resume}: {told}; the same command goes on from there")
+    return "; ".join(found)
+
+
 def run(options: argparse.Namespace, *, evenly: bool) -> None:
     """Converts, evaluates, prints and writes the report, with all processes of torchrun.
 
@@ -259,15 +295,21 @@ def run(options: argparse.Namespace, *, evenly: bool) -> None:
         options: those that `add_options` adds.
         evenly: draws the calibration images equally from every class.
     """
+    import convert
     from convert.common.torchrun import process_group
 
     with process_group(options.device) as options.device:
-        _run(options, evenly=evenly)
+        if options.resume is None:
+            _run(options, evenly, None)
+            return
+        with convert.KeptStages(options.resume) as stages:
+            _run(options, evenly, stages)
 
 
-def _run(options: argparse.Namespace, *, evenly: bool) -> None:
+def _run(options: argparse.Namespace, evenly: bool, stages: convert.KeptStages | None) -> None:
     import convert
     import models
+    from convert.storage.room import room_for
     from models.devices import device_named
     from models.sources import (
         check_classes,
@@ -286,6 +328,11 @@ def _run(options: argparse.Namespace, *, evenly: bool) -> None:
     model = models.get(
         options.model, options.weights, options.activation, options.classes, seed=options.seed
     )
+    room = room_for(model)
+    if first_process():
+        check_room(options.output, sum(room))
+    if stages is not None:
+        stages.check_room(sum(room))
     by_classes = metric in (None, "accuracy")
     sources = open_sources(
         options.data,
@@ -315,8 +362,21 @@ def _run(options: argparse.Namespace, *, evenly: bool) -> None:
     draws = drawn(sources.calibration, sources.test)
     print("".join(f"{line}\n" for line in draws), end="", flush=True)
     snn = convert.to_spiking(
-        model.to(device), sources.calibration, **asked.to_dict(), progress=bars
+        model.to(device), sources.calibration, **asked.to_dict(), resume=stages, progress=bars
     )
+    files = [options.output / name for name in written(options)]
+    if first_process():
+        # An evaluation may take longer than all before it.
+        snn.save(
+            files[2],
+            metadata={
+                "model": options.model,
+                "activation": options.activation,
+                "preprocessing": preprocessing.to_dict(),
+                **({"classes": list(sources.classes)} if sources.classes else {}),
+            },
+        )
+        options.saved = files[2]
     print(f"\n{snn.report}\n", flush=True)
     if options.audit and first_process():
         print(f"{convert.audit(snn, sources.calibration.first(2))}\n", flush=True)
@@ -326,11 +386,11 @@ def _run(options: argparse.Namespace, *, evenly: bool) -> None:
         sources.test,
         by_site=options.by_site,
         metric=metric,
+        resume=stages,
         progress=bars,
     )
     print(result)
     skipped = told_left_out(options, left_out(calibration=sources.calibration, test=sources.test))
-    files = [options.output / name for name in written(options)]
     names = ("torch", "torchvision", "spikingjelly", "numpy")
     library = options.model.partition(":")[0]
     if first_process():
@@ -360,15 +420,6 @@ def _run(options: argparse.Namespace, *, evenly: bool) -> None:
             trade_off.plot(files[4])
     if not first_process():
         return
-    snn.save(
-        files[2],
-        metadata={
-            "model": options.model,
-            "activation": options.activation,
-            "preprocessing": preprocessing.to_dict(),
-            **({"classes": list(sources.classes)} if sources.classes else {}),
-        },
-    )
     convert.write_report(
         files[-1], snn, result, images=sources.test.first(8), name=options.model,
         details={"command": shlex.join(sys.argv), "preprocessing": str(preprocessing)},

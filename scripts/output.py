@@ -15,7 +15,21 @@ except ImportError:  # only POSIX has it
     fcntl = None  # type: ignore[assignment]
 
 _LOCK = ".running"
+# The locks that this process holds.
+_held: set[int] = set()
 _LEAST_FREE = 50_000_000
+
+
+def _forget_in_child() -> None:
+    """A process that was forked, as those that read data are, must not hold the locks on."""
+    for descriptor in _held:
+        with suppress(OSError):
+            os.close(descriptor)
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_child)
 
 
 class OutputError(Exception):
@@ -44,6 +58,19 @@ def check_file(path: str | os.PathLike[str], *, least_free: int = 1_000_000) -> 
         _check_folder(_nearest(target.parent), path, least_free)
     except OSError as error:
         raise OutputError(f"can't write {path}: {error.strerror}; choose another") from error
+
+
+def check_room(path: Path, needed: int) -> None:
+    """Refuses a folder whose disk has too little room.
+
+    Args:
+        path: the folder.
+        needed: bytes.
+
+    Raises:
+        OutputError: naming what is free and what is needed.
+    """
+    _check_folder(_nearest(path), path, max(needed, _LEAST_FREE))
 
 
 @contextmanager
@@ -124,6 +151,7 @@ def _only_run(folder: Path) -> Iterator[None]:
         if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
             break
         file.close()
+    _held.add(file.fileno())
     try:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {os.uname().nodename}\n")
@@ -131,4 +159,5 @@ def _only_run(folder: Path) -> Iterator[None]:
         yield
     finally:
         path.unlink(missing_ok=True)
+        _held.discard(file.fileno())
         file.close()

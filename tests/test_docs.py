@@ -3,7 +3,6 @@
 import copy
 import pkgutil
 import re
-import socket
 import tarfile
 from importlib.util import find_spec
 from pathlib import Path
@@ -202,27 +201,6 @@ def test_recurrence() -> None:
     gates = {"input_gate", "forget_gate", "cell_gate", "output_gate", "cell_tanh"}
     cells = {site.rpartition(".") for site in names["cells"].sites}
     assert {site for *_, site in cells} == gates and len(cells) == 10
-
-
-def test_distributed(
-    small: nn.Module, images: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    text = (_DOCS / "distributed.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    monkeypatch.chdir(tmp_path)
-    # A group of one, as torchrun starts it.
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    group = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    for name, value in group.items():
-        monkeypatch.setenv(name, value)
-    names = {"torch": torch, "convert": convert, "model": small, "calibration": images}
-    try:
-        exec(compile(example, "docs/distributed.md", "exec"), names | {"test": images})
-    finally:
-        torch.distributed.destroy_process_group()
-    assert load("network.fsnn")(images).shape[0] == len(images)
 
 
 def test_peers(small: nn.Module, images: Tensor) -> None:

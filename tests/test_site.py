@@ -327,6 +327,26 @@ def test_results() -> None:
     assert said == ["ROMEO:", "Pre"] * 2  # "Present is", as the page quotes it
 
 
+def test_resume(names: dict[str, Any], tmp_path: Path) -> None:
+    _run("resume.md", {**names, "convert": convert})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kept", "net.fsnn"]
+    assert (tmp_path / "kept" / "evaluation.stage").exists()
+
+
+def test_distributed(names: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    # One process stands for the group's; tests of several processes are elsewhere.
+    group = {"init_method": f"file://{Path.cwd()}/group", "rank": 0, "world_size": 1}
+    start = partial(torch.distributed.init_process_group, **group)
+    monkeypatch.setattr(torch.distributed, "init_process_group", start)
+    changes = {"calibration, steps=8": "images, steps=2", "model, test": "model, images"}
+    try:
+        _run("distributed.md", {**names, "convert": convert, "torch": torch}, changes)
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+    assert Path("network.fsnn").exists()
+
+
 def test_every_page_with_examples_is_run() -> None:
     others = ("tests/test_docs.py", "tests/convert/inspect/test_spike_plots.py")
     tests = "".join((_ROOT / name).read_text(encoding="utf-8") for name in others)

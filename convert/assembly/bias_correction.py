@@ -11,14 +11,17 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import Node
 
 from ..common.devices import apart
+from ..common.fingerprints import of_network
+from ..common.kept_stages import Stages
 from ..common.progress import Progress
 from ..graph.run import Modules, compute
 from ..network.bias_shifts import Corrections
@@ -53,12 +56,15 @@ class Corrected:
     after: float
 
 
-def correct(snn: SpikingModel, sample: Sample, *, progress: bool = False) -> list[Correction]:
+def correct(
+    snn: SpikingModel, sample: Sample, *, stages: Stages | None = None, progress: bool = False
+) -> list[Correction]:
     """Corrects a network for each of its K where that helps, and says what was done.
 
     Args:
         snn: a converted network without corrections; changed in place.
         sample: calibration images, which run through its graph.
+        stages: where what is found for a K is kept; they say what the network and the images are.
         progress: shows a bar on stderr.
     """
     network, own = snn.network, snn.fitted_as
@@ -70,8 +76,12 @@ def correct(snn: SpikingModel, sample: Sample, *, progress: bool = False) -> lis
     rows = []
     for k in (own, *map(int, snn.refitted)):
         neurons = neurons_of(snn, k)
-        found = measure(sample, layers, neurons, progress=progress)
-        row = _judged(k, found, sample, neurons)
+        found, row = (stages or Stages()).once(
+            f"corrections {k}",
+            partial(_found, k, sample, layers, neurons, progress),
+            (Corrected, Correction),
+            partial(_facts, neurons),
+        )
         if row.kept:
             snn.corrections.add(k, found.shifts)
             for path, factor in found.stretches.items():
@@ -79,6 +89,18 @@ def correct(snn: SpikingModel, sample: Sample, *, progress: bool = False) -> lis
         rows.append(row)
     snn.corrections.put(network, own)
     return rows
+
+
+def _found(
+    k: int, sample: Sample, layers: Sequence[Layer], neurons: Neurons, progress: bool
+) -> tuple[Corrected, Correction]:
+    """What is measured for one K, and whether it is used."""
+    found = measure(sample, layers, neurons, progress=progress)
+    return found, _judged(k, found, sample, neurons)
+
+
+def _facts(neurons: Neurons) -> dict[str, str]:
+    return {"the neurons": of_network(nn.ModuleList(neurons.values()))}
 
 
 def _judged(k: int, found: Corrected, sample: Sample, neurons: Neurons) -> Correction:

@@ -13,7 +13,7 @@ from ..common.timing import timed
 from ..graph.chains import latency_steps
 from ..graph.roles import operations
 from ..network.model import SpikingModel
-from ..network.report import Report, SiteRow
+from ..network.report import OutputError, Report, SiteRow
 from ..network.settings import ConversionSettings
 from ..sites.find import Site
 from .bias_correction import correct
@@ -21,6 +21,7 @@ from .biased_layers import left_out
 from .calibrated import Calibrated, Size, Sizes
 from .fit_targets import error
 from .insert_neurons import swap
+from .kept_corrections import kept_for, of_neurons
 from .output_error import output_errors
 from .side_by_side import Sample
 from .site_fits import SiteFits
@@ -58,17 +59,23 @@ def build(
     if source.batches is not None:
         with timed(seconds, "correct"):
             sample = _sample(model, source.batches)
+            stages = kept_for(source.stages, sample)
             if settings.sequential:
-                report.corrections += correct(model, sample, progress=progress)
+                report.corrections += correct(model, sample, stages=stages, progress=progress)
                 found = left_out(model.network, set(model.names.values()))
                 report.notes += [note for note in found if note not in report.notes]
         with timed(seconds, "check"):
-            report.output_errors += output_errors(
-                model,
-                sample,
-                report.corrections,
-                partial(fits.neurons, next(iter(wanted.values()))),
-                progress=progress,
+            report.output_errors += stages.under(facts=partial(of_neurons, model)).once(
+                "check",
+                partial(
+                    output_errors,
+                    model,
+                    sample,
+                    report.corrections,
+                    partial(fits.neurons, next(iter(wanted.values()))),
+                    progress=progress,
+                ),
+                (OutputError,),
             )
         if report.output_errors[0].poor:
             warnings.warn(str(report.output_errors[0].within(part)), stacklevel=4)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 
 from ..calibration.observe import Observed
 from ..capture.capture import Captured
+from ..common.kept_stages import Stages
 from ..sites.find import Site
 
 
@@ -40,6 +41,7 @@ class Calibrated:
         fixed_steps: K of the sites that have one whatever is wanted, by name.
         gates: of every site, by name; where K is chosen, the most.
         batches: calibration batches, if there are any.
+        stages: where what is made of it is kept.
     """
 
     captured: Captured
@@ -48,6 +50,7 @@ class Calibrated:
     fixed_steps: Mapping[str, int]
     gates: Mapping[str, int]
     batches: Iterable[Any] | None
+    stages: Stages = field(default_factory=Stages)
 
     @property
     def device(self) -> torch.device | None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import count
 
 import torch
 
 from ..common.ranks import team
 from ..fitting.jumps import Jumps
-from ..fitting.methods import fit_problems, warm_up
+from ..fitting.methods import warm_up
 from ..fitting.problem import Problem, Solution
 from ..graph.chains import constants_barred, hidden_inputs
 from ..network.settings import ConversionSettings
@@ -19,6 +20,7 @@ from .calibrated import Calibrated, Size, Sizes
 from .fit_targets import jumps_of, problem
 from .growing_sums import reaches
 from .insert_neurons import neuron_of
+from .kept_fits import fitted
 from .spike_prices import SpikePrices
 
 
@@ -38,6 +40,7 @@ class SiteFits:
         graph_module = source.captured.graph_module
         self.prices = SpikePrices(source, settings.spike_cost)
         self._solutions: dict[tuple[str, Size], Solution] = {}
+        self._calls = count(1)
         self._barred = constants_barred(graph_module, {site.module for site in source.sites})
         self._masked = self._with_masks()
         self._jumps: dict[str, Jumps] = {}
@@ -57,14 +60,8 @@ class SiteFits:
             if (site.name, size) not in self._solutions
         }
         problems = [self.problem(site, size) for site, size in missing.values()]
-        found = fit_problems(
-            problems,
-            self._settings.method,
-            seed=self._settings.seed,
-            effort=self._settings.effort,
-            shared=True,
-            progress=self._progress,
-        )
+        name = f"fits {next(self._calls)}"
+        found = fitted(problems, self._settings, self.source.stages, name, progress=self._progress)
         together = team()
         if together is not None:
             # Machines that round otherwise must not go apart.

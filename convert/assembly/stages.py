@@ -9,9 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..calibration.histogram import Histogram
+from ..calibration.kept_tally import STAGE_BYTES
 from ..calibration.observe import calibrate
 from ..calls.sizes import Shapes
 from ..capture.capture import Captured, capture
+from ..common.fingerprints import fingerprint, of_network
+from ..common.kept_stages import Stages
+from ..common.packed_values import packed
 from ..common.timing import timed
 from ..network.settings import ConversionSettings
 from ..sites.find import Site
@@ -94,6 +99,7 @@ def calibrated(
     fixed: Mapping[str, int],
     gates: Mapping[str, int],
     *,
+    stages: Stages | None = None,
     progress: bool = True,
 ) -> Calibrated:
     """Runs the exact network on the calibration batches.
@@ -103,14 +109,30 @@ def calibrated(
         settings: of the conversion.
         fixed: K of the sites that have one of their own, by name.
         gates: of every site, by name.
+        stages: where what calibration saw, and what is made of it, is kept.
         progress: shows bars on stderr.
     """
     captured, sites = ready.captured, ready.sites
     check_alike(captured, settings)
     target = next((t.device for t in captured.graph_module.state_dict().values()), ready.device)
+    own = (stages or Stages()).under(
+        facts=lambda: {"the network": of_network(captured.graph_module)}
+    )
+    own.check_room(len(sites) * STAGE_BYTES)
     with timed(ready.seconds, "calibrate"):
         observed = calibrate(
-            captured, sites, ready.batches, device=target, seed=settings.seed, progress=progress
+            captured,
+            sites,
+            ready.batches,
+            device=target,
+            seed=settings.seed,
+            stages=own,
+            progress=progress,
         )
     captured.tell_readings()
-    return Calibrated(captured, sites, observed, fixed, gates, ready.batches)
+
+    def told() -> dict[str, str]:
+        saw = [observed.histograms, observed.neurons, observed.images, observed.input_ranges]
+        return {"what calibration saw": fingerprint(packed(saw, (Histogram,)))}
+
+    return Calibrated(captured, sites, observed, fixed, gates, ready.batches, own.under(facts=told))

@@ -21,7 +21,7 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 # Coarsening merges pairs, so more than this many occupied cells leave at least half as many.
-_MOST_CELLS = 4096
+MOST_CELLS = 4096
 # Sizes of the dense grids on which values are counted, in bits.
 _GRIDS = (14, 17, 20)
 # With fewer values than this for each cell that there could be, gaps say little.
@@ -82,7 +82,7 @@ class Histogram:
     @property
     def sparse(self) -> bool:
         """Whether there are too few values to tell the gaps between them from chance."""
-        return self.total < _DENSE * _MOST_CELLS
+        return self.total < _DENSE * MOST_CELLS
 
     @property
     def mean(self) -> float:
@@ -270,13 +270,13 @@ class Histogram:
         Few cells stay in the cache; values far apart from each other need more to be told apart.
         """
         span = (self.high - self.low) or abs(self.high) or 1.0
-        for bits in _GRIDS if size > _MOST_CELLS else _GRIDS[-1:]:
+        for bits in _GRIDS if size > MOST_CELLS else _GRIDS[-1:]:
             yield max(finest, int(np.ceil(np.log2(span))) - bits)
 
     def _take(self, level: int, finest: int, first: int, dense: Ints, mass: Floats | None) -> bool:
         """Keeps the counts of every cell from the first one, if they tell enough cells apart."""
         cells = dense.nonzero()[0]
-        if len(cells) <= _MOST_CELLS and level != finest:
+        if len(cells) <= MOST_CELLS and level != finest:
             return False
         self.level = level
         self.cells, self.counts = cells + first, dense[cells]
@@ -325,7 +325,7 @@ class Histogram:
         self._coarsen()
 
     def _coarsen(self) -> None:
-        while len(self.cells) > _MOST_CELLS:
+        while len(self.cells) > MOST_CELLS:
             self.level += 1
             self.cells, self.counts, self.mass = _neighbours(
                 self.cells >> 1, self.counts, self.mass

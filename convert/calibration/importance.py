@@ -108,6 +108,17 @@ class Observer:
             self.told(node, x.detach(), square)
         return outputs
 
+    def state(self) -> dict[str, Any]:
+        """What the next batch depends on, as numbers and texts."""
+        signs = [generator.bit_generator.state for generator in self._signs]
+        return {"signs": signs, "sizes": list(self.sizes), "failed": self.failed}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what `state` gave, after a first batch."""
+        for generator, known in zip(self._signs, state["signs"], strict=True):
+            generator.bit_generator.state = known
+        self.sizes, self.failed = list(state["sizes"]), state["failed"]
+
     def _unpadded(self, outputs: Sequence[Any], kept: Tensor | None) -> Sequence[Any]:
         """The outputs with 0 at padding, through which no gradient passes."""
         if kept is None or len(self._positions) != len(outputs):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from torch.fx import Node
 
 from ..calls.padding import kept_positions, padding_size
 from ..capture.capture import Captured
+from ..common.kept_passes import BatchPass
+from ..common.kept_stages import Stages
 from ..common.progress import Progress
 from ..common.ranks import team
 from ..errors import CalibrationError
@@ -18,6 +21,7 @@ from ..graph.node_facts import has_positions
 from ..sites.find import Site
 from .histogram import Histogram
 from .importance import Observer
+from .kept_tally import restore, state_of
 from .on_ranks import SharedCalibration, SharedTally
 from .tally import Inputs, Range, Tally
 
@@ -48,6 +52,7 @@ def calibrate(
     *,
     device: torch.device | str | None = None,
     seed: int = 0,
+    stages: Stages | None = None,
     progress: bool = False,
 ) -> Observed:
     """Runs the exact network on calibration batches and counts the inputs of every site.
@@ -58,6 +63,7 @@ def calibrate(
         batches: tensors, ``(inputs, label)`` pairs or dicts of keyword inputs; see `BatchReader`.
         device: where the network lives.
         seed: of the estimate of every site's importance.
+        stages: where what was counted so far is kept.
         progress: shows a bar on stderr.
 
     Raises:
@@ -73,13 +79,27 @@ def calibrate(
         captured.signature.outputs,
         with_positions(captured),
     )
+    kept = BatchPass(
+        stages or Stages(),
+        "calibration",
+        "calibration data",
+        partial(state_of, tally.histograms, tally.elements, network),
+        partial(restore, tally.histograms, tally.elements, network),
+        (Histogram,),
+    )
     with torch.no_grad():
         if together is None or not isinstance(tally, SharedTally):
             for batch in Progress(batches, "calibrate", shown=progress):
-                for piece in inputs.add(captured.signature, batch, device):
+                pieces = inputs.add(captured.signature, batch, device)
+                if not pieces or not kept.wants(pieces):
+                    continue
+                for piece in pieces:
                     network.run(*piece, kept=kept_positions(captured.signature, piece))
                     tally.finish()
+                kept.ran()
+            kept.finish()
         else:
+            # Nothing is kept: `KeptStages` refuses several processes.
             shared = SharedCalibration(together, captured, tally, inputs, network, device)
             shared.run(batches, progress)
     if inputs.images == 0:

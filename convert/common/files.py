@@ -13,9 +13,10 @@ from pathlib import Path
 
 from ..errors import InputError
 from .messages import shortened
+from .process_locks import hold, let_go
 
-_TEMPORARY = re.compile(r"\.writing-[0-9a-f]{32}(\..*)?", re.ASCII)
-# No file takes so long to write: what is older was left by a process that was killed.
+_TEMPORARY = re.compile(r"\.writing-(locked-)?[0-9a-f]{32}(\..*)?", re.ASCII)
+# Of files without a lock: none takes so long to write, an older one's process was killed.
 _STALE_SECONDS = 24 * 3600.0
 
 
@@ -81,10 +82,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         before = _existing(target, asked)
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale(target.parent)
-        temporary = target.parent / f".writing-{uuid.uuid4().hex}{_ending(target)}"
         mode = 0o666 if before is None else stat.S_IMODE(before.st_mode) & 0o777
-        # Made with the permissions that it will have: the system takes the mask off.
-        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
+        temporary, lock = _new_file(target, mode)
     except OSError as error:
         raise _refusal(asked, error) from error
     try:
@@ -96,6 +95,28 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise _refusal(asked, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+        if lock is not None:
+            let_go(lock)
+
+
+def _new_file(target: Path, mode: int) -> tuple[Path, int | None]:
+    """An empty file beside another, and the descriptor that locks it; None where nothing does.
+
+    The lock says that its process lives.
+    """
+    while True:
+        made = uuid.uuid4().hex
+        temporary = target.parent / f".writing-locked-{made}{_ending(target)}"
+        # Made with the permissions that it will have: the system takes the mask off.
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        if hold(descriptor) is None:
+            os.close(descriptor)
+            plain = target.parent / f".writing-{made}{_ending(target)}"
+            return temporary.rename(plain), None
+        # Before it was locked, another process may have taken it for one that was left.
+        if temporary.exists():
+            return temporary, descriptor
+        let_go(descriptor)
 
 
 def _existing(target: Path, asked: Path) -> os.stat_result | None:
@@ -135,10 +156,21 @@ def _keep_owner_and_mode(temporary: Path, before: os.stat_result) -> None:
 def _remove_stale(folder: Path) -> None:
     """Removes what processes that were killed left in a folder."""
     for name in os.listdir(folder):
-        if _TEMPORARY.fullmatch(name):
+        found = _TEMPORARY.fullmatch(name)
+        if found is not None:
             with suppress(OSError):
-                if time.time() - (folder / name).stat().st_mtime > _STALE_SECONDS:
+                if _left(folder / name, locked=found[1] is not None):
                     (folder / name).unlink()
+
+
+def _left(path: Path, *, locked: bool) -> bool:
+    """Whether a temporary file's process is dead."""
+    if not locked:
+        return time.time() - path.stat().st_mtime > _STALE_SECONDS
+    descriptor = os.open(path, os.O_RDONLY)
+    held = hold(descriptor)
+    let_go(descriptor)
+    return held is True
 
 
 def _refusal(asked: Path, error: OSError) -> InputError:

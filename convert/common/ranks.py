@@ -304,6 +304,11 @@ def one_process() -> Iterator[None]:
         _local.alone = before
 
 
+def company() -> int:
+    """How many processes would work on a call of this one: 1 for one alone."""
+    return dist.get_world_size() if _several() and not getattr(_local, "alone", False) else 1
+
+
 def shows() -> bool:
     """Whether this process shows progress: of several only the first."""
     found = team()

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 
+from ..common.kept_passes import KeptRows
+from ..common.kept_stages import Stages
 from ..common.progress import Progress
 from ..common.ranks import team
 from ..network.model import SpikingModel
+from .kept_sums import ROWS, of_batches
 from .measures import Measure, Outputs
 from .rows import Row, SiteErrorRow
 from .runs import by_image, device_of, eval_mode, outputs
@@ -19,7 +23,12 @@ Kept = tuple[Any, Any]
 
 
 def errors_by_site(
-    snn: SpikingModel, kept: Sequence[Kept], kind: Measure, *, progress: bool = True
+    snn: SpikingModel,
+    kept: Sequence[Kept],
+    kind: Measure,
+    *,
+    stages: Stages | None = None,
+    progress: bool = True,
 ) -> tuple[SiteErrorRow, ...]:
     """Error of the output with one site spiking, and with all sites up to it, in graph order.
 
@@ -28,6 +37,7 @@ def errors_by_site(
         kept: inputs ``(args, kwargs)`` and labels as the measure takes them, or None, a batch; the
             reference is the network with no site spiking.
         kind: what is measured.
+        stages: where the rows are kept; they say what the network is.
         progress: shows a bar on stderr; one line a minute where that is no terminal.
     """
     names, device = list(snn.sites), device_of(snn)
@@ -46,9 +56,16 @@ def errors_by_site(
                     measure.add(found(inputs), reference, labels)
             return measure.site
 
-        rows, together = [], team()
+        def row(name: str) -> SiteErrorRow:
+            before = frozenset(names[: names.index(name) + 1])
+            return SiteErrorRow(name, measured({name}), measured(before))
+
+        told = (stages or Stages()).under(facts=partial(of_batches, kept))
+        rows: KeptRows[SiteErrorRow] = KeptRows(told, "sites", ROWS)
+        together = team()
         own_names = names if together is None else together.share(names)
         for name in Progress(own_names, "evaluate by site", shown=progress):
-            before = frozenset(names[: names.index(name) + 1])
-            rows.append(SiteErrorRow(name, measured({name}), measured(before)))
-    return tuple(rows if together is None else together.merged("evaluate by site", rows))
+            rows.add(partial(row, name))
+        rows.finish()
+    found_rows = rows.rows if together is None else together.merged("evaluate by site", rows.rows)
+    return tuple(found_rows)

@@ -121,6 +121,6 @@ def class_names(source: Any) -> Sequence[str]:
         known = source.get("classes") if isinstance(source, Mapping) else None
         known = known or getattr(source, "classes", None)
         if isinstance(known, list | tuple) and all(isinstance(name, str) for name in known):
-            return known
+            return [str(name) for name in known]
         source = getattr(source, "dataset", None)
     return ()

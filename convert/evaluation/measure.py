@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Collection, Sequence, Sized
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ from ..calls.batch_forms import Given
 from ..calls.batch_reading import ReadBatches, read_by
 from ..capture.model_kinds import as_program_takes
 from ..common.batches import ahead, batches_once
+from ..common.kept_passes import SECONDS, BatchPass
+from ..common.kept_stages import KeptStages, Stages, opened
 from ..common.progress import Progress
 from ..common.ranks import team, together
 from ..errors import InputError
@@ -24,6 +27,7 @@ from ..network.model import SpikingModel
 from ..network.report import Report
 from .by_site import Kept, errors_by_site
 from .choice import suitable
+from .kept_sums import CLASSES, kept_for, restore, state_of
 from .measures import Measure, Outputs, Returned
 from .metrics import metric_of
 from .on_ranks import Begun, Log, add_all, check_alike
@@ -57,6 +61,7 @@ def evaluate(
     metric: Any = None,
     by_site: int = 64,
     at: Collection[int] | None = None,
+    resume: str | os.PathLike[str] | KeptStages | None = None,
     progress: bool = True,
 ) -> Evaluation:
     """Runs both networks on the same batches, the spiking one cut after every step as well.
@@ -91,6 +96,9 @@ def evaluate(
             none. A network that mixes the images of a batch is given whole batches: so many images
             or more.
         at: steps after which the network is read out beside the last; None for every step.
+        resume: a folder in which sums are kept every few seconds (see ``docs/resume.md``): a run
+            that was killed goes on from them, on the same batches. `KeptStages` holds such a folder
+            for several calls.
         progress: shows bars on stderr; one line a minute where that is no terminal.
 
     Raises:
@@ -103,18 +111,22 @@ def evaluate(
     wanted = _count(by_site)
     steps, report = _steps(at, snn.longest), report_of(snn)
     original = snn.original() if model is None else model
-    several = team()
-    if several is not None:
-        check_alike(several, snn, original, (wanted, steps))
     remarks, reader = Remarks(snn, model, data), snn.reader()
-    both = _Both(snn, original, given, steps, wanted, remarks)
-    with torch.no_grad(), eval_mode(original), eval_mode(snn):
-        both.add_all(read_by(batches_once(data, snn.signature.cut_axis), reader), progress)
-    if both.begun is None:
-        raise InputError("the test data yields no image; give at least one batch")
-    name, kind, plan, exact, _ = both.begun
-    exact.check()
-    site_rows = errors_by_site(snn, both.kept, kind, progress=progress) if wanted else ()
+    with opened(resume) as folder:
+        several = team()
+        if several is not None:
+            check_alike(several, snn, original, (wanted, steps))
+        stages = kept_for(folder, snn, original, given, steps, wanted)
+        both = _Both(snn, original, given, steps, wanted, remarks, stages)
+        with torch.no_grad(), eval_mode(original), eval_mode(snn):
+            both.add_all(read_by(batches_once(data, snn.signature.cut_axis), reader), progress)
+        if both.begun is None:
+            raise InputError("the test data yields no image; give at least one batch")
+        name, kind, plan, exact, _ = both.begun
+        exact.check()
+        site_rows = (
+            errors_by_site(snn, both.kept, kind, stages=stages, progress=progress) if wanted else ()
+        )
     return Evaluation(
         report=report,
         metric=name,
@@ -138,6 +150,10 @@ def evaluate(
     )
 
 
+# What counts batches in `_Both`.
+_COUNTS = ("images", "labelled", SECONDS)
+
+
 @dataclass
 class _Both:
     """Both networks, and what was added up of the batches that went through them."""
@@ -149,6 +165,7 @@ class _Both:
     steps: Sequence[int]
     wanted: int
     remarks: Remarks
+    stages: Stages
     begun: Begun | None = None
     # What other processes are told of a batch, where several work together.
     log: Log | None = None
@@ -163,6 +180,9 @@ class _Both:
 
     def __post_init__(self) -> None:
         self.device, self.home = device_of(self.snn), device_of(self.original)
+        self.sums = BatchPass(
+            self.stages, "evaluation", "test data", self._state, self._restore, CLASSES
+        )
 
     def add_all(self, data: ReadBatches, progress: bool) -> None:
         """Runs every batch, the next one being read meanwhile."""
@@ -174,6 +194,22 @@ class _Both:
         for batch in Progress(ahead(data), "evaluate", total, shown=progress):
             for part in self.snn.signature.taken(batch):
                 self.add(part)
+        self.sums.finish()
+
+    def _state(self) -> dict[str, Any]:
+        """What was added up of the batches so far."""
+        assert self.begun is not None
+        sums = state_of([self.begun.kind, self.begun.exact], self.begun.plan.runs)
+        counts = {name: getattr(self, name) for name in _COUNTS}
+        return {**sums, **counts, "remarks": self.remarks.state()}
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        """Goes on from what `_state` gave."""
+        assert self.begun is not None
+        restore([self.begun.kind, self.begun.exact], self.begun.plan.runs, state)
+        for name in _COUNTS:
+            setattr(self, name, state[name])
+        self.remarks.restore(state["remarks"])
 
     def _begin(self, batch: Given, expected: Outputs) -> Begun:
         """Decides on the metric, before the first batch is measured."""
@@ -206,6 +242,9 @@ class _Both:
         size = signature.images(signature.flatten(args, kwargs))
         if not size:
             return
+        added = not self.sums.wants((args, kwargs, batch.label))
+        if added and self.kept_images >= self.wanted:
+            return
         begin = time.perf_counter()
         returned = self._returned(batch)
         between = time.perf_counter()
@@ -221,6 +260,8 @@ class _Both:
             self.keep((args, kwargs), labels, size)
         else:
             self.log.begin((args, kwargs), labels, size)
+        if added:
+            return
         add = directly if self.log is None else self.log.add
         expected = by_image(signature, returned, kind)
         before = exact.labelled
@@ -234,6 +275,7 @@ class _Both:
         self.seconds["evaluate_original"] += between - begin
         self.seconds["evaluate_spiking"] += time.perf_counter() - between
         self.images += size
+        self.sums.ran()
 
     def _exact(self, kind: Measure, piece: Batch) -> Outputs:
         """The outputs of the network that was converted, as they are measured."""

@@ -21,6 +21,8 @@ from .measures import Measure, Outputs
 
 # Two networks whose outputs differ by more of their magnitude aren't one network.
 _ANOTHER = 0.05
+# Attributes that aren't collected.
+_GIVEN = ("_kind", "_names", "_given")
 
 
 class Counts(NamedTuple):
@@ -143,6 +145,14 @@ class Remarks:
                 f"the model's outputs differ by {gap:.2g} of their magnitude from those of the "
                 "network that was converted (snn.original()): other weights, or another model"
             )
+
+    def state(self) -> dict[str, Any]:
+        """What was collected, beside what `begin` was told."""
+        return {name: value for name, value in vars(self).items() if name not in _GIVEN}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes on from what `state` gave."""
+        vars(self).update(state)
 
     def told(self, readings: list[str], of_figures: list[str]) -> tuple[str, ...]:
         """All notes, those on how the batches were read first; the doubts are warned of, too.

@@ -244,3 +244,13 @@ register_method("tbpi", tbpi.solve, compiles=compilation.training)
 register_method("random", tbpi.solve_random, compiles=compilation.training)
 register_method("random-best", partial(tbpi.solve_random, best=True), compiles=compilation.training)
 register_method("binary", binary.solve)
+_OWN = dict(_methods)
+
+
+def is_own(method: str) -> bool:
+    """Whether a method is the package's own, of whose code is known whether it changed.
+
+    Args:
+        method: its name.
+    """
+    return method in _OWN and _methods.get(method) is _OWN[method]

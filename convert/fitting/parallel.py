@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from ..common.progress import Progress
 from ..common.ranks import on_this_machine, team
+from .kept_tasks import remembered
 
 Result = TypeVar("Result")
 
@@ -31,6 +32,7 @@ def run_all(
 def _run(tasks: Sequence[Callable[[], Result]], title: str, progress: bool) -> list[Result]:
     if not tasks:
         return []
+    tasks = remembered(tasks)
     pool = ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // on_this_machine()))
     try:
         futures = [pool.submit(task) for task in tasks]

@@ -19,6 +19,7 @@ from ..assembly.stages import Ready, calibrated, made_ready
 from ..capture.isolate import isolated
 from ..capture.model_kinds import eager_module
 from ..common.batches import batches_of
+from ..common.kept_stages import Stages
 from ..errors import CaptureError, ConversionError, InputError, SiteError
 from ..network.model import SpikingModel
 from ..network.settings import ConversionSettings
@@ -59,6 +60,7 @@ def convert_parts(
     wanted: Sequence[Wanted],
     settings: ConversionSettings,
     *,
+    stages: Stages | None = None,
     device: torch.device | None = None,
     progress: bool = True,
 ) -> SpikingParts:
@@ -69,6 +71,7 @@ def convert_parts(
         calibration: as for `to_spiking`; a batch is given to the model in the form that it takes.
         wanted: names, globs and classes of the parts.
         settings: of the conversion; numbers by site name sites with their part.
+        stages: where what is made is kept, each part's under its name.
         device: where the result lives; the model's own device if None.
         progress: shows bars on stderr.
 
@@ -87,7 +90,7 @@ def convert_parts(
         kept = keeps_caches(whole, recording, notes)
         recording.probe(lengths_apart(whole, settings))
         networks = _networks(recording, settings, notes, device, progress)
-        converted = _converted(networks, settings, progress)
+        converted = _converted(networks, settings, stages or Stages(), progress)
         python = python_modules(whole.model, recording.parts)
         rows = [_row(each, converted[each.name], recording) for each in networks]
         made = Made(converted, rows, python, notes, kept)
@@ -193,7 +196,10 @@ def _shapes(recorded: Recorded) -> str:
 
 
 def _converted(
-    networks: Sequence[_Network], settings: ConversionSettings, progress: bool
+    networks: Sequence[_Network],
+    settings: ConversionSettings,
+    stages: Stages,
+    progress: bool,
 ) -> dict[str, SpikingModel]:
     """The networks with their neurons, by name."""
     names = {each.name: [site.name for site in each.ready.sites] for each in networks}
@@ -207,6 +213,7 @@ def _converted(
                 settings,
                 by_site(sites, settings.per_site_steps, "per_site_steps"),
                 gates_of(sites, settings),
+                stages=stages.under(f"{each.name} "),
                 progress=progress,
             )
             found[each.name] = build(

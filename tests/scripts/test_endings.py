@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -267,6 +268,34 @@ def test_a_stopped_command_leaves_nothing(
     assert capsys.readouterr().err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_in_the_end_of_an_object_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path,
+    number: signal.Signals,
+) -> None:  # fmt: skip
+    class Workers:
+        """As what reads data in other processes, and waits for them at its end."""
+
+        def __del__(self) -> None:
+            signal.raise_signal(number)
+            time.sleep(0)
+
+    def run(options: Any) -> None:
+        Workers()
+        time.sleep(10)
+        pytest.fail("the signal was lost")
+
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    hook = sys.unraisablehook
+    try:
+        assert _command(monkeypatch, tmp_path / "out", run) == 128 + number
+    finally:
+        signal.signal(signal.SIGINT, inherited)
+    shown = capsys.readouterr().err
+    assert shown.startswith("stopped by") and shown.count("\n") == 1
+    assert sys.unraisablehook is hook and signal.getitimer(signal.ITIMER_REAL)[0] == 0
 
 
 @pytest.mark.parametrize(

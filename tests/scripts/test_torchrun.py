@@ -76,7 +76,7 @@ def test_two_processes_write_what_one_writes(words: list[str], tmp_path: Path) -
         )
         assert ran.returncode == 0, ran.stderr
         assert sorted(path.name for path in out.iterdir()) == [
-            "images.fsnn", "report.json", "steps.png"
+            "images.fsnn", "report.html", "report.json", "steps.png"
         ]  # fmt: skip
         told.append((_without_times(out), ran.stdout.count("written:")))
     assert told[0] == told[1] and told[1][1] == 1

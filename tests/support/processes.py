@@ -244,6 +244,25 @@ def alone(rank: int) -> int:
     return len(snn.sites)
 
 
+def resumes(rank: int, folder: str) -> tuple[list[str], bool]:
+    """What is said of stages in several processes; whether anything was made; one alone keeps."""
+    model, data, told = Classifier().eval(), image_batches((4, 4)), []
+    with convert.one_process():
+        kept = {"steps": 3, "method": "binary", "progress": False, "resume": f"{folder}/own{rank}"}
+        snn = convert.to_spiking(model, data, **kept)
+    together = f"{folder}/kept"
+    for call in (
+        lambda: convert.to_spiking(model, data, steps=3, resume=together, progress=False),
+        lambda: convert.evaluate(snn, model, data, resume=together, progress=False),
+        convert.KeptStages(together).__enter__,
+    ):
+        try:
+            call()
+        except convert.ConversionError as error:
+            told.append(str(error))
+    return told, Path(together).exists()
+
+
 def other_arguments(rank: int, what: str) -> None:
     """Process 1 is given other data, weights or settings, or its part of the data."""
     model, data, steps = Classifier().eval(), image_batches(), 3

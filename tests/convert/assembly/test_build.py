@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from convert import ConversionSettings, SpikingModel, to_spiking
-from convert.assembly import site_fits
+from convert.assembly import kept_fits
 from convert.assembly.build import build
 from convert.assembly.calibrated import Calibrated
 from convert.assembly.site_numbers import by_site, gates_of
@@ -50,13 +50,13 @@ def test_every_fit_is_made_once(
     small: nn.Module, images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fitted: list[tuple[str, int]] = []
-    solve = site_fits.fit_problems
+    solve = kept_fits.fit_problems
 
     def counted(problems: list[Problem], *args: object, **settings: object) -> object:
         fitted.extend((problem.name, problem.steps) for problem in problems)
         return solve(problems, *args, **settings)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(site_fits, "fit_problems", counted)
+    monkeypatch.setattr(kept_fits, "fit_problems", counted)
     captured = capture(small, images)
     sites = find_sites(captured.graph_module)
     settings = ConversionSettings(steps=[3, 5], per_site_steps={"act": 5}, method="binary")

@@ -32,3 +32,15 @@ def test_float64_is_added_in_order() -> None:
 
 def test_nothing_was_added() -> None:
     assert DeviceSum(0).value == 0 and DeviceSum(0.0).value == 0.0
+
+
+@pytest.mark.parametrize("first", [0.1, torch.tensor(0.1, dtype=torch.float64)])
+@pytest.mark.parametrize("second", [0.2, torch.tensor(0.2, dtype=torch.float64)])
+def test_a_sum_that_another_one_joins(
+    first: float | torch.Tensor, second: float | torch.Tensor
+) -> None:
+    found, other = DeviceSum(0.0), DeviceSum(0.0)
+    found.add(first)
+    other.add(second)
+    found.join(other)
+    assert found.value == 0.1 + 0.2 and other.value == 0.2

@@ -3,6 +3,8 @@
 import os
 import socket
 import stat
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -163,3 +165,36 @@ def test_a_path_that_ends_as_a_folder_is_no_file(tmp_path: Path) -> None:
     ):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+_KILLED = """
+import sys, os, signal
+from convert.common.files import atomic_path
+with atomic_path(sys.argv[1]) as temporary:
+    temporary.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_process_left_goes_with_the_next_write(tmp_path: Path) -> None:
+    target = tmp_path / "file.txt"
+    subprocess.run([sys.executable, "-c", _KILLED, target], check=False)
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".writing-") and left.suffix == ".txt"
+    with atomic_path(target) as temporary:
+        assert not left.exists()
+        temporary.write_text("new")
+        # One whose process lives stays, however many others write.
+        _write(tmp_path / "other")
+        assert temporary.exists()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file.txt", "other"]
+
+
+def test_on_a_disk_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("convert.common.files.hold", lambda descriptor: None)
+    with atomic_path(tmp_path / "file.txt") as temporary:
+        assert "locked" not in temporary.name
+        temporary.write_text("new")
+        _write(tmp_path / "other")
+        assert temporary.exists()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file.txt", "other"]

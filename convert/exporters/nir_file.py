@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -79,8 +80,11 @@ def export_nir(
         )
     if progress:
         print(f"{os.fspath(path)}: {found}", file=sys.stderr, flush=True)
-    with atomic_path(path) as temporary:
-        nir.write(str(temporary), _as_nir(made, compact))
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        # Not by its path: HDF5 would lock the file, which is locked while it is written.
+        written = io.BytesIO()
+        nir.write(written, _as_nir(made, compact))
+        file.write(written.getbuffer())
     return found
 
 

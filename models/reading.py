@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -15,6 +17,10 @@ from torch.utils.data import DataLoader, Dataset
 from .decoding import CorruptImageError
 from .errors import DataError
 from .preprocessing import Preprocessing
+
+# Characters that a socket's path may have, and what Python adds to the temporary folder's:
+# /pymp-12345678/listener-12345678.
+_LONGEST, _SOCKET = 107, 32
 
 
 class Pictures(Protocol):
@@ -68,8 +74,10 @@ def read_batches(
         first, step: only batches number first, first + step, ... are read.
 
     Raises:
-        DataError: if such a process ends.
+        DataError: if such a process ends, or couldn't hand its images over.
     """
+    if workers:
+        _check_sockets()
     # With a generator of its own it leaves torch's random numbers alone.
     count = len(images.y)
     starts = range(first * size, count, step * size)
@@ -89,6 +97,20 @@ def read_batches(
             f"a process that reads images ended ({str(error).splitlines()[0][:120]}); memory may "
             "be short: give fewer --workers, or a smaller --batch-size"
         ) from error
+
+
+def _check_sockets() -> None:
+    """Refuses a temporary folder in which reading processes can't make sockets.
+
+    torch hands tensors over by sockets there. Where that fails, it waits for them for ever.
+    """
+    folder = tempfile.gettempdir()
+    if os.name == "posix" and len(os.fsencode(folder)) + _SOCKET > _LONGEST:
+        raise DataError(
+            f"the path of the temporary folder has {len(os.fsencode(folder))} characters, too many "
+            f"for the sockets of --workers ({_LONGEST - _SOCKET} at most): set TMPDIR to a shorter "
+            "one, or give --workers 0"
+        )
 
 
 class _Fitted(Dataset[_Sample]):

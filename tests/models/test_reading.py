@@ -10,7 +10,7 @@ from PIL import Image
 
 import models
 from models import DataError, OnCorrupt, Preprocessing
-from models.data import Loader
+from models.data import Images, Loader
 from models.reading import read_batches
 
 _PREPARE = Preprocessing(8, (0.5,) * 3, (0.25,) * 3, 3, 9)
@@ -115,3 +115,13 @@ def test_a_process_that_ends_is_one_line() -> None:
     with pytest.raises(DataError, match="fewer --workers") as error:
         list(read_batches(_Ends(), _PREPARE, 2, workers=1))
     assert "\n" not in str(error.value)
+
+
+def test_a_temporary_folder_whose_path_is_too_long_for_sockets(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    images = Images(np.zeros((4, 8, 8, 3), np.uint8), np.arange(4), "four")
+    monkeypatch.setattr("tempfile.tempdir", "/tmp/" + "x" * 71)
+    with pytest.raises(DataError, match=r"has 76 characters, too many .*75 at most.*set TMPDIR"):
+        next(images.read(_PREPARE, 2, workers=1))
+    assert len(list(images.read(_PREPARE, 2))) == 2

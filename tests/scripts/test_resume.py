@@ -3,9 +3,11 @@
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,15 +97,14 @@ def _found(folder: Path) -> Any:
     return report, document, tensors[start:], picture, sorted(p.name for p in folder.iterdir())
 
 
-def _child(stop: str, tmp_path: Path, words: list[str]) -> subprocess.Popen[str]:
-    (tmp_path / "temporary").mkdir(exist_ok=True)
+def _child(stop: str, temporary: Path, words: list[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", _CHILD, stop, _SCRIPTS, *words],
         env=os.environ
         | {
             "PYTHONPATH": str(_SCRIPTS.parent),
             "OMP_NUM_THREADS": str(torch.get_num_threads()),
-            "TMPDIR": str(tmp_path / "temporary"),
+            "TMPDIR": str(temporary),
         },
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -135,10 +136,12 @@ def test_killed_and_stopped_it_ends_as_it_would_have(
 ) -> None:
     whole, out, kept = (tmp_path / name for name in ("whole", "out", "kept"))
     resumed = [*words, "--output", str(out), "--resume", str(kept)]
+    # Sockets of --workers need a short path.
+    temporary = Path(tempfile.mkdtemp())
     # What a shell starts in the background ignores Ctrl-C, and so would the children.
     inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        killed = _child("file", tmp_path, resumed)
+        killed = _child("file", temporary, resumed)
         assert _run(monkeypatch, [*words, "--output", str(whole)]) == 0
         _reached(killed)
         killed.kill()
@@ -146,7 +149,7 @@ def test_killed_and_stopped_it_ends_as_it_would_have(
         assert killed.returncode == -signal.SIGKILL
         (half,) = [p.name for p in out.iterdir() if p.name != ".running"]
         assert half.startswith(".writing-locked-")
-        stopped = _child("evaluation", tmp_path, resumed)
+        stopped = _child("evaluation", temporary, [*resumed, "--workers=1"])
         _reached(stopped)
     finally:
         signal.signal(signal.SIGINT, inherited)
@@ -162,7 +165,8 @@ def test_killed_and_stopped_it_ends_as_it_would_have(
     assert _run(monkeypatch, resumed) == 0
     assert _found(out) == _found(whole)
     assert not [p for p in kept.iterdir() if p.suffix != ".stage"]
-    left = [p.name for p in (tmp_path / "temporary").iterdir()]
+    left = [p.name for p in temporary.iterdir()]
+    shutil.rmtree(temporary)
     assert not [name for name in left if not name.startswith("torchinductor_")]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterator
 from typing import Self
 
@@ -18,24 +19,24 @@ from .reading import Read, read_batches
 _ERROR = OnCorrupt()
 
 
-class Labelled:
+class Labelled(ABC):
     """Images with class numbers ``y`` int64 ``[N]``, a source for messages, and class names."""
 
     y: npt.NDArray[np.int64]
     source: str
     classes: tuple[str, ...]
 
+    @abstractmethod
     def image(self, index: int, *, gray: bool) -> npt.NDArray[np.uint8]:
         """One image ``[H, W, C]``; with one channel where gray is asked for and known."""
-        raise NotImplementedError
 
+    @abstractmethod
     def identities(self) -> Iterator[Hashable]:
         """What tells each image from all others, whichever source it was reached by."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _chosen(self, which: slice | npt.NDArray[np.int64]) -> Self:
         """Those at some places."""
-        raise NotImplementedError
 
     def __len__(self) -> int:
         return len(self.y)

@@ -21,7 +21,7 @@ def _lint(folder: Path) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def copied(tmp_path: Path) -> Path:
     """The packages and their contracts, to be changed."""
-    for package in ("convert", "models"):
+    for package in ("convert", "fewspikes", "models"):
         shutil.copytree(
             _ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("weights", "*.pyc")
         )
@@ -41,8 +41,9 @@ def test_imports_go_down() -> None:
         ("convert/common/files.py", "from ..neuron import surrogate", "convert.neuron"),
         ("convert/sites/find.py", "import models.data", "models"),
         ("convert/graph/regions.py", "from . import roles", "convert.graph"),
+        ("models/text.py", "import fewspikes", "fewspikes"),
     ],
-    ids=["from above", "from the lowest", "models", "circle"],
+    ids=["from above", "from the lowest", "models", "circle", "the package of both"],
 )
 def test_an_import_the_wrong_way_is_found(copied: Path, file: str, line: str, found: str) -> None:
     changed = copied / file

@@ -11,9 +11,9 @@ import importlib
 import sys
 from pathlib import Path
 
-from arguments import Parser
-from command import leave, run_command
-from converting import add_options, kept, run, written
+from fewspikes.commands.convert import add_options, kept, run, written
+from fewspikes.commands.endings import leave, run_command
+from fewspikes.commands.kinds import Parser
 
 
 def parser() -> argparse.ArgumentParser:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import argparse
 
-from arguments import Parser
-from command import leave, run_command
-from converting import add_options, kept, run, written
+from fewspikes.commands.convert import add_options, kept, run, written
+from fewspikes.commands.endings import leave, run_command
+from fewspikes.commands.kinds import Parser
 
 
 def parser() -> argparse.ArgumentParser:

@@ -6,7 +6,9 @@ import argparse
 import time
 from dataclasses import fields
 
-from arguments import (
+import models
+from fewspikes.commands.endings import leave, run_command
+from fewspikes.commands.kinds import (
     Parser,
     add_common,
     at_least_zero,
@@ -16,9 +18,6 @@ from arguments import (
     positive,
     whole,
 )
-from command import leave, run_command
-
-import models
 from models.devices import device_named
 from models.training import AUGMENTATIONS, Recipe, accuracy_of, train
 

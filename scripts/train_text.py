@@ -8,7 +8,9 @@ import time
 from dataclasses import fields
 from pathlib import Path
 
-from arguments import (
+import models
+from fewspikes.commands.endings import leave, run_command
+from fewspikes.commands.kinds import (
     Parser,
     add_common,
     at_least_zero,
@@ -17,9 +19,6 @@ from arguments import (
     positive,
     whole,
 )
-from command import leave, run_command
-
-import models
 from models.devices import device_named
 from models.text_training import TextRecipe, loss_of, read_bytes, train_text
 

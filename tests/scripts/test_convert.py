@@ -9,8 +9,6 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-import arguments
-import converting
 import numpy as np
 import pytest
 import torch
@@ -18,9 +16,11 @@ from PIL import Image
 
 import convert
 import models
+from fewspikes.commands import convert as converting
+from fewspikes.commands import kinds as arguments
 from models.preprocessing import INTERPOLATIONS
 
-_SCRIPTS = Path(arguments.__file__).parent
+_SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 _MODELS = """
 import torch

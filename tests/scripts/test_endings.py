@@ -12,17 +12,17 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-import arguments
-import command
 import numpy as np
-import output
 import pytest
 import torch
 
 import convert
 import models
+from fewspikes.commands import endings as command
+from fewspikes.commands import kinds as arguments
+from fewspikes.commands import output
 
-_SCRIPTS = Path(command.__file__).parent
+_SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 _NAMES = sorted(
     path.stem
     for path in _SCRIPTS.glob("*.py")
@@ -390,8 +390,8 @@ def test_warnings_are_one_line(
 _CHILD = """
 import sys, time; sys.path.insert(0, sys.argv.pop(1))
 import threading
-from arguments import Parser, add_common
-from command import leave, run_command
+from fewspikes.commands.kinds import Parser, add_common
+from fewspikes.commands.endings import leave, run_command
 from convert.common.files import atomic_path
 from pathlib import Path
 parser = Parser(); parser.add_argument("--output", type=Path); add_common(parser)

@@ -14,16 +14,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import arguments
 import numpy as np
-import output
 import pytest
 import torch
 
 from convert.common.kept_stages import KeptStages
 from convert.storage import container
+from fewspikes.commands import output
 
-_SCRIPTS = Path(arguments.__file__).parent
+_SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 _MODEL = """
 import torch

@@ -10,7 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arguments import (
+from .endings import first_process, processes, told_left_out
+from .kinds import (
     DEFAULT_METHOD,
     EFFORTS,
     METHODS,
@@ -27,8 +28,7 @@ from arguments import (
     steps_or_auto,
     whole,
 )
-from command import first_process, processes, told_left_out
-from output import check_room
+from .output import check_room
 
 if TYPE_CHECKING:
     import convert

@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdo
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from output import OutputError, check_file, output_folder
+from .output import OutputError, check_file, output_folder
 
 if TYPE_CHECKING:
     from models.corrupt import LeftOut

@@ -1,0 +1,1 @@
+"""The commands: what each takes, how it ends, and what it prints and writes."""

@@ -6,25 +6,33 @@ before.
 
 from __future__ import annotations
 
-import argparse
 import atexit
 import os
 import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import NoReturn
 
 from .output import OutputError, check_file, output_folder
 
-if TYPE_CHECKING:
-    from models.corrupt import LeftOut
-
+# Exit codes, beside 0 and, for an unexpected error, 1.
 WRONG_USE, INTERRUPTED, TERMINATED, NOBODY_READS = 2, 130, 143, 141
 _MOST_SECONDS, _SOON = 10.0, 0.05
+
+
+EVERYWHERE = f"""\
+  0    done
+  1    an unexpected error, with a traceback
+  {WRONG_USE}    wrong use, or what was given can't be used: one line says what
+  {INTERRUPTED}  stopped by Ctrl-C
+  {NOBODY_READS}  nobody reads the results any more
+  {TERMINATED}  stopped by SIGTERM
+"""
 
 
 class Refusal(Exception):
@@ -41,67 +49,51 @@ def _refusals() -> tuple[type[Exception], ...]:
     for package, names in (
         ("convert", ["ConversionError"]),
         ("models", ["ModelError", "DataError"]),
+        ("fewspikes._models", ["ModelError", "DataError"]),
     ):
-        module = sys.modules.get(package)
-        found += [getattr(module, name) for name in names if hasattr(module, name)]
+        kinds = [getattr(sys.modules.get(package), name, None) for name in names]
+        # A user's own package of that name may call anything so.
+        found += [k for k in kinds if isinstance(k, type) and issubclass(k, Exception)]
     return tuple(found)
-
-
-def told_left_out(
-    options: argparse.Namespace, sources: Mapping[str, LeftOut]
-) -> dict[str, dict[str, Any]]:
-    """Warns of images that were left out; gives what a report says of them, if any may be.
-
-    Args:
-        options: those of `arguments.add_reading` among them.
-        sources: images that were left out, by what they were for.
-    """
-    for left_out in sources.values():
-        if len(left_out):
-            print(f"warning: {left_out}", file=sys.stderr)
-    if options.corrupt != "skip":
-        return {}
-    return {"skipped": {name: left_out.to_dict() for name, left_out in sources.items()}}
 
 
 class Terminated(BaseException):
     """SIGTERM came."""
 
 
-def run_command(
-    parser: argparse.ArgumentParser,
-    run: Callable[[argparse.Namespace], int | None],
+def ended(
+    run: Callable[[], int | None],
     *,
-    writes: Callable[[argparse.Namespace], Sequence[str]] | None = None,
-    files: Sequence[str] = (),
-    kept: Callable[[argparse.Namespace], str] | None = None,
+    traceback: bool = False,
+    files: Sequence[str | os.PathLike[str] | None] = (),
+    writes: Callable[[], tuple[Path, Sequence[str]]] | None = None,
+    kept: Callable[[], str] | None = None,
 ) -> int:
-    """Parses the options, looks at where results go, runs, and returns the exit code.
+    """Looks at where results go, runs a command, and returns its exit code.
 
     Of the processes that torchrun started only the first writes and prints, but for errors.
 
     Args:
-        parser: of the command; has ``--traceback``.
         run: the command; may return an exit code.
-        writes: names of the files in ``--output``, a folder that is this run's alone.
-        files: options, as attributes, that name a file to write.
+        traceback: lets errors of use through.
+        files: that will be written; None and ``-`` for none.
+        writes: a folder that is this run's alone, and names of the files that it will hold.
         kept: says what a run that is stopped leaves.
     """
-    options = parser.parse_args()
     try:
         with _orderly(), ExitStack() as stack:
-            for name in files:
-                if getattr(options, name) not in (None, "-"):
-                    check_file(getattr(options, name))
+            for file in files:
+                if file is not None and os.fspath(file) != "-":
+                    check_file(file)
             if not first_process():
                 nowhere = stack.enter_context(open(os.devnull, "w"))
                 stack.enter_context(redirect_stdout(nowhere))
                 stack.enter_context(redirect_stderr(nowhere))
             elif writes is not None:
-                stack.enter_context(output_folder(options.output, writes(options)))
-            return run(options) or 0
+                stack.enter_context(output_folder(*writes()))
+            return run() or 0
     except Exception as error:
-        if options.traceback or not isinstance(error, (*_refusals(), OSError)):
+        if traceback or not isinstance(error, (*_refusals(), OSError)):
             raise
         if isinstance(error, BrokenPipeError):
             return _nobody_reads()
@@ -109,9 +101,9 @@ def run_command(
             print(f"{_whose()}: {_one_line(error)}", file=sys.stderr)
         return error.code if isinstance(error, Refusal) else WRONG_USE
     except KeyboardInterrupt:
-        return _stopped("Ctrl-C", INTERRUPTED, kept(options) if kept else "")
+        return _stopped("Ctrl-C", INTERRUPTED, kept() if kept else "")
     except Terminated:
-        return _stopped("SIGTERM", TERMINATED, kept(options) if kept else "")
+        return _stopped("SIGTERM", TERMINATED, kept() if kept else "")
 
 
 def _stopped(by: str, code: int, kept: str) -> int:

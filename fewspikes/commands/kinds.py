@@ -1,4 +1,4 @@
-"""What options take: kinds of numbers, and a parser that refuses an option given twice.
+"""What options take: kinds of numbers and paths, out of the text that a user gave.
 
 Every kind names what it wants and what it found. Nothing here imports torch, which takes seconds:
 a wrong option is refused at once.
@@ -8,104 +8,32 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import re
-import sys
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
 
-# Those of convert.fitting.problem and convert.fitting.methods.
+# Those of convert.fitting.problem.
 MOST_STEPS, MOST_GATES = 63, 15
-METHODS = ("binary", "random", "random-best", "tbpi", "tbpi-exact")
-DEFAULT_METHOD = "tbpi-exact"
-EFFORTS = ("normal", "high")
 # What torch, and the seeds of epochs that are made of it, take.
 _MOST_SEED = 2**32 - 1
 _SHOWN = 40
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser that takes every option once; the last of several would win in silence."""
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        given = super().parse_known_args(args, namespace)
-        words = self._words(args)
-        count = Counter(name for name in map(self._named, words) if name is not None)
-        for name, times in count.items():
-            if times > 1:
-                self.error(f"{name} is given {times} times; give it once, with all its values")
-        return given
-
-    @staticmethod
-    def _words(args: Sequence[str] | None) -> list[str]:
-        words = list(sys.argv[1:] if args is None else args)
-        return words[: words.index("--")] if "--" in words else words
-
-    def _named(self, word: str) -> str | None:
-        """The option that a word names, also by its first letters."""
-        name = word.partition("=")[0]
-        if not name.startswith("--"):
-            return None
-        known = self._option_string_actions
-        meant = [name] if name in known else [full for full in known if full.startswith(name)]
-        return meant[0] if len(meant) == 1 else None
-
-    def error(self, message: str) -> NoReturn:
-        """Ends with one line and code 2."""
-        self.exit(2, f"error: {' '.join(message.split())} (--help lists the options)\n")
-
-
-def add_common(parser: argparse.ArgumentParser, *, seed: int | None = 0) -> None:
-    """Adds the options that all commands have.
-
-    Args:
-        parser: of the command.
-        seed: where none is given; None for a command that draws nothing.
-    """
-    if seed is not None:
-        parser.add_argument("--seed", type=seed_number, default=seed, metavar="N")
-    parser.add_argument("--quiet", action="store_true", help="no progress, results alone")
-    parser.add_argument("--traceback", action="store_true", help="show it on an error")
-
-
-def add_reading(parser: argparse.ArgumentParser) -> None:
-    """Adds how images are read: by how many processes, and what is done about corrupt ones."""
-    parser.add_argument(
-        "--workers", type=count, default=0, metavar="N", help="processes that decode images"
-    )
-    parser.add_argument(
-        "--corrupt",
-        choices=("error", "skip"),
-        default="error",
-        help="what is done about images that can't be decoded; skip leaves them out and says which",
-    )
-    parser.add_argument(
-        "--corrupt-limit",
-        type=share_or_count,
-        default=0.1,
-        metavar="N|SHARE",
-        help="the most that --corrupt skip leaves out: images, or a share as 0.02 or 2%%; 10%% if "
-        "left out",
-    )
+class WrongValue(argparse.ArgumentTypeError, ValueError):
+    """A text is no value of its kind."""
 
 
 def place(text: str) -> Path:
     """A file or folder; an empty path would be the folder that one is in."""
     if not text:
-        raise argparse.ArgumentTypeError("the path is empty")
+        raise WrongValue("the path is empty")
     return Path(text)
 
 
-def add_gates(parser: argparse.ArgumentParser) -> None:
-    """Adds the gates of a neuron."""
-    parser.add_argument(
-        "--gates",
-        type=gates,
-        default=0,
-        metavar="N",
-        help="N gates divide a neuron's inputs among N + 1 tables; 0 for one table",
-    )
+def file_or_stdout(text: str) -> str:
+    """A file to write, or ``-`` for stdout."""
+    return os.fspath(place(text))
 
 
 def whole(text: str) -> int:
@@ -142,7 +70,7 @@ def axis_name(text: str) -> tuple[str, int, str]:
     """``INPUT:AXIS=NAME``: an axis of an input that may have any length, and a name for it."""
     found = re.fullmatch(r"(\w+):(\d{1,2})=(\w+)", text)
     if found is None:
-        raise argparse.ArgumentTypeError(
+        raise WrongValue(
             f"must be INPUT:AXIS=NAME, as in input_ids:1=length, found {text[:_SHOWN]!r}"
         )
     return found[1], int(found[2]), found[3]
@@ -178,7 +106,7 @@ def share_or_count(text: str) -> int | float:
     except ValueError:
         value = math.nan
     if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(
+        raise WrongValue(
             f"must be a whole number, or a share as 0.02 or 2%, found {text[:_SHOWN]!r}"
         )
     return value
@@ -196,9 +124,7 @@ def _integer(text: str, least: int, most: int | None) -> int:
         value = None
     if value is None or value < least or (most is not None and value > most):
         wanted = f">= {least}" if most is None else f"from {least} to {most}"
-        raise argparse.ArgumentTypeError(
-            f"must be a whole number {wanted}, found {text[:_SHOWN]!r}"
-        )
+        raise WrongValue(f"must be a whole number {wanted}, found {text[:_SHOWN]!r}")
     return value
 
 
@@ -208,5 +134,5 @@ def _number(text: str, wanted: str, fits: Callable[[float], bool]) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value) or not fits(value):
-        raise argparse.ArgumentTypeError(f"must be {wanted}, found {text[:_SHOWN]!r}")
+        raise WrongValue(f"must be {wanted}, found {text[:_SHOWN]!r}")
     return value

@@ -1,75 +1,82 @@
-"""Turns a saved few-spikes network into whole numbers for hardware, and measures what that costs.
-
-Writes network.json, network.npz, reference.c and loss.json; docs/hardware.md explains them.
-"""
+"""`fewspikes quantise`: a saved network in whole numbers for hardware, and what that costs."""
 
 from __future__ import annotations
 
-import argparse
 import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
 
-from .endings import WRONG_USE, Refusal, run_command
-from .kinds import Parser, add_common, finite, place, positive, whole
+from . import kinds
+from .endings import WRONG_USE, Refusal, ended
+from .left_out import told_left_out
+from .options import (
+    CONVERSION,
+    DATA,
+    SOURCES,
+    JsonFlag,
+    Network,
+    Tested,
+    choice,
+    text,
+    together,
+    value,
+)
+from .results import json_alone
+from .saved import BAD_DATA, opened, prepared
 
-BAD_NETWORK, BAD_DATA = 3, 4
 FILES = ["network.json", "network.npz", "reference.c", "loss.json"]
-EXIT_CODES = f"""\
-exit codes:
-  0  written
-  1  an unexpected error, with a traceback
-  {WRONG_USE}  wrong use: an option, or a K that the network doesn't have
-  {BAD_NETWORK}  FILE can't be loaded: missing, damaged, or written by a newer version
-  {BAD_DATA}  the images, or the network with them, can't be used
+EXAMPLES = """\
+Examples:
+  fewspikes quantise net.fsnn --data cifar10 --calibration cifar10 --output chip
+  fewspikes quantise net.fsnn --data test.npz --calibration train.npz \\
+      --weight-bits 6 --output chip
 """
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command's options."""
-    result = Parser(
-        description=__doc__,
-        epilog=EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    result.add_argument("file", metavar="FILE", help="a network that snn.save(FILE) wrote")
-    result.add_argument("--data", required=True, metavar="SOURCE", help="for the test")
-    result.add_argument("--calibration", required=True, metavar="SOURCE", help="to quantise with")
-    result.add_argument("--calibration-size", type=whole, default=512, metavar="N")
-    result.add_argument("--steps", type=whole, metavar="K", help="another K that FILE holds")
-    result.add_argument("--weight-bits", type=whole, default=8, metavar="N")
-    result.add_argument("--state-bits", type=whole, default=16, metavar="N")
-    result.add_argument(
-        "--weights",
-        choices=("power-of-two", "integer"),
-        default="power-of-two",
-        help="output weights of spikes",
-    )
-    result.add_argument("--limit", type=whole, metavar="N", help="test on N images only")
-    result.add_argument("--batch-size", type=whole, default=250, metavar="N")
-    result.add_argument("--labels", default="folder", metavar="folder|name|FILE")
-    result.add_argument("--root", default="data", help="where torchvision keeps downloads")
-    result.add_argument("--size", type=whole, help="these four override what FILE says")
-    result.add_argument("--mean", type=finite, nargs="+")
-    result.add_argument("--std", type=positive, nargs="+")
-    result.add_argument("--classes", type=whole)
-    add_common(result)
-    result.add_argument("--output", required=True, type=place, metavar="DIR")
-    return result
+@dataclass(kw_only=True)
+class QuantiseOptions(Tested):
+    """What `fewspikes quantise` takes beside the file."""
+
+    data: Annotated[str, text("SOURCE", f"for the test: {SOURCES}", DATA)]
+    calibration: Annotated[str, text("SOURCE", "to quantise with", DATA)]
+    calibration_size: Annotated[
+        int, value(kinds.whole, "N", "images or texts to quantise with", DATA)
+    ] = 512
+    steps: Annotated[
+        int | None, value(kinds.whole, "K", "another K that FILE holds", CONVERSION)
+    ] = None
+    weight_bits: Annotated[int, value(kinds.whole, "N", "of the layers", CONVERSION)] = 8
+    state_bits: Annotated[int, value(kinds.whole, "N", "of the neurons", CONVERSION)] = 16
+    weights: Annotated[
+        Literal["power-of-two", "integer"], choice("output weights of spikes", CONVERSION)
+    ] = "power-of-two"
+    json: JsonFlag = False
+    output: Annotated[Path, value(kinds.place, "DIR", "what the files are written to")]
 
 
-def run(options: argparse.Namespace) -> None:
+def quantise_network(file: Network, *, options: Annotated[QuantiseOptions, together()]) -> int:
+    """Turns a saved network into whole numbers for hardware, and measures what that costs.
+
+    Writes network.json, network.npz, reference.c and loss.json; docs/hardware.md explains them.
+    """
+    return ended(
+        lambda: _run(file, options),
+        traceback=options.traceback,
+        writes=lambda: (options.output, FILES),
+    )
+
+
+def _run(file: str, options: QuantiseOptions) -> None:
     """Loads, quantises, measures, prints and writes."""
     import convert
-    import models
     from convert.hardware.loss import measure
     from convert.hardware.quantise import quantise
-    from models.sources import open_sources
+    from fewspikes import models
 
-    from .evaluate import preprocessing
+    from .our_models import sources
 
-    try:
-        snn = convert.load(options.file)
-    except convert.ConversionError as error:
-        raise Refusal(BAD_NETWORK, error) from error
+    snn = opened(file)
     bars = not options.quiet
     steps = options.steps or snn.steps
     try:
@@ -77,40 +84,40 @@ def run(options: argparse.Namespace) -> None:
             pass
     except convert.ConversionError as error:
         raise Refusal(WRONG_USE, f"--steps: {error}") from error
-    prepared = preprocessing(snn, options)
-    try:
-        sources = open_sources(
-            options.data,
-            options.calibration,
-            prepared,
-            calibration_size=options.calibration_size,
-            limit=options.limit,
-            seed=options.seed,
-            batch_size=options.batch_size,
-            evenly=False,
-            labels=options.labels,
-            root=options.root,
-        )
-        with snn.with_steps(steps):
-            quantised = quantise(
-                snn,
-                sources.calibration,
-                weight_bits=options.weight_bits,
-                state_bits=options.state_bits,
-                weights=options.weights,
-                progress=bars,
+    preparing = prepared(snn, file, options)
+    with json_alone(options.json) as tell:
+        try:
+            data = sources.open_sources(
+                options.data,
+                options.calibration,
+                preparing,
+                calibration_size=options.calibration_size,
+                limit=options.limit,
+                seed=options.seed,
+                batch_size=options.batch_size,
+                workers=options.workers,
+                evenly=False,
+                labels=options.labels,
+                root=options.root,
+                corrupt=models.OnCorrupt(options.corrupt == "skip", options.corrupt_limit),
             )
-        print(f"{quantised}\n", flush=True)
-        loss = measure(quantised, sources.test, progress=bars)
-    except (convert.ConversionError, models.ModelError, models.DataError) as error:
-        raise Refusal(BAD_DATA, error) from error
-    print(loss)
-    paths = quantised.save(options.output)
-    path = options.output / FILES[-1]
-    path.write_text(json.dumps(loss.to_dict(), indent=1, allow_nan=False) + "\n")
-    print(f"\nwritten: {', '.join([*paths, str(path)])}")
-
-
-def main() -> int:
-    """Entry point; errors of use end in one line, without a traceback."""
-    return run_command(parser(), run, writes=lambda options: FILES)
+            with snn.with_steps(steps):
+                quantised = quantise(
+                    snn,
+                    data.calibration,
+                    weight_bits=options.weight_bits,
+                    state_bits=options.state_bits,
+                    weights=options.weights,
+                    progress=bars,
+                )
+            print(f"{quantised}\n", flush=True)
+            loss = measure(quantised, data.test, progress=bars)
+        except (convert.ConversionError, models.ModelError, models.DataError) as error:
+            raise Refusal(BAD_DATA, error) from error
+        told_left_out(options, sources.left_out(calibration=data.calibration, test=data.test))
+        print(loss)
+        paths = [*quantised.save(options.output), str(options.output / FILES[-1])]
+        text = json.dumps(loss.to_dict(), indent=1, allow_nan=False)
+        Path(paths[-1]).write_text(f"{text}\n")
+        print(f"\nwritten: {', '.join(paths)}")
+        tell(loss.to_dict() | {"files": paths})

@@ -16,9 +16,6 @@ from PIL import Image
 
 import convert
 import models
-from fewspikes.commands import convert as converting
-from fewspikes.commands import kinds as arguments
-from models.preprocessing import INTERPOLATIONS
 
 _SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
@@ -253,17 +250,6 @@ def test_both_commands_find_the_same(
         assert _run(monkeypatch, name, *words, "--output", tmp_path / name) == 0
     assert "random weights" not in capsys.readouterr().err
     assert _report(tmp_path / "convert") == _report(tmp_path / "convert_cifar")
-
-
-def test_what_is_written_down_twice_is_equal() -> None:
-    from convert.fitting.methods import DEFAULT, EFFORTS, METHODS
-    from convert.fitting.problem import MOST_GATES, MOST_STEPS
-
-    assert (arguments.MOST_STEPS, arguments.MOST_GATES) == (MOST_STEPS, MOST_GATES)
-    assert set(arguments.METHODS) == set(METHODS) and arguments.DEFAULT_METHOD == DEFAULT
-    assert tuple(arguments.EFFORTS) == tuple(EFFORTS)
-    assert set(converting.ACTIVATIONS) == set(models.ACTIVATIONS)
-    assert set(converting.INTERPOLATIONS) == set(INTERPOLATIONS)
 
 
 def _python(code: str, folder: Path) -> subprocess.CompletedProcess[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from cyclopts import App, Group, Parameter
+from cyclopts import App, Group
 
 import fewspikes
 
@@ -14,8 +14,6 @@ from .endings import EVERYWHERE
 from .parsing import called
 
 _EXIT = "Exit codes:\n"
-# Options as they are named: no --no-quiet, no lists as JSON.
-_PLAIN = Parameter(negative=(), json_list=False, json_dict=False)
 _NETWORKS, _OTHERS = Group("Networks", sort_key=1), Group("Others", sort_key=2)
 _COMMANDS: tuple[tuple[str, Callable[..., int], str, str, Group], ...] = (
     ("convert", convert.convert_model, convert.EXAMPLES, "", _NETWORKS),
@@ -52,7 +50,6 @@ def app() -> App:
         help_epilogue=_FIRST + EVERYWHERE,
         help_format="plaintext",
         version=f"fewspikes {fewspikes.__version__}",
-        default_parameter=_PLAIN,
     )
     for name, function, examples, codes, group in _COMMANDS:
         epilogue = f"{examples}\n{_EXIT}{_sorted(EVERYWHERE + codes)}"
@@ -83,7 +80,6 @@ def script(function: Callable[..., int], name: str, epilogue: str = "") -> int:
         help_format="plaintext",
         version=f"fewspikes {fewspikes.__version__}",
         help=_unwrapped(function),
-        default_parameter=_PLAIN,
         default_command=function,
     )
     return called(alone, sys.argv[1:])

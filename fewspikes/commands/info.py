@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import json
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from .endings import ended
 from .file_facts import facts_of
 from .options import Common, JsonFlag, Network, together
-from .results import json_alone
 
 EXAMPLES = """\
 Examples:
@@ -38,9 +38,7 @@ def info(file: Network, /, *, options: Annotated[InfoOptions, together()] = _NON
 
 def _run(file: str, options: InfoOptions) -> None:
     facts = facts_of(file)
-    with json_alone(options.json) as tell:
-        print(told(facts))
-        tell(facts)
+    print(json.dumps(facts, indent=1, allow_nan=False) if options.json else told(facts))
 
 
 def told(facts: dict[str, Any]) -> str:

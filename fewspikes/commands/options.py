@@ -33,6 +33,12 @@ SOURCES = (
 )
 
 _T = TypeVar("_T")
+# An option has one name: no --no-quiet, no --empty-steps; and no value is read as JSON.
+_PLAIN = Parameter(negative=(), json_list=False, json_dict=False)
+
+
+def _option(help: str, group: Group, **more: Any) -> Parameter:
+    return Parameter.combine(_PLAIN, Parameter(help=help, group=group, **more))
 
 
 def value(read: Callable[[str], _T], metavar: str, help: str, group: Group = GENERAL) -> Parameter:
@@ -48,7 +54,7 @@ def value(read: Callable[[str], _T], metavar: str, help: str, group: Group = GEN
     def converted(_: object, tokens: tuple[Token, ...]) -> _T:
         return read(tokens[0].value)
 
-    return Parameter(converter=converted, n_tokens=1, metavar=metavar, help=help, group=group)
+    return _option(help, group, converter=converted, n_tokens=1, metavar=metavar)
 
 
 def values(read: Callable[[str], _T], metavar: str, help: str, group: Group = GENERAL) -> Parameter:
@@ -57,13 +63,13 @@ def values(read: Callable[[str], _T], metavar: str, help: str, group: Group = GE
     def converted(_: object, tokens: tuple[Token, ...]) -> list[_T]:
         return [read(token.value) for token in tokens]
 
-    return Parameter(
+    return _option(
+        help,
+        group,
         converter=converted,
         consume_multiple=1,
         n_tokens=1,
         metavar=f"{metavar}...",
-        help=help,
-        group=group,
     )
 
 
@@ -73,7 +79,7 @@ def pair(read: Callable[[str], _T], metavar: str, help: str, group: Group = GENE
     def converted(_: object, tokens: tuple[Token, ...]) -> tuple[_T, ...]:
         return tuple(read(token.value) for token in tokens)
 
-    return Parameter(converter=converted, n_tokens=2, metavar=metavar, help=help, group=group)
+    return _option(help, group, converter=converted, n_tokens=2, metavar=metavar)
 
 
 def text(metavar: str, help: str, group: Group = GENERAL) -> Parameter:
@@ -83,12 +89,12 @@ def text(metavar: str, help: str, group: Group = GENERAL) -> Parameter:
 
 def choice(help: str, group: Group = GENERAL) -> Parameter:
     """An option with one of a few words, which its type lists; arguments as for `value`."""
-    return Parameter(help=help, group=group)
+    return _option(help, group)
 
 
 def flag(help: str, group: Group = GENERAL) -> Parameter:
     """An option without a value; arguments as for `value`."""
-    return Parameter(help=help, group=group, show_default=False)
+    return _option(help, group, show_default=False)
 
 
 def together() -> Parameter:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 
@@ -17,7 +17,7 @@ from cyclopts.exceptions import (
     UnusedCliTokensError,
 )
 
-from .endings import INTERRUPTED, WRONG_USE, ended
+from .endings import INTERRUPTED, NOBODY_READS, WRONG_USE, ended
 from .options import WITHOUT_VALUE
 
 _NOT_RUN = ("--help", "-h", "--version")
@@ -61,9 +61,17 @@ def called(app: App, words: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     if isinstance(getattr(found, "__self__", None), App):
-        # Help and the version: who reads them may have gone.
-        return ended(lambda: found(*given.args, **given.kwargs))
+        return _shown(lambda: found(*given.args, **given.kwargs))
     return int(found(*given.args, **given.kwargs) or 0)
+
+
+def _shown(show: Callable[[], None]) -> int:
+    """Shows help or the version, whose reader may have gone; returns the exit code."""
+    try:
+        return ended(show)
+    except SystemExit:
+        # The console's end where a pipe is broken.
+        return NOBODY_READS
 
 
 def _spelled_out(app: App, words: Sequence[str]) -> Words:
@@ -90,8 +98,11 @@ def _spelled_out(app: App, words: Sequence[str]) -> Words:
         name, equals, text = word.partition("=")
         name = _full_name(name, options)
         count[name] += 1
+        flag = options[name].hint is bool
+        if flag and equals:
+            raise WrongWords(f"{name} takes no value, found {text[:_SHOWN]!r}")
         lone = place + 1 == end or _is_option(rest[place + 1])
-        if name in WITHOUT_VALUE and not equals and lone and options[name].hint is not bool:
+        if name in WITHOUT_VALUE and not equals and lone and not flag:
             equals, text = "=", WITHOUT_VALUE[name]
         made.append(name + equals + text)
     for name, times in count.items():
@@ -130,7 +141,7 @@ def _full_name(name: str, options: Mapping[str, Argument]) -> str:
     if len(meant) > 1:
         raise WrongWords(f"{name} may be {', '.join(meant)}; write more of it")
     if not meant:
-        near = get_close_matches(name, options, 1)
+        near = get_close_matches(name, options, 1, 0.7)
         said = f"; did you mean {near[0]}?" if near else ""
         raise WrongWords(f"there is no option {name[:_SHOWN]}{said}")
     return meant[0]
@@ -143,7 +154,8 @@ def _told(error: CycloptsError | WrongWords, read: Words) -> str:
     if isinstance(error, MissingArgumentError) and error.argument is not None:
         name = _called(error.argument)
         if isinstance(error, ConsumeMultipleError) or name in read.given:
-            return f"{name} needs a value"
+            count = error.argument.parameter.n_tokens or 1
+            return f"{name} needs {'a value' if count == 1 else f'{count} values'}"
         missing = [name, *(other for other in _needed(read) if other != name)]
         return f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing"
     if isinstance(error, UnusedCliTokensError):
@@ -161,7 +173,7 @@ def _reason(error: CoercionError, argument: Argument) -> str:
     choices = argument.get_choices()
     if choices and error.token is not None:
         found = error.token.value[:_SHOWN]
-        return f"invalid choice: {found!r} (choose from {', '.join(choices)})"
+        return f"invalid choice: {found!r} (choose from {', '.join(map(repr, choices))})"
     return str(error.__cause__ if error.msg is not None else error)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +13,6 @@ from typing import Annotated, Any
 from . import kinds
 from .endings import WRONG_USE, Refusal, ended
 from .options import Common, JsonFlag, text, together, value
-from .results import json_alone
 
 FOLDER = Path(__file__).resolve().parents[1] / "zoo"
 FIGURES = "figures.json"
@@ -71,12 +71,10 @@ def _run(name: str | None, options: ZooOptions) -> None:
     if name is None and options.output is not None:
         raise Refusal(WRONG_USE, "--output needs the name of a network; fewspikes zoo lists them")
     found = figures() if name is None else {name: figures()[file_of(name).stem]}
-    with json_alone(options.json) as tell:
-        print(_told(found))
-        if name is not None and options.output is not None:
-            _copy(file_of(name), options.output)
-            print(f"\nwritten: {options.output}")
-        tell(found)
+    print(json.dumps(found, indent=1) if options.json else _told(found))
+    if name is not None and options.output is not None:
+        _copy(file_of(name), options.output)
+        print(f"written: {options.output}", file=sys.stderr if options.json else sys.stdout)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -52,7 +52,7 @@ def called(app: App, words: Sequence[str]) -> int:
     """
     read = Words(words)
     try:
-        read = _spelled_out(app, words)
+        read = spelled_out(app, words)
         found, given, _ = app.parse_args(read.words, print_error=False, exit_on_error=False)
     except (CycloptsError, WrongWords) as error:
         text = " ".join(_told(error, read).split())
@@ -74,7 +74,7 @@ def _shown(show: Callable[[], None]) -> int:
         return NOBODY_READS
 
 
-def _spelled_out(app: App, words: Sequence[str]) -> Words:
+def spelled_out(app: App, words: Sequence[str]) -> Words:
     """The words, with a value where it may be left out.
 
     Raises:

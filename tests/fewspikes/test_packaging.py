@@ -24,7 +24,10 @@ def _python(*words: object, folder: Path, path: Path | None = None) -> str:
     result = subprocess.run(
         [sys.executable, *map(str, words)],
         cwd=folder, capture_output=True, text=True, timeout=300,
-        env={"PATH": "/usr/bin:/bin", "HOME": str(folder), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(path or "")},
+        env={
+            "PATH": "/usr/bin:/bin", "HOME": str(folder), "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(path or ""),
+        },
     )  # fmt: skip
     assert result.returncode == 0, result.stderr + result.stdout
     return result.stdout.strip()

@@ -1,5 +1,7 @@
 """The whole command: help at once, one line for what is wrong, and the exit codes."""
 
+import re
+import shlex
 import subprocess
 import sys
 import time
@@ -8,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cyclopts import CycloptsError
 
 import fewspikes
 from fewspikes.commands.app import app
+from fewspikes.commands.parsing import WrongWords, spelled_out
 
 _ROOT = Path(__file__).resolve().parents[3]
 _NAMES = ["convert", "evaluate", "report", "energy", "quantise", "info", "zoo", "fit"]
@@ -54,22 +58,38 @@ def test_help_has_examples_and_exit_codes(
 
 
 @pytest.mark.parametrize("name", _NAMES)
-def test_examples_are_accepted(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_examples_are_accepted(name: str) -> None:
     """Every example in the help names options that there are, with values that they take."""
-    import shlex
-
-    made = app()
-    examples = str(made[name].help_epilogue).partition("Exit codes:")[0].replace("\\\n", " ")
+    examples = str(app()[name].help_epilogue).partition("Exit codes:")[0].replace("\\\n", " ")
     lines = [line.strip() for line in examples.splitlines()[1:] if line.strip()]
-    assert lines
-    for line in lines:
-        first, *words = shlex.split(line)
-        assert first == "fewspikes"
-        found, _, _ = made.parse_args(
-            [w if w != "--json" or name != "fit" else "--json=-" for w in words],
-            exit_on_error=False, print_error=False,
-        )  # fmt: skip
-        assert found is made[name].default_command
+    assert lines and all(line.startswith(f"fewspikes {name}") for line in lines)
+    assert all(_accepted(shlex.split(line)[1:]) for line in lines)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [_ROOT / "README.md", *sorted((_ROOT / "docs").rglob("*.md"))],
+    ids=lambda page: str(page.relative_to(_ROOT)),
+)
+def test_commands_in_the_docs_are_accepted(page: Path) -> None:
+    """They name options that there are, with values that they take."""
+    blocks = re.findall(
+        r"^```(?:bash|console|sh)?\n(.*?)^```", page.read_text("utf-8"), re.S | re.M
+    )
+    text = "\n".join(blocks).replace("\\\n", " ")
+    for line in re.findall(r"^(?:\$ )?fewspikes (.+)$", text, re.MULTILINE):
+        words = shlex.split(line, comments=True)
+        assert _accepted(words), line
+
+
+def _accepted(words: list[str]) -> bool:
+    """Whether a command can be called with these words; nothing runs."""
+    made = app()
+    try:
+        made.parse_args(spelled_out(made, words).words, exit_on_error=False, print_error=False)
+    except (CycloptsError, WrongWords):
+        return False
+    return True
 
 
 def test_help_comes_at_once(tmp_path: Path) -> None:

@@ -62,8 +62,8 @@ class ModelOptions(Preparing):
         str | None,
         text(
             "FILE|random|DEFAULT",
-            "a checkpoint; 'random' for an untrained network; 'DEFAULT' for the library's own, "
-            "which it downloads",
+            "a checkpoint; 'random' for an untrained network; 'DEFAULT' for timm's or "
+            "torchvision's own, which it downloads, as if left out",
             MODEL,
         ),
     ] = None

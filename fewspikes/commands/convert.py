@@ -25,8 +25,8 @@ EXAMPLES = """\
 Examples:
   fewspikes convert resnet8_digits --data digits --steps 4 --output out
   fewspikes convert resnet20_silu --data cifar10 --steps 8 4 6 --output out
-  fewspikes convert timm:vit_tiny_patch16_224 --weights DEFAULT \\
-      --data val/ --calibration train/ --steps 4 --gates 3 --output out
+  fewspikes convert timm:vit_tiny_patch16_224 --data val/ \\
+      --calibration train/ --steps 4 --gates 3 --output out
   fewspikes convert mine.py:network --data test.npz --calibration train.npz \\
       --steps auto --max-loss 0.01 --output out
 """
@@ -149,6 +149,15 @@ class _Run:
             with convert.KeptStages(options.resume) as stages:
                 tell(self._converted(device, stages))
 
+    def _weights(self) -> str | None:
+        """The weights: of a library's model its own, if no others are named."""
+        given, library = self._options.weights, self._model.partition(":")[0]
+        if given is not None or library not in ("timm", "torchvision"):
+            return given
+        print(f"note: the weights are {library}'s own, which it downloads once; --weights FILE or "
+              "--weights random are others", file=sys.stderr)  # fmt: skip
+        return "DEFAULT"
+
     def _prepared(self) -> models.Preprocessing | models.TextPreprocessing:
         """What the model expects, with the options in place of its own."""
         from fewspikes import models
@@ -205,8 +214,9 @@ class _Run:
         metric = sources.check_metric(options.metric, preprocessing)
         calibration = options.calibration or options.data
         sources.check_sources(options.data, calibration, preprocessing, options.labels)
+        weights = self._weights()
         model = models.get(
-            self._model, options.weights, options.activation, options.classes, seed=options.seed
+            self._model, weights, options.activation, options.classes, seed=options.seed
         )
         room = room_for(model)
         if first_process():

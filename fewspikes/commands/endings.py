@@ -80,6 +80,8 @@ def ended(
         writes: a folder that is this run's alone, and names of the files that it will hold.
         kept: says what a run that is stopped leaves.
     """
+    # What a download's library says of its failures is in our error, which is one line.
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     try:
         with _orderly(), ExitStack() as stack:
             for file in files:

@@ -200,3 +200,17 @@ def test_a_word_of_any_length_is_told_in_one_line(fewspikes_command: Run, capsys
         assert fewspikes_command(*words) == 2
         shown = capsys.readouterr().err
         assert shown.count("\n") == 1 and len(shown) < 500
+
+
+def test_completion_is_installed(
+    fewspikes_command: Run, capsys: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert fewspikes_command("--install-completion", "--shell", "bash") == 0
+    (script,) = (path for path in tmp_path.rglob("fewspikes") if path.is_file())
+    text = script.read_text("utf-8")
+    assert all(word in text for word in (*_NAMES, "--gates", "--calibration-size"))
+    assert subprocess.run(["bash", "-n", script], check=False).returncode == 0
+    capsys.readouterr()
+    assert fewspikes_command("--install-completion", "--shell", "csh") == 2
+    assert capsys.readouterr().err.count("\n") == 1

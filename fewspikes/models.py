@@ -26,6 +26,8 @@ def _ours() -> ModuleType:
 
 
 _MODELS = _ours()
+# The name under which it is imported.
+package = _MODELS.__name__
 __all__ = list(_MODELS.__all__)
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from arguments import Parser, add_common, place
-from command import WRONG_USE, Refusal, leave, run_command
+from arguments import Parser, add_common
+from command import run_command
 
 from convert.fitting.build_library import WANTED, build
 from convert.fitting.library import FILE, Entry
 from convert.fitting.methods import EFFORTS
+from fewspikes.commands.endings import WRONG_USE, Refusal, leave
+from fewspikes.commands.kinds import place
 
 
 def parser() -> argparse.ArgumentParser:

@@ -1,71 +1,11 @@
-"""How every command ends: errors of use, Ctrl-C and SIGTERM in one line, and the exit code.
-
-An error of use ends with 2, Ctrl-C with 130 and SIGTERM with 143; temporary files are removed
-before.
-"""
+"""How the scripts end that parse their options with argparse: as the commands of `fewspikes`."""
 
 from __future__ import annotations
 
 import argparse
-import atexit
-import os
-import signal
-import sys
-import threading
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
-from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Callable, Sequence
 
-from output import OutputError, check_file, output_folder
-
-if TYPE_CHECKING:
-    from models.corrupt import LeftOut
-
-WRONG_USE, INTERRUPTED, TERMINATED, NOBODY_READS = 2, 130, 143, 141
-_MOST_SECONDS, _SOON = 10.0, 0.05
-
-
-class Refusal(Exception):
-    """An error of use with the exit code that says whose."""
-
-    def __init__(self, code: int, error: object) -> None:
-        super().__init__(str(error))
-        self.code = code
-
-
-def _refusals() -> tuple[type[Exception], ...]:
-    """The errors of use that the packages raise; none where they weren't imported."""
-    found: list[type[Exception]] = [Refusal, OutputError]
-    for package, names in (
-        ("convert", ["ConversionError"]),
-        ("models", ["ModelError", "DataError"]),
-    ):
-        module = sys.modules.get(package)
-        found += [getattr(module, name) for name in names if hasattr(module, name)]
-    return tuple(found)
-
-
-def told_left_out(
-    options: argparse.Namespace, sources: Mapping[str, LeftOut]
-) -> dict[str, dict[str, Any]]:
-    """Warns of images that were left out; gives what a report says of them, if any may be.
-
-    Args:
-        options: those of `arguments.add_reading` among them.
-        sources: images that were left out, by what they were for.
-    """
-    for left_out in sources.values():
-        if len(left_out):
-            print(f"warning: {left_out}", file=sys.stderr)
-    if options.corrupt != "skip":
-        return {}
-    return {"skipped": {name: left_out.to_dict() for name, left_out in sources.items()}}
-
-
-class Terminated(BaseException):
-    """SIGTERM came."""
+from fewspikes.commands.endings import ended
 
 
 def run_command(
@@ -74,160 +14,19 @@ def run_command(
     *,
     writes: Callable[[argparse.Namespace], Sequence[str]] | None = None,
     files: Sequence[str] = (),
-    kept: Callable[[argparse.Namespace], str] | None = None,
 ) -> int:
-    """Parses the options, looks at where results go, runs, and returns the exit code.
-
-    Of the processes that torchrun started only the first writes and prints, but for errors.
+    """Parses the options, runs, and returns the exit code; see `endings.ended`.
 
     Args:
         parser: of the command; has ``--traceback``.
         run: the command; may return an exit code.
         writes: names of the files in ``--output``, a folder that is this run's alone.
         files: options, as attributes, that name a file to write.
-        kept: says what a run that is stopped leaves.
     """
     options = parser.parse_args()
-    try:
-        with _orderly(), ExitStack() as stack:
-            for name in files:
-                if getattr(options, name) not in (None, "-"):
-                    check_file(getattr(options, name))
-            if not first_process():
-                nowhere = stack.enter_context(open(os.devnull, "w"))
-                stack.enter_context(redirect_stdout(nowhere))
-                stack.enter_context(redirect_stderr(nowhere))
-            elif writes is not None:
-                stack.enter_context(output_folder(options.output, writes(options)))
-            return run(options) or 0
-    except Exception as error:
-        if options.traceback or not isinstance(error, (*_refusals(), OSError)):
-            raise
-        if isinstance(error, BrokenPipeError):
-            return _nobody_reads()
-        if first_process() or type(error).__name__ != "RankFailed":
-            print(f"{_whose()}: {_one_line(error)}", file=sys.stderr)
-        return error.code if isinstance(error, Refusal) else WRONG_USE
-    except KeyboardInterrupt:
-        return _stopped("Ctrl-C", INTERRUPTED, kept(options) if kept else "")
-    except Terminated:
-        return _stopped("SIGTERM", TERMINATED, kept(options) if kept else "")
-
-
-def _stopped(by: str, code: int, kept: str) -> int:
-    if first_process():
-        print(f"stopped by {by}{kept and '; '}{kept}", file=sys.stderr)
-    return code
-
-
-def first_process() -> bool:
-    """Whether this is the only process, or the first of those that torchrun started."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-def processes() -> int:
-    """How many processes torchrun started; 1 without it."""
-    said = os.environ.get("WORLD_SIZE", "")
-    return int(said) if said.isdecimal() else 1
-
-
-def _whose() -> str:
-    return "error" if first_process() else f"error in process {os.environ['RANK']}"
-
-
-def leave(code: int) -> NoReturn:
-    """Ends the process; one that was stopped doesn't wait for what its threads still compute."""
-    # All is written and said: a signal from now on must not make another end of it.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    if code in (INTERRUPTED, TERMINATED):
-        # Whatever the end of a library waits for, it isn't waited for long.
-        late = threading.Timer(_MOST_SECONDS, os._exit, [code])
-        late.daemon = True
-        late.start()
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-        # All is said: threads whose files are removed below have nothing to add.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        # Ends processes that read data, and removes temporary files of libraries.
-        atexit._run_exitfuncs()
-        os._exit(code)
-    sys.exit(code)
-
-
-@contextmanager
-def _orderly() -> Iterator[None]:
-    """SIGTERM as an exception, and warnings as one line each."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        warnings.showwarning = _warned  # type: ignore[assignment]
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {signal.SIGTERM: signal.signal(signal.SIGTERM, _terminated)}
-        # A shell lets what it runs in the background ignore this one.
-        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            before[signal.SIGINT] = signal.signal(signal.SIGINT, _interrupted)
-        try:
-            with _never_lost():
-                yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
-@contextmanager
-def _never_lost() -> Iterator[None]:
-    """Raises what stops the run once more where Python had to drop it.
-
-    That is in the end of an object, as that of a DataLoader, out of which nothing can be raised.
-    """
-    before, alarm = sys.unraisablehook, signal.getsignal(signal.SIGALRM)
-
-    def dropped(found: sys.UnraisableHookArgs) -> None:
-        kind = found.exc_type
-        if not issubclass(kind, (KeyboardInterrupt, Terminated)):
-            before(found)
-            return
-
-        def again(number: int, frame: FrameType | None) -> None:
-            raise kind
-
-        signal.signal(signal.SIGALRM, again)
-        signal.setitimer(signal.ITIMER_REAL, _SOON)
-
-    sys.unraisablehook = dropped
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, alarm)
-        sys.unraisablehook = before
-
-
-def _terminated(number: int, frame: FrameType | None) -> None:
-    # A second one must not break off what the first one cleans up.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise Terminated
-
-
-def _interrupted(number: int, frame: FrameType | None) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    raise KeyboardInterrupt
-
-
-def _warned(message: Warning | str, *_: object) -> None:
-    print(f"warning: {message}", file=sys.stderr)
-
-
-def _one_line(error: BaseException) -> str:
-    if isinstance(error, OSError) and not isinstance(error, _refusals()):
-        where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror or error}"
-    return " ".join(str(error).split())
-
-
-def _nobody_reads() -> int:
-    """Nobody reads stdout any more, as in ``| head``: nothing is left to say."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    return NOBODY_READS
+    return ended(
+        lambda: run(options),
+        traceback=options.traceback,
+        files=[getattr(options, name) for name in files],
+        writes=None if writes is None else lambda: (options.output, writes(options)),
+    )

@@ -1,33 +1,19 @@
-"""Converts a model into a few-spikes network and measures it step by step.
-
-Takes the models of this package, of torchvision, timm and Hugging Face, and your own, on images or
-texts. The calibration images are drawn equally from every class.
-"""
+"""Converts a model into a few-spikes network; the same as `fewspikes convert`."""
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import sys
 from pathlib import Path
 
-from arguments import Parser
-from command import leave, run_command
-from converting import add_options, kept, run, written
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command's options."""
-    result = Parser(description=__doc__)
-    add_options(result, batch_size=32)
-    return result
-
 
 def main() -> int:
     """Entry point; errors of use end in one line, without a traceback."""
-    return run_command(
-        parser(), lambda options: run(options, evenly=True), writes=written, kept=kept
-    )
+    # An import of the package convert that finds this file gets no further than its end.
+    from fewspikes.commands.app import script
+    from fewspikes.commands.convert import convert_model
+
+    return script(convert_model, "convert.py")
 
 
 def _give_way() -> None:
@@ -47,4 +33,6 @@ def _give_way() -> None:
 if __name__ == "convert":
     _give_way()
 elif __name__ == "__main__":
+    from fewspikes.commands.endings import leave
+
     leave(main())

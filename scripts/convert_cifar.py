@@ -5,25 +5,14 @@ As convert.py, but the calibration images are drawn from all, whatever their cla
 
 from __future__ import annotations
 
-import argparse
-
-from arguments import Parser
-from command import leave, run_command
-from converting import add_options, kept, run, written
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command's options."""
-    result = Parser(description=__doc__)
-    add_options(result, batch_size=250)
-    return result
+from fewspikes.commands.app import script
+from fewspikes.commands.convert import convert_cifar
+from fewspikes.commands.endings import leave
 
 
 def main() -> int:
     """Entry point; errors of use end in one line, without a traceback."""
-    return run_command(
-        parser(), lambda options: run(options, evenly=False), writes=written, kept=kept
-    )
+    return script(convert_cifar, "convert_cifar.py")
 
 
 if __name__ == "__main__":

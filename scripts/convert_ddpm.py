@@ -12,14 +12,16 @@ import time
 from typing import Any
 
 import torch
-from arguments import Parser, add_common, add_gates, count, place, steps, whole
-from command import leave, run_command
+from arguments import Parser, add_common, add_gates
+from command import run_command
 
 import convert
 import models
 from convert.common.files import atomic_path
 from convert.common.tables import table
 from convert.fitting.methods import DEFAULT, EFFORTS, METHODS
+from fewspikes.commands.endings import leave
+from fewspikes.commands.kinds import count, place, steps, whole
 from models.devices import device_named
 from models.diffusion import SAMPLERS, Denoiser
 from models.drawn_digits import CLASSIFIER, DrawnDigits

@@ -10,11 +10,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from arguments import Parser, add_common, add_gates, place, steps, whole
-from command import leave, run_command
+from arguments import Parser, add_common, add_gates
+from command import run_command
 
 import convert
 import models
+from fewspikes.commands.endings import leave
+from fewspikes.commands.kinds import place, steps, whole
 from models.data import Loader
 from models.training import Recipe, train
 

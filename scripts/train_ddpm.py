@@ -9,10 +9,12 @@ import argparse
 import time
 from dataclasses import fields
 
-from arguments import Parser, add_common, at_least_zero, below_one, place, positive, whole
-from command import leave, run_command
+from arguments import Parser, add_common
+from command import run_command
 
 import models
+from fewspikes.commands.endings import leave
+from fewspikes.commands.kinds import at_least_zero, below_one, place, positive, whole
 from models.devices import device_named
 from models.diffusion_training import DiffusionRecipe, loss_by_time, scaled, train_diffusion
 

@@ -11,7 +11,7 @@ import shlex
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -19,11 +19,13 @@ from typing import Any
 
 import pytest
 import torch
+from cyclopts import App
 from PIL import Image
 from torch import Tensor, nn
 
 import convert
 import models
+from fewspikes.commands.parsing import spelled_out
 
 _ROOT = Path(__file__).resolve().parents[1]
 _DOCS = _ROOT / "docs"
@@ -277,7 +279,12 @@ def test_options_of_commands(line: str, monkeypatch: pytest.MonkeyPatch) -> None
         whole(parser, options)
         raise _ParsedError
 
+    def parse_words(made: App, _: Sequence[str]) -> int:
+        made.parse_args(spelled_out(made, options).words, exit_on_error=False, print_error=False)
+        raise _ParsedError
+
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse)
+    monkeypatch.setattr("fewspikes.commands.app.called", parse_words)
     with pytest.raises(_ParsedError):
         module.main()
 

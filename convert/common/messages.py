@@ -8,13 +8,14 @@ import sys
 import sysconfig
 import traceback
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 
-import torch
-
 _PACKAGE = str(Path(__file__).parents[1])
-_TORCH = str(Path(torch.__file__).parent)
+# Found, not imported: who only reads a file needs no torch.
+_FOUND = find_spec("torch")
+_TORCH = str(Path(_FOUND.origin).parent) if _FOUND is not None and _FOUND.origin else "torch"
 _PATHS = sysconfig.get_paths()
 _LIBRARY = tuple({_PATHS["stdlib"], _PATHS["platstdlib"]})
 _SITES = tuple({_PATHS["purelib"], _PATHS["platlib"]})

@@ -9,8 +9,6 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-import arguments
-import converting
 import numpy as np
 import pytest
 import torch
@@ -18,9 +16,8 @@ from PIL import Image
 
 import convert
 import models
-from models.preprocessing import INTERPOLATIONS
 
-_SCRIPTS = Path(arguments.__file__).parent
+_SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 _MODELS = """
 import torch
@@ -253,17 +250,6 @@ def test_both_commands_find_the_same(
         assert _run(monkeypatch, name, *words, "--output", tmp_path / name) == 0
     assert "random weights" not in capsys.readouterr().err
     assert _report(tmp_path / "convert") == _report(tmp_path / "convert_cifar")
-
-
-def test_what_is_written_down_twice_is_equal() -> None:
-    from convert.fitting.methods import DEFAULT, EFFORTS, METHODS
-    from convert.fitting.problem import MOST_GATES, MOST_STEPS
-
-    assert (arguments.MOST_STEPS, arguments.MOST_GATES) == (MOST_STEPS, MOST_GATES)
-    assert set(arguments.METHODS) == set(METHODS) and arguments.DEFAULT_METHOD == DEFAULT
-    assert tuple(arguments.EFFORTS) == tuple(EFFORTS)
-    assert set(converting.ACTIVATIONS) == set(models.ACTIVATIONS)
-    assert set(converting.INTERPOLATIONS) == set(INTERPOLATIONS)
 
 
 def _python(code: str, folder: Path) -> subprocess.CompletedProcess[str]:

@@ -15,18 +15,16 @@ from typing import Any
 import arguments
 import command
 import numpy as np
-import output
 import pytest
 import torch
 
 import convert
 import models
+from fewspikes.commands import endings, output
 
-_SCRIPTS = Path(command.__file__).parent
+_SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 _NAMES = sorted(
-    path.stem
-    for path in _SCRIPTS.glob("*.py")
-    if path.stem not in ("arguments", "command", "converting", "output")
+    path.stem for path in _SCRIPTS.glob("*.py") if path.stem not in ("arguments", "command")
 )
 
 
@@ -79,6 +77,7 @@ def words(images: Path, tmp_path: Path) -> dict[str, list[object]]:
         "train_ddpm": ["--output", out],
         "train_text": ["--data", text, "--output", out],
         "build_library": ["--out", tmp_path / "library.npz"],
+        "build_zoo": ["--output", out],
     }
 
 
@@ -312,7 +311,7 @@ def test_a_signal_in_the_end_of_an_object_is_not_lost(
     [
         (convert.InputError("no\nsuch thing"), 2),
         (models.ModelError("no such thing"), 2),
-        (command.Refusal(5, "no such thing"), 5),
+        (endings.Refusal(5, "no such thing"), 5),
         (FileNotFoundError(2, "no such thing", "somewhere"), 2),
         (BrokenPipeError(), None),
     ],
@@ -391,7 +390,8 @@ _CHILD = """
 import sys, time; sys.path.insert(0, sys.argv.pop(1))
 import threading
 from arguments import Parser, add_common
-from command import leave, run_command
+from command import run_command
+from fewspikes.commands.endings import leave
 from convert.common.files import atomic_path
 from pathlib import Path
 parser = Parser(); parser.add_argument("--output", type=Path); add_common(parser)

@@ -14,16 +14,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import arguments
 import numpy as np
-import output
 import pytest
 import torch
 
 from convert.common.kept_stages import KeptStages
 from convert.storage import container
+from fewspikes.commands import output
 
-_SCRIPTS = Path(arguments.__file__).parent
+_SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 _MODEL = """
 import torch
@@ -68,7 +67,8 @@ if stop == "file":
 spec = importlib.util.spec_from_file_location("command_convert", folder + "/convert.py")
 module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
-module.leave(module.main())
+from fewspikes.commands.endings import leave
+leave(module.main())
 """
 
 
@@ -233,8 +233,7 @@ def test_several_processes_are_refused_before_any_folder(
     out, kept = tmp_path / "out", tmp_path / "kept"
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", rank)
-    with pytest.raises(SystemExit):
-        _run(monkeypatch, [*words, "--output", str(out), "--resume", str(kept)])
+    assert _run(monkeypatch, [*words, "--output", str(out), "--resume", str(kept)]) == 2
     error = capsys.readouterr().err
     assert "--resume: stages are kept by one process alone" in error and error.count("\n") == 1
     assert "torchrun started 2" in error and not out.exists() and not kept.exists()

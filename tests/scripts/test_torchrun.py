@@ -7,13 +7,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import arguments
 import numpy as np
 import pytest
 
 import convert
 
-_SCRIPTS = Path(arguments.__file__).parent
+_SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 _MODEL = """
 import os
 import torch

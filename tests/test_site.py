@@ -23,6 +23,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import convert
+import fewspikes
 import models
 
 _ROOT = Path(__file__).resolve().parents[1]
@@ -87,20 +88,21 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
         return called
 
-    for verb in ("to_spiking", "refit"):
-        changed = without_search(getattr(convert, verb), progress=False)
-        monkeypatch.setattr(convert, verb, changed)
-    monkeypatch.setattr(convert, "fit", without_search(convert.fit))
+    def replaced(name: str, verb: Any, packages: tuple[ModuleType, ...]) -> None:
+        for package in packages:
+            monkeypatch.setattr(package, name, verb)
+
+    doors = (convert, fewspikes)
+    for name in ("to_spiking", "refit"):
+        replaced(name, without_search(getattr(convert, name), progress=False), doors)
+    replaced("fit", without_search(convert.fit), doors)
     evaluate = convert.evaluate
-    monkeypatch.setattr(
-        convert, "evaluate", lambda *args, **given: evaluate(*args, **{"progress": False, **given})
-    )
+    silent = lambda *args, **given: evaluate(*args, **{"progress": False, **given})  # noqa: E731
+    replaced("evaluate", silent, doors)
     for name in ("simulate", "correlate", "count_operations"):
         verb = getattr(convert.inspect, name)
-        accepted = "progress" in inspect.signature(verb).parameters
-        monkeypatch.setattr(
-            convert.inspect, name, partial(verb, progress=False) if accepted else verb
-        )
+        if "progress" in inspect.signature(verb).parameters:
+            replaced(name, partial(verb, progress=False), (convert.inspect, fewspikes.inspect))
 
 
 def test_symptoms(names: dict[str, Any]) -> None:
@@ -328,7 +330,7 @@ def test_results() -> None:
 
 
 def test_resume(names: dict[str, Any], tmp_path: Path) -> None:
-    _run("resume.md", {**names, "convert": convert})
+    _run("resume.md", names)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kept", "net.fsnn"]
     assert (tmp_path / "kept" / "evaluation.stage").exists()
 
@@ -340,7 +342,7 @@ def test_distributed(names: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(torch.distributed, "init_process_group", start)
     changes = {"calibration, steps=8": "images, steps=2", "model, test": "model, images"}
     try:
-        _run("distributed.md", {**names, "convert": convert, "torch": torch}, changes)
+        _run("distributed.md", names, changes)
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()

@@ -12,6 +12,7 @@ import argparse
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -56,49 +57,41 @@ class SpikeCount:
     """Counts the spikes and the neurons of a rate-coded network, as it runs."""
 
     def __init__(self, snn: nn.Module) -> None:
-        self.reset()
+        self._spikes, self._chances = 0.0, 0
         for module in snn.modules():
             if isinstance(module, neuron.HalfThresholdIFNode):
                 module.register_forward_hook(self._count)
 
     def _count(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        self._spikes += float(output.count_nonzero())
+        self._spikes += float(output.sum())
         self._chances += output.numel()
 
     def per_neuron(self, steps: int) -> float:
-        """Spikes per neuron and image, after so many time steps from the last `reset`."""
+        """Spikes per neuron and image, after so many time steps."""
         return self._spikes * steps / self._chances
-
-    def reset(self) -> None:
-        """Starts again from 0."""
-        self._spikes, self._chances = 0.0, 0
 
 
 def rate_rows(
-    model: nn.Module, snn: nn.Module, test: Batches, read_at: tuple[int, ...]
+    model: nn.Module, snn: nn.Module, x: Tensor, y: Tensor, read_at: tuple[int, ...]
 ) -> Iterator[Row]:
-    """The rate-coded network's rows, one for each number of time steps."""
-    count = SpikeCount(snn)
-    right = dict.fromkeys(read_at, 0)
-    equal, spikes = dict(right), dict.fromkeys(read_at, 0.0)
-    images = sum(len(y) for _, y in test)
-    with tqdm(total=len(test) * max(read_at), disable=None) as bar:
-        for x, y in test:
-            expected = model(x).argmax(1)
-            functional.reset_net(snn)
-            count.reset()
-            total = torch.zeros(())
-            for step in range(1, max(read_at) + 1):
-                total = total + snn(x)
-                bar.update()
-                if step in right:
-                    found = total.argmax(1)
-                    right[step] += int((found == y).sum())
-                    equal[step] += int((found == expected).sum())
-                    spikes[step] += count.per_neuron(step) * len(y) / images
-    for t in read_at:
-        accuracy, agreement = right[t] / images, equal[t] / images
-        yield Row("rate coding", f"T = {t}", t, t, accuracy, agreement, spikes[t])
+    """The rate-coded network's rows, one for each number of time steps.
+
+    Args:
+        model: the original.
+        snn: rate-coded; called once for a time step.
+        x: all test images.
+        y: their classes.
+        read_at: numbers of time steps.
+    """
+    expected, count, total = model(x).argmax(1), SpikeCount(snn), torch.zeros(())
+    functional.reset_net(snn)
+    for step in tqdm(range(1, max(read_at) + 1), mininterval=5):
+        total = total + snn(x)
+        if step in read_at:
+            found = total.argmax(1)
+            right, equal = ((found == other).double().mean() for other in (y, expected))
+            spikes = count.per_neuron(step)
+            yield Row("rate coding", f"T = {step}", step, step, float(right), float(equal), spikes)
 
 
 def few_rows(model: nn.Module, calibration: Batches, test: Batches) -> Iterator[Row]:
@@ -139,10 +132,8 @@ def main() -> None:
     prepare, model = models.preprocessing("resnet20"), network("resnet20", chosen.weights)
     images = models.load_images(chosen.data, train=False, progress=False).first(chosen.limit)
     train = models.load_images(chosen.calibration, train=True, progress=False)
-    test, calibration = (
-        list(Loader(images, prepare, 250)),
-        list(Loader(train.sample(512, 0), prepare, 128)),
-    )
+    ((x, y),) = Loader(images, prepare, len(images))
+    calibration = list(Loader(train.sample(512, 0), prepare, 128))
     lines = [
         "# Beside rate coding",
         "",
@@ -157,10 +148,10 @@ def main() -> None:
         "| network | setting | latency | interval | accuracy | agreement | spikes per neuron |",
         "|---|---|---|---|---|---|---|",
     ]
-    lines += map(str, few_rows(model, calibration, test))
-    rates = rate_rows(model, rate_network(model, calibration), test, tuple(chosen.read_at))
-    lines += map(str, rates)
-    written(lines, chosen.out)
+    rates = rate_rows(model, rate_network(model, calibration), x, y, tuple(chosen.read_at))
+    for row in chain(rates, few_rows(model, calibration, [(x, y)])):
+        lines.append(str(row))
+        written(lines, chosen.out)
 
 
 if __name__ == "__main__":

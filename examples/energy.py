@@ -2,8 +2,8 @@
 # # Spikes, operations and energy
 #
 # What does one image cost? Operations are counted while the network runs, and priced by what one
-# operation costs on a chip (published constants). No chip is measured, and there is no single figure
-# of "energy saved": it depends on what is counted. Nothing is downloaded
+# operation costs on a chip (published constants). No chip is measured, and there is no single
+# figure of "energy saved": it depends on what is counted. Nothing is downloaded
 # (`pip install -e ".[demo]"`).
 
 # %%
@@ -21,8 +21,8 @@ test = models.Loader(models.load_images("digits").first(TEST), prepare)
 # %% [markdown]
 # ## Three networks
 #
-# Four steps; four steps with gates, which are nearer to the original and send more spikes; and gates
-# with a price on spikes, `spike_cost`, which makes the fit choose fewer of them.
+# Four steps; four steps with gates, which are nearer to the original and send more spikes; and
+# gates with a price on spikes, `spike_cost`, which makes the fit choose fewer of them.
 
 # %%
 networks = {

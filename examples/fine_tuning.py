@@ -55,7 +55,8 @@ snn.eval().requires_grad_(False)
 # %% [markdown]
 # ## What it brought
 #
-# Beside the model as it was trained: `model` isn't changed by any of this.
+# Beside the model as it was trained: `model` isn't changed by any of this. `evaluate` notices that
+# the spiking network has other weights now, and warns of it; here that is as it should be.
 
 # %%
 after = evaluate(snn, model, test, by_site=0, at=()).spiking

@@ -13,6 +13,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -243,7 +244,9 @@ def _commands() -> Iterator[Any]:
     for page in _PAGES:
         joined = re.sub(r"\\\n\s*", "", page.read_text(encoding="utf-8"))
         for line in re.findall(
-            r"^\s*((?:\S*/)?python (?:scripts|benchmarks)/\S+\.py.*)$", joined, re.MULTILINE
+            r"^\s*((?:(?:\S*/)?python (?:scripts|benchmarks)/\S+\.py|(?:\S*/)?fewspikes \w).*)$",
+            joined,
+            re.MULTILINE,
         ):
             if line not in seen:
                 seen.add(line)
@@ -261,18 +264,9 @@ def _module(path: Path) -> ModuleType:
     return sys.modules[name]
 
 
-@pytest.mark.parametrize("line", _commands())
-def test_options_of_commands(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, script, *options = [word for word in shlex.split(line, comments=True) if word != "..."]
-    for folder in ("scripts", "benchmarks"):
-        monkeypatch.syspath_prepend(str(_ROOT / folder))
-    try:
-        module = _module(_ROOT / script)
-    except ModuleNotFoundError as error:
-        pytest.skip(f"{script} needs {error.name}")
-    if hasattr(module, "parser"):
-        assert module.parser().parse_args(options)
-        return
+def _parse(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has a command read its options, and do nothing else."""
+    program, *options = [word for word in shlex.split(line, comments=True) if word != "..."]
     whole = argparse.ArgumentParser.parse_args
 
     def parse(parser: argparse.ArgumentParser, *args: Any) -> None:
@@ -280,8 +274,40 @@ def test_options_of_commands(line: str, monkeypatch: pytest.MonkeyPatch) -> None
         raise _ParsedError
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse)
+    if find_spec("fewspikes.commands"):
+        from fewspikes.commands import app, parsing
+
+        def read(app: Any, words: list[str]) -> None:
+            spelled = parsing._spelled_out(app, words)
+            app.parse_args(spelled.words, print_error=False, exit_on_error=False)
+            raise _ParsedError
+
+        monkeypatch.setattr(app, "called", read)
+    if Path(program).name == "fewspikes":
+        if not find_spec("fewspikes.commands"):
+            pytest.skip("the command isn't there yet")
+        monkeypatch.setattr(sys, "argv", [program, *options])
+        with pytest.raises(_ParsedError):
+            app.main()
+        return
+    script, *options = options
+    try:
+        module = _module(_ROOT / script)
+    except ModuleNotFoundError as error:
+        pytest.skip(f"{script} needs {error.name}")
+    monkeypatch.setattr(sys, "argv", [script, *options])
+    if hasattr(module, "parser"):
+        assert module.parser().parse_known_args(options)[1] == []
+        return
     with pytest.raises(_ParsedError):
         module.main()
+
+
+@pytest.mark.parametrize("line", _commands())
+def test_options_of_commands(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("scripts", "benchmarks"):
+        monkeypatch.syspath_prepend(str(_ROOT / folder))
+    _parse(line, monkeypatch)
 
 
 def test_build(tmp_path: Path) -> None:

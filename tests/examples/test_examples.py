@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
 
 import fewspikes
 from fewspikes import models
@@ -16,27 +17,37 @@ _FILES = sorted(_EXAMPLES.glob("*.py"))
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Fits take no search, nothing shows bars or is downloaded, and files go to a folder."""
+    """Fits take no search, transformers have one layer, and nothing is downloaded or shows bars."""
     monkeypatch.chdir(tmp_path)
     convert, evaluate = fewspikes.to_spiking, fewspikes.evaluate
 
     def to_spiking(*args: Any, **given: Any) -> Any:
-        method = {} if "spike_cost" in given else {"method": "binary"}
-        return convert(*args, progress=False, **method, **given)
+        # A price needs the search; for one table it is short.
+        less = {"gates": 0} if "spike_cost" in given else {"method": "binary"}
+        return convert(*args, **{**given, "progress": False, **less})
 
     monkeypatch.setattr(fewspikes, "to_spiking", to_spiking)
     monkeypatch.setattr(fewspikes, "evaluate", partial(evaluate, progress=False))
     count = partial(fewspikes.inspect.count_operations, progress=False)
     monkeypatch.setattr(fewspikes.inspect, "count_operations", count)
-    load_images = models.load_images
+    load_images, get = models.load_images, models.get
 
     def at_hand(source: str, **given: Any) -> models.Images:
         if source.startswith("cifar"):
             raise models.DataError(f"{source} can't be downloaded")
         return load_images(source, **given)
 
+    def shallow(name: str) -> nn.Module:
+        model = get(name)
+        body = getattr(model, "encoder", model)
+        for part in ("layers", "blocks"):
+            if hasattr(body, part):
+                setattr(body, part, getattr(body, part)[:1])
+        return model
+
     for package in (models, models._ours()):
         monkeypatch.setattr(package, "load_images", at_hand)
+        monkeypatch.setattr(package, "get", shallow)
 
 
 def _run(name: str, **sizes: int) -> dict[str, Any]:
@@ -65,7 +76,7 @@ def test_quickstart(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     _digits()
     found = _run("quickstart.py", CALIBRATION=64, TEST=60)
     assert found["result"].spiking.agreement > 0.9
-    assert {row.steps for row in found["result"].by_K} >= {8}
+    assert [row.steps for row in found["result"].by_K] == [8]
     said = capsys.readouterr().out
     assert "K = 8: accuracy" in said and "K = 4: accuracy" in said
     assert said.endswith("the same outputs: True\n")
@@ -77,19 +88,17 @@ def test_vision_transformer(capsys: pytest.CaptureFixture[str]) -> None:
     found = _run("vision_transformer.py", CALIBRATION=32, TEST=32)
     said = capsys.readouterr().out
     assert not found["labelled"] and "Digits take the place of CIFAR-10." in said
+    assert "left as it was: nothing" in said
     assert "nonlinear outside neurons: none" in said
-    assert found["plain"].report.to_dict()["remaining"]
-    assert not found["whole"].report.to_dict()["remaining"]
-    for result in found["results"].values():
-        assert result.spiking.agreement > 0.5  # ten classes
+    assert found["result"].spiking.agreement > 0.5  # ten classes
 
 
 def test_language_model() -> None:
     found = _run("language_model.py", TEXTS=4, LENGTH=64, WRITTEN=12)
     assert all(len(text) == 64 for text in found["own"])
     original, spiking = found["result"].original, found["result"].spiking
-    assert 3 < original.perplexity < 12  # of 256 bytes
     assert abs(spiking.perplexity / original.perplexity - 1) < 0.3
+    assert 0 < spiking.divergence < 0.3
     for text in found["written"].values():
         assert text.startswith(b"ROMEO:\n") and len(text) == 7 + 12
 
@@ -104,6 +113,7 @@ def test_energy() -> None:
     assert {"arithmetic", "with_memory", "quantised_dense"} <= {*found["rows"]}
 
 
+@pytest.mark.filterwarnings("ignore:the model's outputs differ", "ignore:K = 2.*POOR")
 def test_fine_tuning() -> None:
     _digits()
     found = _run("fine_tuning.py", CALIBRATION=300, TEST=100, EPOCHS=1)

@@ -1,6 +1,6 @@
 """README: its length, its picture, its figures, its commands, and its example."""
 
-import importlib.util
+import importlib
 import re
 from pathlib import Path
 from types import ModuleType
@@ -38,12 +38,9 @@ def test_two_commands() -> None:
 
 
 @pytest.fixture
-def front() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("draw_front", _ROOT / "docs" / "draw_front.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def front(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(_ROOT / "docs"))
+    return importlib.import_module("draw_front")
 
 
 def test_picture(front: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

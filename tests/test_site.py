@@ -32,6 +32,7 @@ _DOCS = _ROOT / "docs"
 _PAGES = [_ROOT / "README.md", *sorted(_DOCS.rglob("*.md"))]
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _NONE: Mapping[str, str] = {}
+_HAS_COMMANDS = find_spec("fewspikes.commands") is not None
 
 
 def _page(name: str) -> str:
@@ -274,33 +275,32 @@ def _parse(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
         raise _ParsedError
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse)
-    if find_spec("fewspikes.commands"):
-        from fewspikes.commands import app, parsing
+    if _HAS_COMMANDS:
+        cyclopts = importlib.import_module("cyclopts")
+        read = cyclopts.App.parse_args
 
-        def read(app: Any, words: list[str]) -> None:
-            spelled = parsing._spelled_out(app, words)
-            app.parse_args(spelled.words, print_error=False, exit_on_error=False)
+        def stop(*args: Any, **given: Any) -> None:
+            read(*args, **given)
             raise _ParsedError
 
-        monkeypatch.setattr(app, "called", read)
+        monkeypatch.setattr(cyclopts.App, "parse_args", stop)
     if Path(program).name == "fewspikes":
-        if not find_spec("fewspikes.commands"):
+        if not _HAS_COMMANDS:
             pytest.skip("the command isn't there yet")
-        monkeypatch.setattr(sys, "argv", [program, *options])
-        with pytest.raises(_ParsedError):
-            app.main()
-        return
-    script, *options = options
-    try:
-        module = _module(_ROOT / script)
-    except ModuleNotFoundError as error:
-        pytest.skip(f"{script} needs {error.name}")
-    monkeypatch.setattr(sys, "argv", [script, *options])
-    if hasattr(module, "parser"):
-        assert module.parser().parse_known_args(options)[1] == []
-        return
+        run = importlib.import_module("fewspikes.commands.app").main
+    else:
+        program, *options = options
+        try:
+            module = _module(_ROOT / program)
+        except ModuleNotFoundError as error:
+            pytest.skip(f"{program} needs {error.name}")
+        if hasattr(module, "parser"):
+            assert module.parser().parse_known_args(options)[1] == []
+            return
+        run = module.main
+    monkeypatch.setattr(sys, "argv", [program, *options])
     with pytest.raises(_ParsedError):
-        module.main()
+        run()
 
 
 @pytest.mark.parametrize("line", _commands())

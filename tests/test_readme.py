@@ -59,7 +59,7 @@ def test_figures_are_those_of_the_tables() -> None:
     """Each figure of README's two tables stands in a table of benchmarks/."""
     rate, few = _table("rate_coding.md"), _table("five_networks.md")
     rows = _cells(_README)
-    at = next(i for i, row in enumerate(rows) if "rate coding" in row)
+    at = next(i for i, row in enumerate(rows) if row[-1].startswith("rate coding, T"))
     ours = next(row for row in rate if row[:2] == ["few spikes", "K = 4, 3 gates"])
     settings = [cell.removeprefix("rate coding, ") for cell in rows[at][3:]]
     coded = [next(row for row in rate if row[1] == setting) for setting in settings]

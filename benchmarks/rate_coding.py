@@ -1,8 +1,8 @@
 """Sets the usual way to spikes, rate coding, beside few-spikes neurons; writes a table.
 
 The same ResNet-20, the same calibration images and the same test images. The rate-coded network is
-SpikingJelly's, in the setting that was best here: thresholds at 99.9 % of each channel's values,
-and potentials that begin at half a threshold. It runs once for the most time steps, and is read out
+SpikingJelly's, with thresholds at 99.9 % of each channel's values, and potentials that begin at half
+a threshold. It runs once for the most time steps, and is read out
 on the way.
 """
 
@@ -143,7 +143,8 @@ def main() -> None:
         "threshold). *Latency*: time steps",
         "from an image to its result. *Interval*: time steps from one image to the next, when the "
         "layers work as a pipeline.",
-        "Command: `python benchmarks/rate_coding.py --weights resnet20.th`.",
+        "Values above a threshold are cut, which bounds what more time steps can bring.",
+        f"Command: `python benchmarks/rate_coding.py --weights resnet20.th --limit {len(images)}`.",
         "",
         "| network | setting | latency | interval | accuracy | agreement | spikes per neuron |",
         "|---|---|---|---|---|---|---|",

@@ -1,9 +1,8 @@
 """Sets the usual way to spikes, rate coding, beside few-spikes neurons; writes a table.
 
 The same ResNet-20, the same calibration images and the same test images. The rate-coded network is
-SpikingJelly's, with thresholds at 99.9 % of each channel's values, and potentials that begin at half
-a threshold. It runs once for the most time steps, and is read out
-on the way.
+SpikingJelly's, with thresholds at 99.9 % of each channel's values, and potentials that begin at
+half a threshold. It runs once for the most time steps, and is read out on the way.
 """
 
 from __future__ import annotations

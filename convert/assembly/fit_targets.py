@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from ..calibration.histogram import Histogram
-from ..calibration.range_tails import beyond
+from ..calibration.range_tails import beyond, farther
 from ..fitting.jumps import Jumps, find_jumps
 from ..fitting.problem import Problem, Solution, scattered
 from ..fitting.ramp import ramp_of
@@ -25,6 +25,11 @@ _GAP_BINS = 256
 _LENT = 0.25
 # What may come with longer inputs has this share of the weight, in so many bins.
 _GROWN, _GROWN_BINS = 0.1, 64
+# From this K on the error of gated tables on a curve is smaller than that of rare values beyond the
+# range. One new value among N is expected there; those of a map rise together, so they are a few.
+_FINE, _RARE = 10, 4.0
+# What a neuron gives there is kept within so many times the spread of f.
+_FAR = 2.0
 # Saturation is noticed from this share of the error of equal levels.
 _NOTICED = 0.01
 
@@ -128,9 +133,17 @@ def _posed(
         return Problem(edges, p, values, steps, site.label, site.name, offset, jumps=inside)
 
     found = posed(*bins)
-    # The error on a curve is larger than what saturation adds, and its fits begin with the range.
-    if histogram.relative or ramp_of(found) is None:
+    if histogram.relative:
         return found
+    if ramp_of(found) is None:
+        # The error on a curve is larger than that of saturation, and its fits begin with the range.
+        if not gates or steps < _FINE:
+            return found
+        for top in (False, True):
+            # Values that are all alike at an end have a bound there.
+            if len(beyond(histogram, unmoved, top=top)[1]):
+                bins = _continued(site, *bins, _RARE / histogram.total, top=top)
+        return posed(*bins)
     for top in (False, True):
         levels = (gates + 1) * 2**steps
         bins = _extended(site, levels, *bins, *beyond(histogram, unmoved, top=top))
@@ -210,6 +223,35 @@ def _extended(
     if top:
         return np.append(edges, outer), np.append(weights, more), np.append(values, found)
     outer, more, found = outer[::-1], more[::-1], found[::-1]
+    return np.append(outer, edges), np.append(more, weights), np.append(found, values)
+
+
+def _continued(
+    site: Site, edges: Floats, weights: Floats, values: Floats, rare: float, *, top: bool
+) -> tuple[Floats, Floats, Floats]:
+    """The bins and those far beyond an end, where f varies and isn't far from the values seen.
+
+    Args:
+        site: with its function f.
+        edges: of the bins ``[B + 1]``.
+        weights: of the bins ``[B]``.
+        values: of f ``[B]``.
+        rare: the share of inputs that are expected there.
+        top: beyond the largest value, else below the smallest.
+    """
+    outer = farther(edges, weights, top=top)
+    found = site.values(0.5 * (outer[:-1] + outer[1:]))
+    spread = float(np.ptp(values[weights > 0]))
+    with np.errstate(invalid="ignore"):
+        moved = np.abs(found - values[-1 if top else 0])
+        known = int(np.argmin(np.append(moved <= _FAR * spread, False)))
+    if not known or moved[:known].max() < _NOTICED * spread:
+        return edges, weights, values
+    more = np.full(known, rare * weights.sum() / len(found))
+    outer, found = outer[1 : known + 1], found[:known]
+    if top:
+        return np.append(edges, outer), np.append(weights, more), np.append(values, found)
+    outer, found = outer[::-1], found[::-1]
     return np.append(outer, edges), np.append(more, weights), np.append(found, values)
 
 

@@ -13,6 +13,10 @@ _EXTREME = 32
 _FOLLOWED = 10.0
 _BINS = 256
 
+# Where no tail is known, inputs may go so many times as far beyond the end as that is from their
+# mean, in so many bins.
+_FARTHER, _FARTHER_BINS = 2.0, 128
+
 Floats = npt.NDArray[np.float64]
 
 
@@ -46,3 +50,17 @@ def beyond(histogram: Histogram, worth: Floats, *, top: bool) -> tuple[Floats, F
     edges: Floats = end + sign * width * np.arange(int(np.ceil(_FOLLOWED * excess / width)) + 1.0)
     rest: Floats = np.exp(-sign * (edges - inner) / excess)
     return edges, np.asarray(-float(worth[part].sum()) * np.diff(rest), np.float64)
+
+
+def farther(edges: Floats, weights: Floats, *, top: bool) -> Floats:
+    """Edges ``[n + 1]`` outwards from an end of the range, far beyond it.
+
+    Args:
+        edges: of the bins of the range ``[B + 1]``.
+        weights: of these bins ``[B]``.
+        top: beyond the largest value, else below the smallest.
+    """
+    mean = float(weights @ (0.5 * (edges[:-1] + edges[1:]))) / float(weights.sum())
+    end = float(edges[-1 if top else 0])
+    grid: Floats = np.linspace(0.0, _FARTHER * (end - mean), _FARTHER_BINS + 1)
+    return end + grid

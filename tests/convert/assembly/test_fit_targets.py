@@ -154,3 +154,28 @@ def test_a_function_that_comes_back_to_0_keeps_its_free_constant() -> None:
     assert found[nn.GELU].offset and found[nn.GELU].base == 0
     # What a bounded function is below all values is what no spike gives.
     assert not found[nn.Hardtanh].offset and found[nn.Hardtanh].base == -1
+
+
+def test_gated_tables_that_are_fine_go_on_beyond_the_range() -> None:
+    x = torch.randn(4096, 1, generator=torch.Generator().manual_seed(0))
+    (seen,) = _seen(_Function(nn.functional.silu).eval(), x).values()
+    low, high = float(x.min()), float(x.max())
+    for steps, gates in ((12, 0), (8, 3)):
+        edges = problem(*seen, steps, gates=gates).edges
+        assert edges[-1] == pytest.approx(high, rel=0.01)
+    fine = problem(*seen, 12, gates=3)
+    assert fine.edges[-1] == pytest.approx(3 * high, rel=0.02)
+    outside = fine.centres > high
+    exact = nn.functional.silu(torch.from_numpy(fine.centres)).numpy()
+    np.testing.assert_allclose(fine.values[outside], exact[outside])
+    assert 0 < fine.weights[outside].sum() < 8 / 4096
+    (solution,) = fit_problems([fine], "tbpi-exact", shared=True)
+    # A neuron that saturates would stay at f(high).
+    assert abs(solution(np.array([2 * high]))[0] - 2 * high) < 0.1 * high
+    assert fine.edges[0] > 4 * low
+
+
+def test_a_range_that_ends_at_a_bound_goes_no_further() -> None:
+    x = -torch.rand(4096, 1, generator=torch.Generator().manual_seed(0)).square()
+    (seen,) = _seen(_Function(torch.exp).eval(), torch.cat([x, torch.zeros(4096, 1)])).values()
+    assert problem(*seen, 12, gates=3).edges[-1] == pytest.approx(0, abs=1e-3)

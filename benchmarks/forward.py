@@ -165,16 +165,20 @@ def convolved(model: nn.Module) -> nn.Module:
     return model
 
 
-def rate_coded(
-    weights: str | None, calibration: list[tuple[Tensor, Tensor]], x: Tensor, steps: int
-) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
-    """SpikingJelly's conversion of ResNet-20 and its forward pass of so many time steps."""
-    model = network("resnet20", weights)
-    ann = convolved(copy.deepcopy(model))
+def rate_network(model: nn.Module, calibration: list[tuple[Tensor, Tensor]]) -> nn.Module:
+    """SpikingJelly's rate-coded conversion of ResNet-20, which works one time step a call."""
     recipe = ann2snn.RateCodingRecipe(
         dataloader=calibration, mode="99.9%", channel_wise=True, half_threshold=True
     )
-    snn = ann2snn.Converter(recipe).convert(ann).eval()
+    return ann2snn.Converter(recipe).convert(convolved(copy.deepcopy(model))).eval()
+
+
+def rate_coded(
+    weights: str | None, calibration: list[tuple[Tensor, Tensor]], x: Tensor, steps: int
+) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+    """The rate-coded ResNet-20 and its forward pass of so many time steps."""
+    model = network("resnet20", weights)
+    snn = rate_network(model, calibration)
 
     def run(images: Tensor) -> Tensor:
         functional.reset_net(snn)

@@ -1,7 +1,7 @@
 """Models by name, of this package, a library or a file of yours, and images and texts for them."""
 
 from .corrupt import OnCorrupt
-from .data import Images, check_source, load_images, open_images
+from .data import Images, Loader, check_source, load_images, open_images
 from .ddpm import ddpm_digits
 from .errors import DataError, ModelError, NoPreprocessingError
 from .preprocessing import Preprocessing, with_options
@@ -13,6 +13,7 @@ __all__ = [
     "ACTIVATIONS",
     "DataError",
     "Images",
+    "Loader",
     "ModelError",
     "NoPreprocessingError",
     "OnCorrupt",

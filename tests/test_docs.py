@@ -20,7 +20,8 @@ from convert import load, to_spiking
 
 _ROOT = Path(__file__).resolve().parents[1]
 _DOCS = _ROOT / "docs"
-_PAGES = [_ROOT / "README.md", _ROOT / "CONTRIBUTING.md", *sorted(_DOCS.rglob("*.md"))]
+_BESIDE = ("README.md", "CONTRIBUTING.md", "examples/README.md")
+_PAGES = [*(_ROOT / name for name in _BESIDE), *sorted(_DOCS.rglob("*.md"))]
 
 
 def test_reuse(

@@ -24,6 +24,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import convert
+import fewspikes
 import models
 from fewspikes.commands.parsing import spelled_out
 
@@ -89,20 +90,21 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
         return called
 
-    for verb in ("to_spiking", "refit"):
-        changed = without_search(getattr(convert, verb), progress=False)
-        monkeypatch.setattr(convert, verb, changed)
-    monkeypatch.setattr(convert, "fit", without_search(convert.fit))
+    def replaced(name: str, verb: Any, packages: tuple[ModuleType, ...]) -> None:
+        for package in packages:
+            monkeypatch.setattr(package, name, verb)
+
+    doors = (convert, fewspikes)
+    for name in ("to_spiking", "refit"):
+        replaced(name, without_search(getattr(convert, name), progress=False), doors)
+    replaced("fit", without_search(convert.fit), doors)
     evaluate = convert.evaluate
-    monkeypatch.setattr(
-        convert, "evaluate", lambda *args, **given: evaluate(*args, **{"progress": False, **given})
-    )
+    silent = lambda *args, **given: evaluate(*args, **{"progress": False, **given})  # noqa: E731
+    replaced("evaluate", silent, doors)
     for name in ("simulate", "correlate", "count_operations"):
         verb = getattr(convert.inspect, name)
-        accepted = "progress" in inspect.signature(verb).parameters
-        monkeypatch.setattr(
-            convert.inspect, name, partial(verb, progress=False) if accepted else verb
-        )
+        if "progress" in inspect.signature(verb).parameters:
+            replaced(name, partial(verb, progress=False), (convert.inspect, fewspikes.inspect))
 
 
 def test_symptoms(names: dict[str, Any]) -> None:
@@ -243,7 +245,9 @@ def _commands() -> Iterator[Any]:
     for page in _PAGES:
         joined = re.sub(r"\\\n\s*", "", page.read_text(encoding="utf-8"))
         for line in re.findall(
-            r"^\s*((?:\S*/)?python (?:scripts|benchmarks)/\S+\.py.*)$", joined, re.MULTILINE
+            r"^\s*((?:(?:\S*/)?python (?:scripts|benchmarks)/\S+\.py|(?:\S*/)?fewspikes \w).*)$",
+            joined,
+            re.MULTILINE,
         ):
             if line not in seen:
                 seen.add(line)
@@ -261,32 +265,43 @@ def _module(path: Path) -> ModuleType:
     return sys.modules[name]
 
 
-@pytest.mark.parametrize("line", _commands())
-def test_options_of_commands(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, script, *options = [word for word in shlex.split(line, comments=True) if word != "..."]
-    for folder in ("scripts", "benchmarks"):
-        monkeypatch.syspath_prepend(str(_ROOT / folder))
-    try:
-        module = _module(_ROOT / script)
-    except ModuleNotFoundError as error:
-        pytest.skip(f"{script} needs {error.name}")
-    if hasattr(module, "parser"):
-        assert module.parser().parse_args(options)
-        return
+def _parse(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has a command read its options, and do nothing else."""
+    program, *options = [word for word in shlex.split(line, comments=True) if word != "..."]
     whole = argparse.ArgumentParser.parse_args
 
     def parse(parser: argparse.ArgumentParser, *args: Any) -> None:
         whole(parser, options)
         raise _ParsedError
 
-    def parse_words(made: App, _: Sequence[str]) -> int:
-        made.parse_args(spelled_out(made, options).words, exit_on_error=False, print_error=False)
+    def parse_words(made: App, words: Sequence[str]) -> int:
+        made.parse_args(spelled_out(made, words).words, exit_on_error=False, print_error=False)
         raise _ParsedError
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse)
     monkeypatch.setattr("fewspikes.commands.app.called", parse_words)
+    if Path(program).name != "fewspikes":
+        program, *options = options
+        try:
+            module = _module(_ROOT / program)
+        except ModuleNotFoundError as error:
+            pytest.skip(f"{program} needs {error.name}")
+        if hasattr(module, "parser"):
+            assert module.parser().parse_known_args(options)[1] == []
+            return
+        run = module.main
+    else:
+        run = importlib.import_module("fewspikes.commands.app").main
+    monkeypatch.setattr(sys, "argv", [program, *options])
     with pytest.raises(_ParsedError):
-        module.main()
+        run()
+
+
+@pytest.mark.parametrize("line", _commands())
+def test_options_of_commands(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("scripts", "benchmarks"):
+        monkeypatch.syspath_prepend(str(_ROOT / folder))
+    _parse(line, monkeypatch)
 
 
 def test_build(tmp_path: Path) -> None:
@@ -335,7 +350,7 @@ def test_results() -> None:
 
 
 def test_resume(names: dict[str, Any], tmp_path: Path) -> None:
-    _run("resume.md", {**names, "convert": convert})
+    _run("resume.md", names)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kept", "net.fsnn"]
     assert (tmp_path / "kept" / "evaluation.stage").exists()
 
@@ -347,7 +362,7 @@ def test_distributed(names: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(torch.distributed, "init_process_group", start)
     changes = {"calibration, steps=8": "images, steps=2", "model, test": "model, images"}
     try:
-        _run("distributed.md", {**names, "convert": convert, "torch": torch}, changes)
+        _run("distributed.md", names, changes)
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()

@@ -29,11 +29,17 @@ def _run(program: str, folder: Path) -> str:
 
 def test_names_are_those_of_convert() -> None:
     assert all(getattr(fewspikes, name) is getattr(convert, name) for name in convert.__all__)
-    assert set(dir(fewspikes)) == {*convert.__all__, "models", "__version__"}
+    assert set(dir(fewspikes)) == {*convert.__all__, "inspect", "models", "__version__"}
 
 
 def test_models_are_those_of_models() -> None:
     assert all(getattr(fewspikes.models, name) is getattr(models, name) for name in models.__all__)
+
+
+def test_what_inspects_is_that_of_convert() -> None:
+    assert fewspikes.inspect.__all__ == convert.inspect.__all__
+    for name in convert.inspect.__all__:
+        assert getattr(fewspikes.inspect, name) is getattr(convert.inspect, name)
 
 
 @pytest.mark.parametrize("name", ["to_spikes", "conversion", "__wrapped__"])

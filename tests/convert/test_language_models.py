@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,9 @@ def texts(images: int, length: int, side: str) -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": mask}
 
 
+@cache
 def converted(make: Callable[[str], nn.Module], attention: str) -> tuple[SpikingModel, nn.Module]:
+    """A network and its original, which several tests look at and none changes."""
     torch.manual_seed(0)
     model = make(attention).eval()
     data = [texts(4, 7, "right"), texts(4, 10, "left")]

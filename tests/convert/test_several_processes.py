@@ -7,8 +7,8 @@ import pytest
 from support.processes import all_converted, in_processes, resumes
 
 _SETTINGS: list[tuple[str, dict[str, Any]]] = [
-    ("images", {"steps": [4, 3]}),
-    ("images", {"steps": "auto", "max_loss": 0.05, "gates": 1}),
+    ("images", {"steps": [4, 3], "gates": 1}),
+    ("images", {"steps": "auto", "max_loss": 0.05}),
     ("texts", {"steps": 4}),
 ]
 

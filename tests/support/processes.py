@@ -12,8 +12,8 @@ from datetime import timedelta
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
-from unittest import mock
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist

@@ -189,7 +189,11 @@ class Team:
 
     def _fail(self, error: BaseException) -> None:
         """Leaves the message of an error for the others, and waits until they have it."""
-        if isinstance(error, RankFailed) or self._get("failed"):
+        if isinstance(error, RankFailed):
+            return
+        # Who fails by itself needs nobody's message: where all fail at once none waits.
+        self._set(f"heard/{self.rank}", "yes")
+        if self._get("failed"):
             return
         self._set("failed", f"process {self.rank} failed: {first_line(error)}")
         until = time.monotonic() + HEARD

@@ -4,30 +4,34 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.processes import converted, in_processes, resumes
+from support.processes import all_converted, in_processes, resumes
 
 _SETTINGS: list[tuple[str, dict[str, Any]]] = [
-    ("images", {"steps": [4, 3]}),
-    ("images", {"steps": "auto", "max_loss": 0.05, "gates": 1}),
+    ("images", {"steps": [4, 3], "gates": 1}),
+    ("images", {"steps": "auto", "max_loss": 0.05}),
     ("texts", {"steps": 4}),
 ]
 
 
-@pytest.mark.parametrize(("kind", "settings"), _SETTINGS, ids=["images", "auto", "texts"])
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """What one process makes of all settings, as new as those of the groups."""
+    folder = tmp_path_factory.mktemp("alone")
+    (found,) = in_processes(1, folder, all_converted, str(folder), _SETTINGS)
+    return found
+
+
+@pytest.mark.parametrize("count", [2, 3])
 def test_any_number_of_processes_gives_one_file_and_one_evaluation(
-    kind: str, settings: dict[str, Any], tmp_path: Path
+    count: int, alone: list[Any], tmp_path: Path
 ) -> None:
-    # In a process as new as theirs.
-    ((content, report, evaluation),) = in_processes(
-        1, tmp_path, converted, str(tmp_path), kind, settings
-    )
-    for count in (2, 3):
-        found = in_processes(count, tmp_path, converted, str(tmp_path), kind, settings)
-        for other in found:
-            assert not isinstance(other, Exception), other
-            assert other[1] == report
-            assert other[2] == evaluation
-            assert other[0] == content
+    for found in in_processes(count, tmp_path, all_converted, str(tmp_path), _SETTINGS):
+        assert not isinstance(found, Exception), found
+        for settings, expected, other in zip(_SETTINGS, alone, found, strict=True):
+            content, report, evaluation = expected
+            assert other[1] == report, settings
+            assert other[2] == evaluation, settings
+            assert other[0] == content, settings
 
 
 def test_stages_are_refused_before_any_folder_and_kept_by_one_alone(tmp_path: Path) -> None:

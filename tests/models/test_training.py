@@ -46,6 +46,8 @@ def _weights(output: Path) -> dict[str, torch.Tensor]:
 def _finish(monkeypatch: pytest.MonkeyPatch, command: list[str]) -> None:
     """Runs a command to its end in this process, with one thread as the others have."""
     monkeypatch.setattr(sys, "argv", command[1:])
+    # Python finds a script's own modules beside it, which runpy leaves to its caller.
+    monkeypatch.syspath_prepend(str(Path(command[1]).parent))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -3,13 +3,17 @@
 import multiprocessing
 import os
 import signal
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -29,16 +33,15 @@ class Raised(Exception):
 
 
 def in_processes(
-    count: int, folder: Path, function: Callable[..., Any], *arguments: Any, seconds: float = 150
+    count: int, folder: Path, function: Callable[..., Any], *arguments: Any, without: int = -1
 ) -> list[Any]:
     """What ``function(rank, *arguments)`` returns in each of the processes of one gloo group.
 
-    Instead of a result there is a `Raised` of one that raised, and None for one that died. The
-    function must be one of a module that can be imported.
+    Instead of a result there is a `Raised` of one that raised, and None for one that died, or
+    whose answer nobody waits for: that is killed when the others have answered. The function must
+    be one of a module that can be imported.
     """
-    # Forked from a process that has imported everything, but computed nothing yet.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "convert", __name__])
+    context, seconds = _server(), 150.0
     pipes = [context.Pipe(duplex=False) for _ in range(count)]
     where = f"file://{folder}/group-{time.monotonic_ns()}"
     children = [
@@ -50,18 +53,31 @@ def in_processes(
         send.close()
     found: list[Any] = []
     until = time.monotonic() + seconds
-    for receive, _ in pipes:
+    for rank, (receive, _) in enumerate(pipes):
+        if rank == without:
+            found.append(None)
+            continue
         try:
             ready = receive.poll(max(until - time.monotonic(), 0.1))
             found.append(receive.recv() if ready else TimeoutError(f"after {seconds} s"))
         except EOFError:
             found.append(None)
-    for child in children:
-        child.join(10)
+    for rank, child in enumerate(children):
+        child.join(0 if rank == without else 10)
         if child.is_alive():
             child.kill()
             child.join()
     return found
+
+
+def _server() -> ForkServerContext:
+    """Where processes are forked from: it has imported everything, but computed nothing yet."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([f"{__package__}.imported"])
+    # The server looks for modules where Python does, not where pytest was told to.
+    with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path))):
+        forkserver.ensure_running()
+    return context
 
 
 def _child(
@@ -171,6 +187,11 @@ def converted(
     return path.read_bytes(), report, plain(found.to_dict())
 
 
+def all_converted(rank: int, folder: str, all_settings: list[tuple[str, dict[str, Any]]]) -> Any:
+    """What `converted` returns for each kind of data and its settings, one after the other."""
+    return [converted(rank, folder, kind, settings) for kind, settings in all_settings]
+
+
 def started() -> bool:
     """Whether this process belongs to a group."""
     return dist.is_initialized()
@@ -265,6 +286,7 @@ def resumes(rank: int, folder: str) -> tuple[list[str], bool]:
 
 def other_arguments(rank: int, what: str) -> None:
     """Process 1 is given other data, weights or settings, or its part of the data."""
+    ranks.HEARD = 60.0
     model, data, steps = Classifier().eval(), image_batches(), 3
     given: Any = data
     if what == "data" and rank:

@@ -46,7 +46,7 @@ def test_a_process_that_dies_is_missed_at_once(tmp_path: Path) -> None:
 
 
 def test_a_process_that_hangs_is_given_up(tmp_path: Path) -> None:
-    first, _ = in_processes(2, tmp_path, processes.hangs, seconds=20)
+    first, _ = in_processes(2, tmp_path, processes.hangs, without=1)
     assert isinstance(first, Raised) and first.kind == "RankFailed"
     assert "process 1 has shown no sign of life" in first.message
     assert first.seconds < 60
@@ -84,3 +84,5 @@ def test_processes_with_other_arguments_are_refused(what: str, told: str, tmp_pa
     found = in_processes(2, tmp_path, processes.other_arguments, what)
     assert all(isinstance(each, Raised) for each in found)
     assert any(told in each.message for each in found), [each.message for each in found]
+    # All are refused at once, and none waits, for 60 s here, for another to hear of it.
+    assert all(each.seconds < 50 for each in found)

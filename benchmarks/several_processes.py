@@ -73,9 +73,9 @@ def run(processes: int, threads: int, images: int, rounds: int) -> dict[str, lis
 def main() -> None:
     """Measures both ways in turns, and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=2000)
-    parser.add_argument("--rounds", type=int, default=3, help="evaluations of each process")
-    parser.add_argument("--turns", type=int, default=3, help="how often each way is started")
+    parser.add_argument("--images", type=int, default=300)
+    parser.add_argument("--rounds", type=int, default=2, help="evaluations of each process")
+    parser.add_argument("--turns", type=int, default=2, help="how often each way is started")
     parser.add_argument("--measure", action="store_true", help="be one of the processes")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".md"))
     args = parser.parse_args()

@@ -32,6 +32,7 @@ BESIDE = {
             "library_trends.md",
             "rate_coding.md",
             "setup_cost.md",
+            "several_processes.md",
             "small_batches.md",
             "streaming.md",
         )

@@ -120,6 +120,6 @@ def _other_shape(error: NewShape) -> str:
     shapes = ", ".join(f"{name} {list(shape)}" for name, shape in error.shapes.items())
     return (
         f"it gets {shapes}, of a length that was always the same at conversion; convert with data "
-        'of several such lengths, or name the axes of the model\'s own inputs: dynamic={"x": {1: '
-        '"length"}}'
+        "of several such lengths, or name the axes of the model's own inputs, as in "
+        'dynamic={"input_ids": {1: "length"}}'
     )

@@ -92,6 +92,12 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
+def _words(chosen: argparse.Namespace) -> str:
+    """The options that were given, with the names of files without their folders."""
+    given = {name: value for name, value in vars(chosen).items() if value and name != "out"}
+    return "".join(f" --{name.replace('_', '-')} {Path(v).name}" for name, v in given.items())
+
+
 def main() -> None:
     """Measures, prints and writes the table, anew after each network."""
     chosen = parser().parse_args()
@@ -105,7 +111,7 @@ def main() -> None:
         "the spiking network and the original predict the same class. *Latency*: time steps from "
         "an image to its result. *Seconds*: of",
         f"the processor, for the conversion, on one thread of torch {torch.__version__}.",
-        "Command: `python benchmarks/five_networks.py`.",
+        f"Command: `python benchmarks/five_networks.py{_words(chosen)}`.",
         "",
         "| network | test images | original | spiking | agreement | spikes per neuron | latency "
         "| seconds |",

@@ -36,6 +36,11 @@ def test_networks_without_data_are_left_out(
     assert all(task.data and task.calibration for task in tasks)
 
 
+def test_the_command_is_told_with_its_options(benchmark: ModuleType) -> None:
+    chosen = benchmark.parser().parse_args("--data x/a.npz --calibration b.npz --out c".split())
+    assert benchmark._words(chosen) == " --data a.npz --calibration b.npz"
+
+
 def test_seconds_of_the_processor(benchmark: ModuleType) -> None:
     before = benchmark.processor_seconds()
     sum(range(3_000_000))

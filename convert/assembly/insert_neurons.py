@@ -12,7 +12,6 @@ from ..calibration.histogram import HIDDEN, Histogram
 from ..capture.capture import Captured
 from ..fitting.problem import Solution, Start
 from ..fitting.stairs import LOWEST
-from ..graph.memory_layout import free_layout, linear_first
 from ..network.model import SpikingModel
 from ..neuron.few_spikes import FewSpikesNeuron
 from ..sites.find import Site
@@ -70,8 +69,6 @@ def swap(
     The captured graph becomes the spiking network's own; the exact functions travel beside it.
     """
     network = captured.graph_module
-    free_layout(network)
-    linear_first(network)
     exact: dict[str, torch.nn.Module] = {}
     device = next((t.device for t in network.state_dict().values()), torch.device("cpu"))
     for site in sites:

@@ -50,7 +50,7 @@ class Emitter:
     def replace(self, old: Node, new: Node) -> None:
         """Lets every reader of a node read another, which is then what its layer returns."""
         if OUTPUT_OF in old.meta:
-            new.meta[OUTPUT_OF] = old.meta[OUTPUT_OF]
+            new.meta[OUTPUT_OF] = [*new.meta.get(OUTPUT_OF, ()), *old.meta[OUTPUT_OF]]
         old.replace_all_uses_with(new)
         self.graph_module.graph.erase_node(old)
 

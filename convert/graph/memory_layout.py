@@ -11,15 +11,20 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx import Graph, GraphModule, Node
 
+from .edit import Emitter
 from .node_facts import read, without_data
+from .origins import OUTPUT_OF
 from .run import compute
 
 aten = torch.ops.aten
 
 _VIEWS = (aten.view.default, aten._unsafe_view.default)
+# What leaves axes in their order.
+_MOVING = (aten.reshape.default, aten.clone.default, aten.contiguous.default, *_VIEWS)
 
 
 def free_layout(graph_module: GraphModule) -> None:
@@ -97,6 +102,62 @@ def linear_first(graph_module: GraphModule) -> None:
             permute.meta["val"], linear.meta["val"] = value, value.permute(back).contiguous()
     graph_module.graph.lint()
     graph_module.recompile()
+
+
+def spread_rows_first(graph_module: GraphModule) -> None:
+    """Lets rows be spread over axes, and these change places, before a linear layer.
+
+    There it joins what is done to the layer's input: `nn.MultiheadAttention` brings the input of
+    its last projection into rows, and what comes out back into images and positions.
+
+    Args:
+        graph_module: a graph whose nodes know their values' shapes; others stay as they are.
+    """
+    for linear in list(graph_module.graph.nodes):
+        while linear is not None and linear.target is aten.linear.default:
+            linear = _moved_behind(graph_module, linear)
+
+
+def _moved_behind(graph_module: GraphModule, linear: Node) -> Node | None:
+    """The linear layer, behind what was done to its output; None where nothing was moved."""
+    given: Any = linear.args[0]
+    weights = linear.args[1:]
+    if len(linear.users) != 1 or OUTPUT_OF in linear.meta or linear.kwargs:
+        return None
+    (after,) = linear.users
+    shapes: list[Any] = [node.meta.get("val") for node in (given, linear, after)]
+    moves: Any = after.args[1] if len(after.args) > 1 else None
+    if not all(isinstance(value, Tensor) for value in shapes) or not _rearranged(given):
+        return None
+    if after.target in (aten.reshape.default, aten.view.default):
+        if shapes[2].shape[-1] != shapes[1].shape[-1]:
+            return None
+        args: list[Any] = [*moves[:-1], shapes[0].shape[-1]]
+    elif after.target is aten.permute.default:
+        rank = shapes[1].dim()
+        args = [axis % rank for axis in moves]
+        if args[-1] != rank - 1:
+            return None
+    else:
+        return None
+    if not all(isinstance(a, int | Node) for a in args):
+        return None
+    emit = Emitter(graph_module, after)
+    result = emit.call(aten.linear.default, emit.call(after.target, given, args), *weights)
+    emit.replace(after, result)
+    graph_module.graph.erase_node(linear)
+    return result
+
+
+def _rearranged(node: Any) -> bool:
+    """Whether axes have changed places on the way to a value."""
+    while isinstance(node, Node) and node.op == "call_function" and node.args:
+        if node.target in (aten.permute.default, aten.transpose.int):
+            return True
+        if node.target not in _MOVING or OUTPUT_OF in node.meta:
+            return False
+        node = node.args[0]
+    return False
 
 
 def prefers_channels_last(modules: Iterable[torch.nn.Module]) -> bool:

@@ -27,6 +27,7 @@ class Fact(StrEnum):
     APART = "what the settings take apart is apart"
     SITES = "every nonlinear function of one tensor is called as a module"
     ENCODED = "the operands that the settings encode have a site"
+    LAID_OUT = "views, permutations and copies are as few as they can be"
     NEURONS = "every site is a neuron"
 
 

@@ -10,6 +10,8 @@ import torch
 
 from ..capture import capture
 from ..capture.capture import Captured
+from ..graph.layout_chains import shorten
+from ..graph.memory_layout import free_layout, linear_first, spread_rows_first
 from ..graph.passes import Fact, Pass, check, run
 from ..rewrite.plan import take_apart
 from .encode_operands import encode_operands
@@ -58,11 +60,20 @@ def _encode(state: Preparation) -> None:
     state.sites = encode_operands(state.captured.graph_module, state.sites, state.encode)
 
 
+def _lay_out(state: Preparation) -> None:
+    graph_module = state.captured.graph_module
+    free_layout(graph_module)
+    linear_first(graph_module)
+    spread_rows_first(graph_module)
+    shorten(graph_module)
+
+
 # Behind those of capture. `assembly.insert_neurons.swap` is the last: it takes the fitted neurons.
 PASSES: tuple[Pass[Preparation], ...] = (
     Pass("take apart", frozenset({Fact.NORMS, Fact.LAYERS}), frozenset({Fact.APART}), _apart),
     Pass("find sites", frozenset({Fact.APART, Fact.LAYERS}), frozenset({Fact.SITES}), _find),
     Pass("encode operands", frozenset({Fact.SITES}), frozenset({Fact.ENCODED}), _encode),
+    Pass("lay out", frozenset({Fact.ENCODED}), frozenset({Fact.LAID_OUT}), _lay_out),
 )
 
 

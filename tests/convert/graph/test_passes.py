@@ -15,7 +15,7 @@ _ALL = (*capture.PASSES, *prepare.PASSES)
 def test_the_lists_are_one_order() -> None:
     after = check(_ALL, capture.GIVEN)
     assert after == set(Fact) - {Fact.NEURONS}
-    assert len({each.name for each in _ALL}) == len(_ALL) == 7
+    assert len({each.name for each in _ALL}) == len(_ALL) == 8
 
 
 def test_no_two_neighbours_can_change_places() -> None:

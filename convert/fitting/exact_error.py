@@ -58,6 +58,16 @@ def scratch() -> Scratch:
 
 
 @njit(cache=True, nogil=True)
+def assign(target, source):  # type: ignore[no-untyped-def]
+    """Writes ``source [n]`` into ``target [n]``.
+
+    A slice on the left would check the shapes, and compile for seconds what words its error.
+    """
+    for i in range(len(target)):
+        target[i] = source[i]
+
+
+@njit(cache=True, nogil=True)
 def split(T, h, edges, offsets, codes):  # type: ignore[no-untyped-def]
     """Pieces of [0, 1] in order; returns how many, or -1 beyond `MOST_PIECES`.
 

@@ -5,8 +5,8 @@ K - 1. New steps are put where the error is; their resets are copies of others, 
 piece, or moves of one part of the input out of the way of the later steps.
 
 Machine code stays on disk as long as this file is the same, with all that it holds of `newton` and
-`exact_error`: a change there is a change of this line, too (last: how often inputs
-occur, for the price of spikes).
+`exact_error`: a change there is a change of this line, too (last: numbers are
+assigned one by one).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from .exact_error import Scratch, loss
+from .exact_error import Scratch, assign, loss
 from .newton import descend
 from .problem import Array
 
@@ -142,11 +142,12 @@ def _keep(best, filled, T, h, error):  # type: ignore[no-untyped-def]
     i = min(filled, most - 1)
     while i > 0 and errors[i - 1] > error:
         errors[i] = errors[i - 1]
-        tables[i] = tables[i - 1]
+        assign(tables[i, 0], tables[i - 1, 0])
+        assign(tables[i, 1], tables[i - 1, 1])
         i -= 1
     errors[i] = error
-    tables[i, 0] = T
-    tables[i, 1] = h
+    assign(tables[i, 0], T)
+    assign(tables[i, 1], h)
     return min(filled + 1, most)
 
 
@@ -158,7 +159,7 @@ def _regrow(T, h, target, search, scratch, state, best, filled):  # type: ignore
     small_G, small_d = np.empty((K, K)), np.empty(K)
     trial_T, trial_h = np.empty(K), np.empty(K)
     found = Best(np.empty((search.polish, 2, K)), np.full(search.polish, np.inf))
-    count = 0
+    count = np.int64(0)
     base, n = loss(T, h, target, scratch, small_G, small_d)
     if not np.isfinite(base):
         return filled
@@ -169,8 +170,8 @@ def _regrow(T, h, target, search, scratch, state, best, filled):  # type: ignore
         if np.isfinite(error):
             count = _keep(found, count, trial_T, trial_h, error)
     for i in range(count):
-        trial_T[:] = found.tables[i, 0]
-        trial_h[:] = found.tables[i, 1]
+        assign(trial_T, found.tables[i, 0])
+        assign(trial_h, found.tables[i, 1])
         error = descend(trial_T, trial_h, d, target, search.iterations, scratch)
         if np.isfinite(error):
             filled = _keep(best, filled, trial_T, trial_h, error)
@@ -194,10 +195,11 @@ def _take_starts(starts, target, search, scratch, best):  # type: ignore[no-unty
     """
     K = starts.shape[2]
     T, h, d = np.empty(K), np.empty(K), np.empty(K + 1)
-    filled, winner = 0, -1
+    # Not the literal 0, for which functions would be compiled a second time.
+    filled, winner = np.int64(0), -1
     for i in range(len(starts)):
-        T[:] = starts[i, 0]
-        h[:] = starts[i, 1]
+        assign(T, starts[i, 0])
+        assign(h, starts[i, 1])
         error = descend(T, h, d, target, 4 * search.iterations, scratch)
         if np.isfinite(error):
             if filled == 0 or error < best.errors[0]:
@@ -228,10 +230,10 @@ def grow(before, starts, target, search, scratch, state):  # type: ignore[no-unt
     T, h, d = np.empty(K), np.empty(K), np.empty(K + 1)
     for i in range(len(before)):
         # A step that never fires: as good as K - 1, for certain.
-        T[: K - 1] = before[i, 0]
-        h[: K - 1] = before[i, 1]
+        assign(T[: K - 1], before[i, 0])
+        assign(h[: K - 1], before[i, 1])
         T[K - 1], h[K - 1] = 3.0 + 10.0 * K, 0.0
-        error = descend(T, h, d, target, 0, scratch)
+        error = descend(T, h, d, target, np.int64(0), scratch)
         if np.isfinite(error):
             if i == 0 and (filled == 0 or error < best.errors[0]):
                 winner = -1

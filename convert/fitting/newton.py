@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from .exact_error import bin_of, cholesky_solve, loss
+from .exact_error import assign, bin_of, cholesky_solve, loss
 from .problem import Array
 
 # Half width over which the density at a boundary is taken: a histogram's single bins are noisy.
@@ -169,7 +169,9 @@ def descend(T, h, d, target, iterations, scratch):  # type: ignore[no-untyped-de
                 accepted = True
                 # A perfect table has rounding alone to lose.
                 gain = (now - then) / now if now != 0.0 else 0.0
-                T[:], h[:], d[:] = trial_T, trial_h, trial_d
+                assign(T, trial_T)
+                assign(h, trial_h)
+                assign(d, trial_d)
                 now, n, fresh = then, m, False
                 damping = max(damping * 0.3, 1e-9)
                 stalled = stalled + 1 if gain < 1e-5 else 0

@@ -82,7 +82,9 @@ def train(x, f, w, start, epochs, rate, last_rate, hold):  # type: ignore[no-unt
             loss += losses[j]
         if loss < best_loss:
             best_loss = loss
-            best[:] = p
+            for i in range(3):
+                for t in range(steps):
+                    best[i, t] = p[i, t]
         if epoch == epochs:
             break
         for i in range(3):

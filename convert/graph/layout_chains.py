@@ -127,7 +127,10 @@ def _quotient(whole: Length, part: Length) -> Length | None:
     """``whole / part``; None if it isn't a whole number for every length that varies."""
     if isinstance(whole, int) and isinstance(part, int):
         return None if whole % part else whole // part
-    found = sympy.cancel(whole / part)
+    try:
+        found = sympy.cancel(whole / part)
+    except sympy.PolynomialError:  # a length with conditions in it
+        return None
     if sympy.denom(found) != 1:
         return None
     return int(found) if found.is_Integer else found

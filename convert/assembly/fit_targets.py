@@ -28,6 +28,8 @@ _GROWN, _GROWN_BINS = 0.1, 64
 # From this K on the error of gated tables on a curve is smaller than that of rare values beyond the
 # range. One new value among N is expected there; those of a map rise together, so they are a few.
 _FINE, _RARE = 10, 4.0
+# Beside few values they weigh no more than this share: the values seen are what is known.
+_MOST_RARE = 0.01
 # What a neuron gives there is kept within so many times the spread of f.
 _FAR = 2.0
 # Saturation is noticed from this share of the error of equal levels.
@@ -139,10 +141,11 @@ def _posed(
         # The error on a curve is larger than that of saturation, and its fits begin with the range.
         if not gates or steps < _FINE:
             return found
+        rare = min(_RARE / histogram.total, _MOST_RARE)
         for top in (False, True):
             # Values that are all alike at an end have a bound there.
             if len(beyond(histogram, unmoved, top=top)[1]):
-                bins = _continued(site, *bins, _RARE / histogram.total, top=top)
+                bins = _continued(site, *bins, rare, top=top)
         return posed(*bins)
     for top in (False, True):
         levels = (gates + 1) * 2**steps

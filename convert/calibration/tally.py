@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -133,7 +134,14 @@ def widened(ranges: Sequence[Range], leaves: Sequence[Any]) -> list[Range]:
         if not isinstance(leaf, Tensor) or not leaf.is_floating_point() or not leaf.numel():
             result.append(None)
             continue
-        low, high = (float(bound) for bound in torch.aminmax(leaf))
         before = ranges[index] if ranges else None
+        low, high = (float(bound) for bound in torch.aminmax(leaf))
+        if math.isnan(low):
+            # NaN that no site sees says nothing of the range.
+            leaf = leaf[~leaf.isnan()]
+            if not leaf.numel():
+                result.append(before)
+                continue
+            low, high = (float(bound) for bound in torch.aminmax(leaf))
         result.append((min(low, before[0]), max(high, before[1])) if before else (low, high))
     return result

@@ -86,7 +86,7 @@ def state_of(measures: Sequence[Measure], runs: Iterable[Run]) -> dict[str, Any]
     """
     return {
         "measures": list(measures),
-        "runs": [(run.measure, run.spikes) for run in runs],
+        "runs": [(run.measure, run.spikes, run.neurons) for run in runs],
     }
 
 
@@ -94,10 +94,13 @@ def restore(measures: Sequence[Measure], runs: Iterable[Run], state: Mapping[str
     """Puts what `state_of` gave in place of what was added up."""
     for measure, known in zip(measures, state["measures"], strict=True):
         _refill(measure, known)
-    for run, (measure, spikes) in zip(runs, state["runs"], strict=True):
+    for run, (measure, spikes, neurons) in zip(runs, state["runs"], strict=True):
         _refill(run.measure, measure)
         run.spikes.clear()
         run.spikes.update(spikes)
+        if run.neurons is not None:
+            run.neurons.clear()
+            run.neurons.update(neurons)
 
 
 def _refill(measure: Measure, known: Measure) -> None:

@@ -127,6 +127,7 @@ def evaluate(
         site_rows = (
             errors_by_site(snn, both.kept, kind, stages=stages, progress=progress) if wanted else ()
         )
+    neurons = _neurons(both)
     return Evaluation(
         report=report,
         metric=name,
@@ -142,8 +143,7 @@ def evaluate(
         by_site=site_rows,
         by_site_images=both.kept_images,
         spikes_per_neuron={
-            site.name: _share(plan.whole.spikes[site.name], both.images * site.neurons)
-            for site in report.sites
+            name: _share(plan.whole.spikes[name], count) for name, count in neurons.items()
         },
         seconds=both.seconds,
         notes=remarks.told(reader.notes, plan.whole.measure.remarks()),
@@ -239,7 +239,8 @@ class _Both:
         args, kwargs = batch.args, batch.kwargs
         signature = self.snn.signature
         # The original might take what the spiking network can't, or say less of what is wrong.
-        size = signature.images(signature.flatten(args, kwargs))
+        leaves = signature.flatten(args, kwargs)
+        size = signature.images(leaves)
         if not size:
             return
         added = not self.sums.wants((args, kwargs, batch.label))
@@ -267,7 +268,7 @@ class _Both:
         before = exact.labelled
         add(exact, expected, expected, labels)
         self.labelled += min(exact.labelled - before, size)
-        self.remarks.add((args, kwargs), size, expected, labels)
+        self.remarks.add(zip(leaves, signature.axes, strict=True), size, expected, labels)
         whole = Batch((args, kwargs), expected, labels)
         for piece in whole.pieces(self.snn, size, self.device, whole=kind.whole):
             self.remarks.compare(partial(self._exact, kind, piece), piece.expected)
@@ -297,10 +298,19 @@ class _Both:
         self.kept_images += taken
 
 
+def _neurons(both: _Both) -> dict[str, int]:
+    """The neurons of every site, added over the images."""
+    assert both.begun is not None
+    sites, counted = report_of(both.snn).sites, both.begun.plan.whole.neurons
+    if counted is None:
+        return {site.name: both.images * site.neurons for site in sites}
+    return {site.name: counted[site.name] for site in sites}
+
+
 def _figures(both: _Both, run: Run) -> tuple[Row, float]:
     """What was measured of a run, and its spikes for each neuron and image."""
     spikes = sum(run.spikes.values())
-    return run.measure.values, _share(spikes, both.images * report_of(both.snn).neurons)
+    return run.measure.values, _share(spikes, sum(_neurons(both).values()))
 
 
 def _latency(snn: SpikingModel, steps: int) -> int:
@@ -321,12 +331,12 @@ def _step_row(both: _Both, plan: Plan, step: int) -> StepRow:
 
 def _whole(both: _Both, plan: Plan, report: Report) -> Whole:
     run = plan.whole
-    spikes = sum(run.spikes.values()) / both.images
+    values, spikes = _figures(both, run)
     return Whole(
-        run.measure.values,
-        neurons=report.neurons,
-        spikes_per_image=spikes,
-        spikes_per_neuron=_share(spikes, report.neurons),
+        values,
+        neurons=round(sum(_neurons(both).values()) / both.images),
+        spikes_per_image=sum(run.spikes.values()) / both.images,
+        spikes_per_neuron=spikes,
         spike_driven=report.spike_driven,
         without_encoding=plan.bare.measure.values if plan.bare else None,
     )

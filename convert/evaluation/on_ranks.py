@@ -179,7 +179,7 @@ def _join(team: Team, both: Both, data: ReadBatches, kind: Measure, plan: Plan) 
     own = (
         both.images,
         both.seconds,
-        [run.spikes for run in plan.runs],
+        [(run.spikes, run.neurons) for run in plan.runs],
         both.remarks.counts(),
         data.reader.notes,
         kind if isinstance(kind, Joined) else None,
@@ -189,11 +189,14 @@ def _join(team: Team, both: Both, data: ReadBatches, kind: Measure, plan: Plan) 
     for stage in both.seconds:
         both.seconds[stage] = max(seconds[stage] for _, seconds, *_ in everybody)
     for i, run in enumerate(plan.runs):
-        added: Counter[str] = Counter()
-        for _, _, spikes, *_ in everybody:
-            added.update(spikes[i])
-        run.spikes.clear()
-        run.spikes.update(added)
+        for place, sums in enumerate((run.spikes, run.neurons)):
+            if sums is None:
+                continue
+            added: Counter[str] = Counter()
+            for _, _, of_runs, *_ in everybody:
+                added.update(of_runs[i][place])
+            sums.clear()
+            sums.update(added)
     for rank, (*_, counts, _notes, other) in enumerate(everybody):
         if rank == team.rank:
             continue

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from ..calls.batch_parts import listed
 from ..capture.fidelity import ROUNDING, largest_gap
@@ -75,17 +74,23 @@ class Remarks:
             several.append(f"of the outputs {listed(expected)}, {name} is measured")
         self._metric = "; ".join(several)
 
-    def add(self, inputs: Any, size: int, expected: Outputs, labels: Any) -> None:
+    def add(
+        self,
+        inputs: Iterable[tuple[Any, int | None]],
+        size: int,
+        expected: Outputs,
+        labels: Any,
+    ) -> None:
         """Adds a batch.
 
         Args:
-            inputs: ``(args, kwargs)``.
+            inputs: flat, each with the axis of its images, None where it has none.
             size: how many images.
             expected: the original's outputs.
             labels: as the measure takes them.
         """
         self._images += size
-        self._with_nan += _rows_with_nan(inputs, size)
+        self._with_nan += _images_with_nan(inputs, size)
         if self._classes is None:
             return
         logits = Agreement.logits(expected)
@@ -187,12 +192,14 @@ class Remarks:
         return (*notes, *doubts)
 
 
-def _rows_with_nan(inputs: Any, size: int) -> int:
+def _images_with_nan(inputs: Iterable[tuple[Any, int | None]], size: int) -> int:
     """Images with NaN in an input."""
-    rows: set[int] = set()
-    for leaf in pytree.tree_leaves(inputs):
-        if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.shape[:1] == (size,):
+    found: set[int] = set()
+    for leaf, axis in inputs:
+        if axis is not None and isinstance(leaf, Tensor) and leaf.is_floating_point():
             broken = leaf.isnan()
             if bool(broken.any()):
-                rows.update(broken.reshape(size, -1).any(1).nonzero().flatten().tolist())
-    return len(rows)
+                # An image may have several rows.
+                rows = broken.movedim(axis, 0).reshape(size, -1)
+                found.update(rows.any(1).nonzero().flatten().tolist())
+    return len(found)

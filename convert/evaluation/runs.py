@@ -39,12 +39,15 @@ class Run:
         measure: what is measured of its outputs.
         counted: whether spikes are counted.
         spikes: those of each site, by its name.
+        neurons: of each site, by its name, added over the images: where lengths vary, as many as
+            there were. None where an image always has those of the report.
     """
 
     within: Callable[[], AbstractContextManager[object]]
     measure: Measure
     counted: bool = False
     spikes: Counter[str] = field(default_factory=Counter)
+    neurons: Counter[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,8 @@ def planned(snn: SpikingModel, kind: Measure, read: Sequence[int]) -> Plan:
     report = report_of(snn)
     readouts = {step: Run(cut(step, True), kind.start(), counted=True) for step in read}
     last = max(read)
+    if snn.signature.varying:
+        readouts[last] = replace(readouts[last], neurons=Counter())
     raw = {step: Run(cut(step, False), kind.start()) for step in read if step != last}
     refits = {
         int(k): Run(partial(snn.with_steps, int(k)), kind.start(), counted=True)
@@ -168,7 +173,7 @@ def run_all(
     piece = replace(piece, inputs=moved(piece.inputs, device))
     with snn.repeated():
         for run in plan.runs:
-            with run.within():
+            with run.within(), _counting_neurons(snn, run):
                 if run.counted:
                     with snn.count_spikes() as spikes:
                         found = outputs(snn, piece.inputs, device)
@@ -177,6 +182,25 @@ def run_all(
                     found = outputs(snn, piece.inputs, device)
             found = by_image(snn.signature, found, run.measure)
             add(run.measure, found, piece.expected, piece.labels)
+
+
+@contextmanager
+def _counting_neurons(snn: SpikingModel, run: Run) -> Iterator[None]:
+    """Adds the neurons of every site to a run's, where they are counted.
+
+    A neuron is used again by each call of its site, so the largest call tells how many there are.
+    """
+    if run.neurons is None:
+        yield
+        return
+    largest: Counter[str] = Counter()
+
+    def told(site: str, size: int) -> None:
+        largest[site] = max(largest[site], size)
+
+    with snn.running(sizes=(*snn.plan.sizes, told)):
+        yield
+    run.neurons.update(largest)
 
 
 def outputs(

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
 from .edit import Emitter
+from .operators import is_fresh
 from .origins import OUTPUT_OF
 
 aten = torch.ops.aten
@@ -30,10 +31,8 @@ _SHAPING = (
     aten.view.default,
     aten._unsafe_view.default,
     aten.unsqueeze.default,
-    aten.squeeze.default,
-    aten.squeeze.dim,
-    aten.squeeze.dims,
 )
+_SQUEEZES = (aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims)
 # A number, or an expression of the lengths that vary.
 Length = Any
 
@@ -136,6 +135,14 @@ def _quotient(whole: Length, part: Length) -> Length | None:
     return int(found) if found.is_Integer else found
 
 
+def _drops_the_same(node: Node) -> bool:
+    """Whether a squeeze drops the same axes at every call: a length that varies may be 1 at one."""
+    operand: Any = node.args[0]
+    shape = operand.meta["val"].shape
+    axes: Any = node.args[1] if len(node.args) > 1 else range(len(shape))
+    return all(isinstance(shape[axis], int) for axis in ([axes] if isinstance(axes, int) else axes))
+
+
 def _after(node: Node, before: Axes) -> Axes | None:
     """The axes of a node's value by those of its operand; None for what is no rearrangement."""
     rank = len(before.axes)
@@ -144,8 +151,7 @@ def _after(node: Node, before: Axes) -> Axes | None:
         return None
     if node.target in _COPIES:
         return before
-    if node.target in _SHAPING:
-        # A length that varies is never taken for 1, as the shape tells.
+    if node.target in _SHAPING or (node.target in _SQUEEZES and _drops_the_same(node)):
         return before.reshaped(node.meta["val"].shape)
     if node.target is aten.permute.default:
         (order,) = args
@@ -277,11 +283,14 @@ def shorten(graph_module: GraphModule) -> None:
     for node in graph.nodes:
         if isinstance(node.meta.get("val"), torch.SymInt):
             lengths.setdefault(_expression(node.meta["val"]), node)
+    exposed = _exposed(graph)
     replaced: dict[Node, Node] = {}
     for chains in _chains(graph):
         ways = {end: _steps(end, chains.axes[end]) for end in chains.ends()}
-        if _shorter(chains, ways) and all(
-            _known(steps, lengths, place, end) for end, steps in ways.items()
+        if (
+            exposed.isdisjoint(ways)
+            and _shorter(chains, ways)
+            and all(_known(steps, lengths, place, end) for end, steps in ways.items())
         ):
             source = replaced.get(chains.source, chains.source)
             replaced |= _remake(graph_module, source, ways, lengths)
@@ -290,12 +299,25 @@ def shorten(graph_module: GraphModule) -> None:
     graph_module.recompile()
 
 
+def _exposed(graph: Graph) -> set[Node]:
+    """The values in whose memory an output may lie.
+
+    Without its copies it might lie in that of an input, a weight or another output.
+    """
+    found: set[Node] = set()
+    left = [node for output in graph.find_nodes(op="output") for node in output.all_input_nodes]
+    while left:
+        node = left.pop()
+        if node not in found:
+            found.add(node)
+            left += () if is_fresh(node) else node.all_input_nodes
+    return found
+
+
 def _shorter(chains: _Chains, ways: Mapping[Node, Steps]) -> bool:
-    """Whether the ways to the ends are fewer operations, copy no more, and may take their place."""
-    for end, steps in ways.items():
-        # Without its copy an output would lie in the memory of an input or a weight.
-        if any(user.op == "output" for user in end.users) or not steps:
-            return False
+    """Whether the ways to the ends are fewer operations and copy no more."""
+    if not all(ways.values()):
+        return False
     made = {steps[: n + 1] for steps in ways.values() for n in range(len(steps))}
     copied = Fraction(0)
     for end in ways:

@@ -90,16 +90,21 @@ def linear_first(graph_module: GraphModule) -> None:
             continue
         source, order = permute.args
         rank = len(order)
-        if [axis % rank for axis in order][-1] != rank - 1:
-            continue
         value = linear.meta.get("val")
+        # A vector of weights takes the last axis away; what a layer gives stays as it is.
+        known = isinstance(value, Tensor) and value.dim() == rank
+        if [axis % rank for axis in order][-1] != rank - 1 or not known:
+            continue
+        if OUTPUT_OF in permute.meta:
+            continue
+        if OUTPUT_OF in linear.meta:
+            permute.meta[OUTPUT_OF] = linear.meta.pop(OUTPUT_OF)
         linear.replace_all_uses_with(permute)
         linear.args = (source, *linear.args[1:])
         permute.args = (linear, order)
         linear.append(permute)
-        if value is not None:
-            back = sorted(range(rank), key=lambda axis: order[axis] % rank)
-            permute.meta["val"], linear.meta["val"] = value, value.permute(back).contiguous()
+        back = sorted(range(rank), key=lambda axis: order[axis] % rank)
+        permute.meta["val"], linear.meta["val"] = value, value.permute(back).contiguous()
     graph_module.graph.lint()
     graph_module.recompile()
 
@@ -128,6 +133,8 @@ def _moved_behind(graph_module: GraphModule, linear: Node) -> Node | None:
     shapes: list[Any] = [node.meta.get("val") for node in (given, linear, after)]
     moves: Any = after.args[1] if len(after.args) > 1 else None
     if not all(isinstance(value, Tensor) for value in shapes) or not _rearranged(given):
+        return None
+    if shapes[1].dim() != shapes[0].dim():  # a vector of weights takes the last axis away
         return None
     if after.target in (aten.reshape.default, aten.view.default):
         if shapes[2].shape[-1] != shapes[1].shape[-1]:

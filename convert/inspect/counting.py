@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Callable, Sized
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Node
+from torch.fx import Node
 
 from ..calls.batch_layout import Layout
 from ..calls.batch_reading import moved, read_by
@@ -16,7 +16,6 @@ from ..common.batches import ahead, batches_once
 from ..common.progress import Progress
 from ..errors import InputError
 from ..graph.roles import Shapes
-from ..graph.run import walk
 from ..network.model import SpikingModel
 from ..neuron.few_spikes import FewSpikesNeuron
 from .event_sums import Sums, Synapses, Totals
@@ -25,7 +24,7 @@ from .image_places import image_layout
 from .layer_quantities import OperationSeen, counts_of
 from .operation_counts import OperationCounts
 from .spike_recorder import weights_of
-from .synapses import Connection, Passage, connections
+from .synapses import Connection, Passage, connections, shapes_of
 
 
 def count_operations(snn: SpikingModel, data: Any, *, progress: bool = True) -> OperationCounts:
@@ -157,7 +156,7 @@ class _Counter:
         self._run(one[0], one[1], single.__setitem__)
         leaves = signature.flatten(*one)
         if self.lengths:
-            self.connections = self._connections(_shapes(self.network, leaves))
+            self.connections = self._connections(shapes_of(self.network, leaves))
         self.targets = targets(self.network, self.connections, leaves)
         self.prepared = size
         for site in self.neurons:
@@ -212,18 +211,6 @@ class _Counter:
         """One for each image; their mean where batches must not be cut."""
         joined = np.concatenate(batches)
         return joined.sum(keepdims=True) / self.images if self.together else joined
-
-
-def _shapes(network: GraphModule, leaves: Sequence[Any]) -> Shapes:
-    """The shapes of a graph's values for some inputs."""
-    found: dict[Node, tuple[int, ...]] = {}
-
-    def note(node: Node, value: Any, _: Mapping[Node, Any]) -> Any:
-        found[node] = tuple(value.shape) if isinstance(value, Tensor) else ()
-        return value
-
-    walk(network, leaves, after=note)
-    return found.__getitem__
 
 
 def _trains(neuron: FewSpikesNeuron) -> int:

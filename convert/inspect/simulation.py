@@ -21,7 +21,7 @@ from ..neuron.few_spikes import FewSpikesNeuron
 from .simulation_result import Membrane, Simulation
 from .spike_recorder import Record, Recorder, joined
 from .spike_walk import Ran, walk_spikes
-from .synapses import Connection, connections
+from .synapses import Connection, connections, shapes_of
 
 # Images that pass through the network together.
 PIECE = 10
@@ -71,8 +71,13 @@ def simulate(
     network = snn.network if plan.plain else snn.as_planned(plan)
     network.eval()
     spiking = {p: s for s, p in snn.names.items() if _spikes(network, p)}
-    known = connections(network, spiking)
     with torch.no_grad():
+        shapes = None
+        if snn.signature.lengths(leaves):
+            # What was captured had another length than these images.
+            alone = leaves if snn.signature.whole else snn.signature.pieces(leaves, count)[0]
+            shapes = shapes_of(network, alone)
+        known = connections(network, spiking, shapes)
         single = None
         if chosen:
             single = _single(network, known, snn, leaves, chosen, memory)

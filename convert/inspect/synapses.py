@@ -9,9 +9,10 @@ takes decoded values.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from torch import Tensor
 from torch.fx import GraphModule, Node
@@ -20,6 +21,7 @@ from ..graph.node_facts import read, where
 from ..graph.operators import Kind, operator_of
 from ..graph.regions import packet
 from ..graph.roles import Operation, Role, Shapes, operations
+from ..graph.run import walk
 
 # Sums with equal factors: an event arrives once at every place that its value is a part of.
 POOLS = set(
@@ -108,6 +110,18 @@ def connections(
             )
         found[node] = row
     return found
+
+
+def shapes_of(network: GraphModule, leaves: Sequence[Any]) -> Shapes:
+    """The shapes of a graph's values for flat inputs; `connections` takes those of one image."""
+    found: dict[Node, tuple[int, ...]] = {}
+
+    def note(node: Node, value: Any, _: Mapping[Node, Any]) -> Any:
+        found[node] = tuple(value.shape) if isinstance(value, Tensor) else ()
+        return value
+
+    walk(network, leaves, after=note)
+    return found.__getitem__
 
 
 def _floats(node: Node) -> bool:

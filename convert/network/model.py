@@ -182,7 +182,7 @@ class SpikingModel(Blocks):
         """What a run calls for each site."""
         plans = plan.of_neurons()
         return tuple(
-            SiteCall(site, self._called(site, plan), plans(site), plan.watchers)
+            SiteCall(site, self._called(site, plan), plans(site), plan.watchers, plan.sizes)
             for site in runner.sites
         )
 
@@ -235,7 +235,8 @@ class SpikingModel(Blocks):
         memo = {id(tensor): tensor for tensor in self.network.state_dict(keep_vars=True).values()}
         memo |= {id(modules[path]): torch.nn.Identity() for path in self.names.values()}
         network = copy.deepcopy(self.network, memo)
-        plan = dataclasses.replace(plan, counters=(), tallies=(), watchers=(), kept=None)
+        nobody: dict[str, Any] = {"counters": (), "tallies": (), "watchers": (), "sizes": ()}
+        plan = dataclasses.replace(plan, kept=None, **nobody)
         for site, path in self.names.items():
             module = self._called(site, plan)
             if isinstance(module, FewSpikesNeuron) and plan.readout is not None:

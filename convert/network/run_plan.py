@@ -73,6 +73,7 @@ class RunPlan:
         check_inputs: whether inputs are compared with the calibrated range.
         tallies: told the name of a site and the number of events of each of its values ``[...]``,
             once a call of its neuron; see `NeuronPlan`.
+        sizes: told the name of a site and how many values its neuron is given, once a call of it.
     """
 
     fit: int | None = None
@@ -84,6 +85,7 @@ class RunPlan:
     kept: Kept | None = field(default=None, compare=False)
     check_inputs: bool = True
     tallies: tuple[Tally, ...] = ()
+    sizes: tuple[Callable[[str, int], None], ...] = ()
 
     @property
     def plain(self) -> bool:
@@ -95,6 +97,7 @@ class RunPlan:
             and not self.counters
             and not self.tallies
             and not self.watchers
+            and not self.sizes
         )
 
     def spikes(self, site: str) -> bool:
@@ -136,19 +139,20 @@ class SiteCall:
         site: its name.
         module: its neuron, or its exact function.
         plans: of the neuron; the second may work in place.
-        watchers: of the run.
+        watchers, sizes: of the run.
     """
 
-    __slots__ = ("_in_place", "_plan", "module", "neuron", "site", "watchers")
+    __slots__ = ("_in_place", "_plan", "module", "neuron", "site", "sizes", "watchers")
 
     def __init__(
         self,
         site: str,
         module: torch.nn.Module,
         plans: tuple[NeuronPlan, NeuronPlan],
-        watchers: tuple[Watcher, ...],
+        watchers: tuple[Watcher, ...] = (),
+        sizes: tuple[Callable[[str, int], None], ...] = (),
     ) -> None:
-        self.site, self.module, self.watchers = site, module, watchers
+        self.site, self.module, self.watchers, self.sizes = site, module, watchers, sizes
         self.neuron = module if isinstance(module, FewSpikesNeuron) else None
         self._plan, self._in_place = plans
 
@@ -185,7 +189,7 @@ class SiteCall:
         """The same where no hook listens; the output may take the memory of x."""
         if self.neuron is None:
             return self.module(x)
-        if self.watchers:
+        if self.watchers or self.sizes:
             self._show(x)
         return self.neuron.decode(x, plan=self._in_place if in_place else self._plan)
 
@@ -193,11 +197,15 @@ class SiteCall:
         """The same for ``x + addend``, if that takes one pass over memory; else None."""
         if self.neuron is None or self.watchers:
             return None
+        if self.sizes:
+            self._show(x)
         return self.neuron.decode(x, addend, plan=self._in_place if in_place else self._plan)
 
     def _show(self, x: Tensor) -> None:
         for watcher in self.watchers:
             watcher(self.site, x)
+        for told in self.sizes:
+            told(self.site, x.numel())
 
 
 class CutNeuron(torch.nn.Module):

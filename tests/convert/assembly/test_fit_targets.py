@@ -179,3 +179,11 @@ def test_a_range_that_ends_at_a_bound_goes_no_further() -> None:
     x = -torch.rand(4096, 1, generator=torch.Generator().manual_seed(0)).square()
     (seen,) = _seen(_Function(torch.exp).eval(), torch.cat([x, torch.zeros(4096, 1)])).values()
     assert problem(*seen, 12, gates=3).edges[-1] == pytest.approx(0, abs=1e-3)
+
+
+def test_what_lies_beyond_few_values_weighs_little() -> None:
+    x = 3 * torch.randn(8, 1, generator=torch.Generator().manual_seed(0))
+    (seen,) = _seen(_Function(nn.functional.silu).eval(), x).values()
+    found = problem(*seen, 10, gates=3)
+    outside = (found.centres > 1.05 * float(x.max())) | (found.centres < 1.05 * float(x.min()))
+    assert 0 < found.weights[outside].sum() < 0.03

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from convert import to_spiking
 from convert.calibration.observe import calibrate
+from convert.calibration.tally import widened
 from convert.capture.capture import capture
 from convert.errors import CalibrationError, ConversionError
 from convert.sites.find import find_sites
@@ -77,3 +78,13 @@ def test_activation_that_overflows_is_an_error() -> None:
     x = torch.randn(16, 4)
     with pytest.raises(ConversionError, match="exp"):
         to_spiking(Overflowing().eval(), [x * 100], steps=3, method="binary", progress=False)
+
+
+def test_nan_that_no_site_sees_says_nothing_of_the_range() -> None:
+    nothing = torch.full((2,), torch.nan)
+    batches = [torch.tensor([1.0, torch.nan, 3.0]), nothing, torch.tensor([torch.nan, -2.0])]
+    for order in (batches, batches[::-1]):
+        ranges: list[tuple[float, float] | None] = []
+        for x in order:
+            ranges = widened(ranges, [x])
+        assert ranges == [(-2.0, 3.0)]

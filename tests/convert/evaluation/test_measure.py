@@ -226,3 +226,28 @@ def test_another_model_is_one_line(converted: SpikingModel, images: Tensor) -> N
     other = nn.Sequential(nn.Flatten(), nn.Linear(64, 7))
     with pytest.raises(InputError, match=r"logits: shape \[48, 7\].*\[48, 4\]"):
         evaluate(converted, other, [images], progress=False)
+
+
+def test_neurons_are_those_of_the_test_images_where_lengths_vary() -> None:
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.act, self.last = nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.act(self.first(x)).mean(1))
+
+    torch.manual_seed(0)
+    model = Tokens().eval()
+    calibration = [torch.randn(4, n, 6) for n in (5, 9, 3)]
+    snn = to_spiking(model, calibration, steps=4, method="binary", progress=False)
+    batches = [torch.randn(3, 40, 6), torch.randn(7, 2, 6)]
+    result = evaluate(snn, model, batches, metric="output", by_site=0, progress=False)
+    with torch.no_grad(), snn.count_spikes() as spikes:
+        for x in batches:
+            snn(x)
+    neurons = (3 * 40 + 7 * 2) * 8
+    assert result.spikes_per_neuron == {"act": spikes["act"] / neurons}
+    assert result.spiking.spikes_per_neuron == spikes["act"] / neurons
+    assert result.by_step[-1].spikes_per_neuron == spikes["act"] / neurons
+    assert result.spiking.neurons == round(neurons / 10)

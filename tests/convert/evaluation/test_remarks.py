@@ -95,3 +95,22 @@ def test_swapped_arguments_are_one_line(
     with pytest.raises(InputError, match=r"\(snn, model, data\)|as its own original") as caught:
         evaluate(*given)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("length", [5, 4])
+def test_images_with_nan_are_counted_along_their_axis(length: int) -> None:
+    class Sequences(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.line = nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(self.line(x)).mean(0)
+
+    torch.manual_seed(0)
+    model, x = Sequences().eval(), torch.randn(length, 4, 6)
+    snn = to_spiking(model, x, steps=2, method="binary", batch_axis=1, progress=False)
+    x = x.clone()
+    x[:, 2] = torch.nan
+    with pytest.warns(UserWarning, match="1 of 4 images hold NaN"):
+        result(snn, model, [x])

@@ -87,3 +87,44 @@ def test_outputs_come_as_the_original_gives_them() -> None:
         y = snn(x)
     assert y.is_contiguous()
     assert torch.equal(snn(x.to(memory_format=torch.channels_last)), y)
+
+
+def test_layers_around_a_permutation_still_have_their_own_outputs() -> None:
+    class Swapped(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.permute(0, 2, 1, 3)
+
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.before, self.layer, self.act = Swapped(), nn.Linear(5, 5), nn.ReLU()
+            self.other = nn.Linear(5, 5)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return self.act(self.layer(self.before(x))), self.act(self.other(x.permute(0, 2, 1, 3)))
+
+    torch.manual_seed(0)
+    model, x = Named().eval(), torch.randn(4, 6, 7, 5)
+    snn = convert.to_spiking(model, x, steps=4, method="binary", progress=False)
+    found = convert.features(snn, ["before", "layer", "other"])(x)
+    swapped = model.before(x)
+    torch.testing.assert_close(found["before"], swapped)
+    torch.testing.assert_close(found["layer"], model.layer(swapped))
+    torch.testing.assert_close(found["other"], model.other(swapped))
+
+
+def test_a_vector_of_weights_behind_a_permutation() -> None:
+    class Vector(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.weight = nn.Linear(5, 5), nn.Parameter(torch.randn(5))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = torch.relu(self.layer(x)).permute(0, 2, 1, 3)
+            return nn.functional.linear(y, self.weight).reshape(x.shape[0], -1).mul(2)
+
+    torch.manual_seed(0)
+    model, x = Vector().eval(), torch.randn(4, 6, 7, 5)
+    snn = convert.to_spiking(model, x, steps=4, method="binary", progress=False)
+    with torch.no_grad(), snn.spiking_only([]):
+        torch.testing.assert_close(snn(x), model(x))

@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from convert import SpikingModel, load, to_spiking
 from convert.errors import InputError, SiteError
-from convert.inspect import simulate
+from convert.inspect import count_operations, simulate
 from convert.neuron.few_spikes import FewSpikesNeuron
 
 
@@ -272,3 +272,15 @@ def test_nan_stays_nan(gated: tuple[SpikingModel, Tensor]) -> None:
     run = simulate(snn, x, progress=False)
     assert bool(run.outputs[1].isnan().all()) and not bool(run.outputs[[0, 2]].isnan().any())
     assert isinstance(next(iter(snn.sites.values())), FewSpikesNeuron)
+
+
+@pytest.mark.parametrize("length", [5, 20])
+def test_operations_are_those_of_the_length_that_ran(length: int) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    x, varying = torch.randn(4, 5, 8), {"input": {1: "T"}}
+    snn = to_spiking(model, x, steps=4, method="binary", dynamic=varying, progress=False)
+    given = torch.randn(2, length, 8)
+    counts = simulate(snn, given, progress=False).counts
+    assert str(counts) == str(count_operations(snn, given, progress=False))
+    assert counts["dense_multiply_accumulates"] == length * (8 * 8 + 8 * 3)

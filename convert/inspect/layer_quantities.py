@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,7 +130,7 @@ def counts_of(seen: Sequence[OperationSeen], images: int) -> OperationCounts:
         layers,
         images,
         mean,
-        {str(q): float(np.std(count)) for q, count in total.items()},
+        _spread(total),
         neurons=sum(max(one.neurons for one in row) for row in rows),
         steps=max((one.steps for one in seen), default=0),
         gates=max((one.intervals for one in seen), default=1) - 1,
@@ -161,8 +161,12 @@ def _layer(row: Sequence[OperationSeen]) -> LayerCounts:
     active = str(Quantity.ACTIVE_MULTIPLY_ACCUMULATES)
     mean |= {active: min(mean[active], most)} if active in mean else {}
     op = "neurons" if seen.connection.passage is Passage.SITE else seen.connection.op
-    spread: dict[str, float] = {q: float(np.std(count)) for q, count in quantities.items()}
-    return LayerCounts(seen.connection.name, op, seen.inputs, mean, spread)
+    return LayerCounts(seen.connection.name, op, seen.inputs, mean, _spread(quantities))
+
+
+def _spread(counts: Mapping[Quantity, Count]) -> dict[str, float]:
+    """Standard deviations over the images, of what is known for more than one of them."""
+    return {str(q): float(np.std(count)) for q, count in counts.items() if np.size(count) > 1}
 
 
 def _together(row: Sequence[OperationSeen]) -> dict[Quantity, Count]:

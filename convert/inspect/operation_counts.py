@@ -153,11 +153,10 @@ class OperationCounts:
         ]
         rows.append(("all", "", "", *(_figure(self[q]) for q in shown)))
         text = table(head, rows)
-        spread = self.spread.get(Quantity.ACCUMULATES, 0.0)
-        text += (
-            f"\n\nFor one image, mean of {self.images}; accumulates vary by {spread:.0f} (one "
-            f"standard deviation). {self.spikes_per_neuron:.2f} events per neuron."
-        )
+        text += f"\n\nFor one image, mean of {self.images}"
+        if (spread := self.spread.get(Quantity.ACCUMULATES)) is not None:
+            text += f"; accumulates vary by {spread:.0f} (one standard deviation)"
+        text += f". {self.spikes_per_neuron:.2f} events per neuron."
         if self.not_counted:
             left = ", ".join(f"{count} {op}" for op, count in self.not_counted.items())
             text += f" Not counted: {left}."

@@ -282,5 +282,8 @@ def test_operations_are_those_of_the_length_that_ran(length: int) -> None:
     snn = to_spiking(model, x, steps=4, method="binary", dynamic=varying, progress=False)
     given = torch.randn(2, length, 8)
     counts = simulate(snn, given, progress=False).counts
-    assert str(counts) == str(count_operations(snn, given, progress=False))
+    expected = count_operations(snn, given, progress=False)
+    assert counts.mean == pytest.approx(expected.mean)
+    # The simulation counts all images together, and says nothing of how they vary.
+    assert "vary" in str(expected) and "vary" not in str(counts)
     assert counts["dense_multiply_accumulates"] == length * (8 * 8 + 8 * 3)

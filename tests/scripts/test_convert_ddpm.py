@@ -3,11 +3,10 @@
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from support.one_capture import captured_once
 
 import convert
 import models
@@ -39,17 +38,7 @@ def test_report_and_picture(
     # A tenth of the training is enough for the order of the methods.
     monkeypatch.setattr(tbpi, "_EPOCHS_FIRST", 1000)
     monkeypatch.setattr(tbpi, "_EPOCHS_THIRD", 2000)
-    # The second method's network is fitted anew: capturing it would take most of the time.
-    convert_first, made = convert.to_spiking, []
-
-    def to_spiking(model: nn.Module, calibration: object, **given: Any) -> convert.SpikingModel:
-        if made:
-            fit = {name: given[name] for name in ("steps", "method", "seed", "progress")}
-            return convert.refit(made[0], calibration, **fit)
-        made.append(convert_first(model, calibration, **given))
-        return made[0]
-
-    monkeypatch.setattr(convert, "to_spiking", to_spiking)
+    monkeypatch.setattr(convert, "to_spiking", captured_once(convert.to_spiking))
     code = _run(
         script, monkeypatch, "--steps", "4", "2", "--method", "random", "binary",
         "--samples", "16", "--sampling-steps", "8", "--sampler", "ddim", "--repeats", "1",

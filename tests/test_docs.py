@@ -27,6 +27,15 @@ _PAGES = [*(_ROOT / name for name in _BESIDE), *sorted(_DOCS.rglob("*.md"))]
 pytestmark = pytest.mark.filterwarnings("ignore:.*which is POOR:UserWarning")
 
 
+def _examples(page: str, changes: dict[str, str]) -> list[str]:
+    """The examples of a page, with changes for tiny data; each must be of use."""
+    text = "\n".join(re.findall(r"```python\n.*?```", (_DOCS / page).read_text("utf-8"), re.DOTALL))
+    for old, new in changes.items():
+        assert old in text, old
+        text = text.replace(old, new)
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
 def test_reuse(
     small: nn.Module, images: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,8 +137,9 @@ def test_shapes() -> None:
         "images": torch.rand(8, 3, 24, 24),
     }
     for example in examples:
-        # The first network is fitted as the page says, the others in a moment.
+        # The first network is fitted as the page says, for fewer steps; the others in a moment.
         quick = example.replace("texts[:1], steps=8", "texts[:1], steps=8, method='binary'")
+        quick = quick.replace("texts, steps=8", "texts, steps=4")
         exec(compile(quick, "docs/shapes.md", "exec"), names)
     assert names["asked"].report.method == "binary" != names["snn"].report.method
     assert [list(batch["input_ids"].shape) for batch in names["texts"]] == [
@@ -178,13 +188,16 @@ def test_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_diffusion(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
-    text = (_DOCS / "diffusion.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    # Two steps of a binary table are fitted in a moment; drawing visits a few of the time steps.
+    quick = {
+        "steps=8": "steps=2, method='binary', progress=False",
+        'metric="output"': 'metric="output", by_site=4, progress=False',
+        "8, 8), seed=0": "8, 8), seed=0, count=10",
+    }
+    (example,) = _examples("diffusion.md", quick)
     names: dict[str, Any] = {}
-    # Two steps of a binary table are fitted in a moment.
-    example = example.replace("steps=8", "steps=2, method='binary', progress=False")
     every = models.load_images
-    monkeypatch.setattr(models, "load_images", lambda *a, **given: every(*a, **given).first(100))
+    monkeypatch.setattr(models, "load_images", lambda *a, **given: every(*a, **given).first(40))
     exec(compile(example, "docs/diffusion.md", "exec"), names)
     assert 0 < names["result"].spiking["relative_error"] < 1
     assert names["digits"].shape == (16, 1, 8, 8)
@@ -192,14 +205,19 @@ def test_diffusion(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_recurrence() -> None:
     text = (_DOCS / "recurrence.md").read_text(encoding="utf-8")
-    examples = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    # Two steps of a binary table are fitted in a moment, and short sequences captured sooner.
+    quick = {
+        "steps=8": "steps=2, method='binary', progress=False",
+        "128, 6, 4": "128, 3, 4",
+        "128, 7, 4": "128, 4, 4",
+        "randint(1, 7": "randint(1, 4",
+    }
+    examples = _examples("recurrence.md", quick)
     assert len(examples) == 3
     names: dict[str, Any] = {}
     for example in examples:
-        # Two steps of a binary table are fitted in a moment.
-        example = example.replace("steps=8", "steps=2, method='binary', progress=False")
         exec(compile(example, "docs/recurrence.md", "exec"), names)
-    assert {row.calls for row in names["snn"].report.sites} == {6}
+    assert {row.calls for row in names["snn"].report.sites} == {3}
     assert names["same"] is names["snn"].sites["lstm.layer0.forward.input_gate"]
     for site in re.findall(r"`(\w+_gate|cell_tanh)`", text.partition("| GRU")[0]):
         assert f"lstm.layer0.reverse.{site}" in names["snn"].sites

@@ -1,8 +1,9 @@
-"""Fine-tuning a trained network at K = 2 with its original's predictions, in part."""
+"""Fine-tuning a trained network at K = 1 with its original's predictions, in part."""
 
 import importlib.util
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -31,26 +32,25 @@ def _measured(
     return right / len(images), total / len(images)
 
 
-def test_accuracy_rises(shared: Path) -> None:
+def test_accuracy_rises() -> None:
+    pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
     spec = importlib.util.spec_from_file_location("fine_tune", _FILE)
     assert spec and spec.loader
     benchmark = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(benchmark)
-    model = models.get("resnet20", shared / "checkpoints" / "resnet20-12fca82f.th")
-    prepare = models.preprocessing("resnet20")
-    data = models.load_images(shared / "data" / "cifar10_train4000.npz")
-    # Calibration images alone: the last 500 stand for the test.
-    held = Images(data.x[-500:], data.y[-500:], "held out")
-    few = data.first(256)
-    snn = to_spiking(model, Loader(few, prepare), steps=2, method="binary", progress=False)
+    model, prepare = models.get("resnet8_digits"), models.preprocessing("resnet8_digits")
+    data, held = models.load_images("digits", train=True), models.load_images("digits")
+    # One step, as two are enough for digits before any training.
+    few = Loader(data.first(256), prepare)
+    snn = to_spiking(model, few, steps=1, method="binary", progress=False)
     with torch.no_grad():
         exact = [model(x) for x, _ in held.batches(prepare)]
     before = _measured(snn, held, prepare, exact)
-    benchmark.fine_tune(snn, data.first(1500), prepare)
-    # From 0.818 to 0.836 on one machine, to 0.864 on another; the divergence is less chancy.
+    benchmark.fine_tune(snn, data.first(800), prepare)
+    # From 0.76 to 0.88 with this seed, and to 0.89 and 0.90 with others.
     after = _measured(snn, held, prepare, exact)
-    assert after[0] > before[0]
-    assert after[1] < 0.85 * before[1]
+    assert after[0] > before[0] + 0.04
+    assert after[1] < 0.7 * before[1]
     # The benchmark counts as this test does.
     ((x, y),) = held.first(100).batches(prepare)
     with torch.no_grad():

@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 import time
@@ -29,9 +28,12 @@ def gpu() -> ModuleType:
     return module
 
 
-def test_bits_of_the_cpu(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows: list[dict[str, Any]] = []
-    gpu.run_part(gpu.EQUALITY, _CPU, True, 300.0, rows.append)
+def test_bits_of_the_cpu(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    lines = tmp_path / "lines"
+    words = ["--part", gpu.EQUALITY, "--lines", str(lines), "--device", "cpu", "--tiny"]
+    assert gpu.main([*words, "--budget", "300"]) == 0
+    rows = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert len(rows) == 50 and rows[-1]["kind"] == "failed"
     checks = [row for row in rows if row["kind"] == "check"]
     assert len(checks) == 49 and all(row["wrong"] == 0 for row in checks)
     # On the CPU it isn't the kernel that ran, and that is told.
@@ -184,14 +186,3 @@ def test_parts_run_by_themselves(
     monkeypatch.setattr(gpu, "_LEAST", 1e9)
     gpu.main(arguments)
     assert (tmp_path / "new" / "gpu.md").read_text().count("no time left") == 4
-
-
-def test_the_command(tmp_path: Path) -> None:
-    lines = tmp_path / "lines"
-    command = [sys.executable, str(_FILE), "--part", "equality", "--lines", str(lines)]
-    command += ["--device", "cpu", "--tiny", "--budget", "60"]
-    environment = {**os.environ, "PYTHONPATH": str(_FILE.parents[1])}
-    subprocess.run(command, check=True, env=environment)
-    rows = [json.loads(line) for line in lines.read_text().splitlines()]
-    assert len(rows) == 50 and rows[-1]["kind"] == "failed"
-    assert all(row["wrong"] == 0 for row in rows[:-1])

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.one_capture import captured_once
 from torch import nn
 
 import fewspikes
@@ -17,9 +18,12 @@ _FILES = sorted(_EXAMPLES.glob("*.py"))
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Fits take no search, transformers have one layer, and nothing is downloaded or shows bars."""
+    """Fits take no search, transformers have one layer, and a model is captured once.
+
+    Nothing is downloaded or shows bars.
+    """
     monkeypatch.chdir(tmp_path)
-    convert, evaluate = fewspikes.to_spiking, fewspikes.evaluate
+    convert, evaluate = captured_once(fewspikes.to_spiking), fewspikes.evaluate
 
     def to_spiking(*args: Any, **given: Any) -> Any:
         # A price needs the search; for one table it is short.

@@ -267,8 +267,8 @@ def test_training_learns_and_refuses_another_recipe(tmp_path: Path) -> None:
 
 
 def test_killed_training_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
-    digits = models.load_images("digits", train=True).first(48)
-    recipe = DiffusionRecipe(epochs=12, batch_size=16, seed=3)
+    digits = models.load_images("digits", train=True).first(32)
+    recipe = DiffusionRecipe(epochs=8, batch_size=16, seed=3)
 
     def trained(folder: Path) -> dict[str, Tensor]:
         model, schedule = models.ddpm_digits("random", seed=3)
@@ -278,7 +278,7 @@ def test_killed_training_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
     command = [
         sys.executable, str(ROOT / "scripts" / "train_ddpm.py"),
         "--output", str(tmp_path / "killed"),
-        "--epochs", "12", "--batch-size", "16", "--limit", "48", "--seed", "3", "--quiet",
+        "--epochs", "8", "--batch-size", "16", "--limit", "32", "--seed", "3", "--quiet",
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
@@ -288,7 +288,7 @@ def test_killed_training_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
     process.send_signal(signal.SIGKILL)
     printed, _ = process.communicate()
     assert process.returncode == -signal.SIGKILL and "seed 3" in printed
-    assert len(log.read_text().splitlines()) < 12
+    assert len(log.read_text().splitlines()) < 8
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

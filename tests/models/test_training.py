@@ -33,7 +33,7 @@ def _command(source: Path, output: Path) -> list[str]:
     return [
         sys.executable, str(ROOT / "scripts" / "train_cifar.py"), "--model", "resnet20",
         "--data", str(source), "--output", str(output), "--epochs", "6", "--batch-size", "16",
-        "--augmentation", "cutout", "--held-out", "32", "--limit", "96", "--seed", "3", "--quiet",
+        "--augmentation", "cutout", "--held-out", "16", "--limit", "48", "--seed", "3", "--quiet",
     ]  # fmt: skip
 
 
@@ -75,7 +75,7 @@ def test_killed_at_first_and_once_resumed(
             if log.exists() and len(log.read_text().splitlines()) > epochs:
                 break
             time.sleep(0.01)
-        time.sleep(moments.uniform(0, 0.3))
+        time.sleep(moments.uniform(0, 0.15))
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
             kills += 1

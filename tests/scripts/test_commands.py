@@ -39,13 +39,14 @@ def _run(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: object) -> int:
 def images_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
     path = tmp_path_factory.mktemp("images") / "images.npz"
-    np.savez(path, x=rng.integers(0, 256, (24, 32, 32, 3), np.uint8), y=rng.integers(0, 10, 24))
+    np.savez(path, x=rng.integers(0, 256, (24, 8, 8, 1), np.uint8), y=rng.integers(0, 10, 24))
     return path
 
 
 def _convert(monkeypatch, images_file: Path, output: Path, *flags: str, **changed: object) -> int:
     options = {
-        "--model": "resnet20",
+        "--model": "resnet8_digits",
+        "--activation": "relu",
         "--weights": "random",
         "--data": images_file,
         "--calibration": images_file,
@@ -72,7 +73,7 @@ class Converted:
 
     @property
     def network(self) -> Path:
-        return self.folder / "resnet20.fsnn"
+        return self.folder / "resnet8_digits.fsnn"
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +108,7 @@ def test_convert_cifar_writes_the_report(
 ) -> None:
     assert (converted.folder / "steps.png").read_bytes()[:4] == b"\x89PNG"
     page = (converted.folder / "report.html").read_text(encoding="utf-8")
-    assert "resnet20 as a few-spikes network" in page and "spiking, with memory" in page
+    assert "resnet8_digits as a few-spikes network" in page and "spiking, with memory" in page
     assert _convert(monkeypatch, images_file, tmp_path / "again") == 0
     report = converted.report
     again = json.loads((tmp_path / "again" / "report.json").read_text())
@@ -127,11 +128,11 @@ def test_convert_cifar_writes_the_report(
     assert [row["step"] for row in report["by_step"]] == [1, 2, 3, 4]
     assert set(report["by_step"][0]["raw"]) == {"accuracy", "agreement"}
     assert [row["steps"] for row in report["by_K"]] == [3]
-    assert report["latency_steps"] == 4 * 19
+    assert report["latency_steps"] == 4 * 7
     assert report["images"] == 24
-    assert len(report["sites"]) == 19
+    assert len(report["sites"]) == 7
     for key in ("accuracy", "agreement", "logit_rmse", "spikes_per_neuron"):
-        assert report["by_step"][-1][key] == report["spiking"][key]
+        assert report["by_step"][-1][key] == pytest.approx(report["spiking"][key], rel=1e-12)
     for found in (report, again):
         found.pop("seconds")
     assert report == again
@@ -153,7 +154,7 @@ def test_convert_cifar_writes_the_report(
         ({"data": "{short}"}, "label"),
         ({"data": "{other}"}, "x"),
         ({"weights": "{code}"}, "plain weights"),
-        ({"weights": "{foreign}"}, "resnet20"),
+        ({"weights": "{foreign}"}, "resnet8_digits"),
         ({"size": "30", "model": "vit_small"}, "30"),
         ({"device": "nothing"}, "nothing"),
         ({"by-site": "-1"}, "-1"),
@@ -162,7 +163,7 @@ def test_convert_cifar_writes_the_report(
 def test_refusals_are_one_readable_line(
     monkeypatch, capsys, images_file: Path, tmp_path: Path, changed: dict, named: str
 ) -> None:
-    x = np.zeros((3, 32, 32, 3), np.uint8)
+    x = np.zeros((3, 8, 8, 1), np.uint8)
     np.savez(tmp_path / "empty.npz", x=x[:0], y=np.zeros(0, np.int64))
     np.savez(tmp_path / "labels.npz", x=x, y=np.array([1, 12, 3]))
     np.savez(tmp_path / "short.npz", x=x, y=np.array([1, 2]))
@@ -292,14 +293,20 @@ def test_evaluate_at_a_step_against_a_checkpoint(
 ) -> None:
     import models
 
-    torch.save(models.get("resnet20", "random", seed=0).state_dict(), tmp_path / "same.pt")
+    torch.save(
+        models.get("resnet8_digits", "random", activation="relu", seed=0).state_dict(),
+        tmp_path / "same.pt",
+    )
     words = [converted.network, "--data", images_file, "--step", 2, "--limit", 20]
     words += ["--quiet", "--json", "-"]
     assert _run(monkeypatch, "evaluate", *words, "--against", tmp_path / "same.pt") == 0
     report = json.loads(capsys.readouterr().out)
     assert [row["step"] for row in report["by_step"]] == [2, 4]
     assert report["images"] == 20
-    torch.save(models.get("resnet20", "random", seed=1).state_dict(), tmp_path / "other.pt")
+    torch.save(
+        models.get("resnet8_digits", "random", activation="relu", seed=1).state_dict(),
+        tmp_path / "other.pt",
+    )
     assert _run(monkeypatch, "evaluate", *words, "--against", tmp_path / "other.pt") == 0
     other = json.loads(capsys.readouterr().out)
     assert other["by_step"][-1]["logit_rmse"] > 5 * report["by_step"][-1]["logit_rmse"]
@@ -318,7 +325,7 @@ def places(
     snn.save(folder / "bare.fsnn", metadata={})
     snn.save(
         folder / "odd.fsnn",
-        metadata={"preprocessing": "none", "model": "resnet20", "activation": [1]},
+        metadata={"preprocessing": "none", "model": "resnet8_digits", "activation": [1]},
     )
     return {
         "saved": converted.network,
@@ -342,7 +349,7 @@ def places(
         (["{bare}", "--data", "{images}"], 2, "--mean"),
         (["{odd}", "--data", "{images}"], 2, "--mean"),
         (
-            "{odd} --data {images} --size 32 --mean 0 --std 1 --classes 10 --against x.pt".split(),
+            "{odd} --data {images} --size 8 --mean 0 --std 1 --classes 10 --against x.pt".split(),
             2,
             "activation",
         ),

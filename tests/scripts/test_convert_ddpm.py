@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.one_capture import captured_once
 
 import convert
 import models
@@ -37,6 +38,7 @@ def test_report_and_picture(
     # A tenth of the training is enough for the order of the methods.
     monkeypatch.setattr(tbpi, "_EPOCHS_FIRST", 1000)
     monkeypatch.setattr(tbpi, "_EPOCHS_THIRD", 2000)
+    monkeypatch.setattr(convert, "to_spiking", captured_once(convert.to_spiking))
     code = _run(
         script, monkeypatch, "--steps", "4", "2", "--method", "random", "binary",
         "--samples", "16", "--sampling-steps", "8", "--sampler", "ddim", "--repeats", "1",

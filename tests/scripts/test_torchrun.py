@@ -1,5 +1,8 @@
 """convert.py under torchrun: what one process writes, and one end for all."""
 
+import contextlib
+import importlib.util
+import io
 import json
 import os
 import subprocess
@@ -9,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import convert
 
@@ -44,10 +48,27 @@ def words(tmp_path: Path) -> list[str]:
     return [*given, *"--steps 3 --method binary --by-site 3 --batch-size 8".split()]
 
 
-def _ran(*words: str, processes: int = 1) -> "subprocess.CompletedProcess[str]":
-    starter = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+def _alone(monkeypatch: pytest.MonkeyPatch, *words: str) -> str:
+    """What the command prints in this process, with one thread as the others have."""
+    spec = importlib.util.spec_from_file_location("lone_convert", _SCRIPTS / "convert.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(sys, "argv", ["convert.py", *words])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            assert module.main() == 0
+    finally:
+        torch.set_num_threads(threads)
+    return printed.getvalue()
+
+
+def _by_two(*words: str) -> "subprocess.CompletedProcess[str]":
+    starter = ["-m", "torch.distributed.run", "--nproc-per-node", "2"]
     return subprocess.run(
-        [sys.executable, *(starter if processes > 1 else []), f"{_SCRIPTS}/convert.py", *words],
+        [sys.executable, *starter, f"{_SCRIPTS}/convert.py", *words],
         capture_output=True,
         text=True,
         timeout=200,
@@ -66,24 +87,24 @@ def _without_times(folder: Path) -> tuple[dict[str, Any], bytes]:
     return report, path.read_bytes()
 
 
-def test_two_processes_write_what_one_writes(words: list[str], tmp_path: Path) -> None:
-    told = []
-    for count in (1, 2):
-        out = tmp_path / f"out{count}"
-        ran = _ran(
-            "--model", f"{tmp_path}/mine.py:images", *words, "--output", str(out), processes=count
-        )
-        assert ran.returncode == 0, ran.stderr
+def test_two_processes_write_what_one_writes(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["--model", f"{tmp_path}/mine.py:images", *words, "--output"]
+    ran = _by_two(*words, str(tmp_path / "two"))
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.count("written:") == 1
+    assert _alone(monkeypatch, *words, str(tmp_path / "one")).count("written:") == 1
+    for out in (tmp_path / "one", tmp_path / "two"):
         assert sorted(path.name for path in out.iterdir()) == [
             "images.fsnn", "report.html", "report.json", "steps.png"
         ]  # fmt: skip
-        told.append((_without_times(out), ran.stdout.count("written:")))
-    assert told[0] == told[1] and told[1][1] == 1
+    assert _without_times(tmp_path / "one") == _without_times(tmp_path / "two")
 
 
 def test_an_error_of_one_process_ends_both(words: list[str], tmp_path: Path) -> None:
     out = tmp_path / "out"
-    ran = _ran("--model", f"{tmp_path}/mine.py:fails", *words, "--output", str(out), processes=2)
+    ran = _by_two("--model", f"{tmp_path}/mine.py:fails", *words, "--output", str(out))
     assert ran.returncode != 0
     assert "error in process 1: " in ran.stderr and "this one has no weights" in ran.stderr
     assert not out.exists()

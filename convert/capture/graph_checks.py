@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch.fx import Graph, GraphModule, Node
-from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils import _pytree as pytree
 
 from ..common.messages import is_users, quoted
@@ -52,6 +51,9 @@ def _module_of(graph: Graph, node: Node) -> Any:
 
 
 def _sized_by_values(value: Any) -> bool:
+    # It loads sympy, as an export does, and the package by itself doesn't.
+    from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
+
     return any(
         bool(free_unbacked_symbols(leaf.shape))
         for leaf in pytree.tree_leaves(value)

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-from torch.fx.experimental.symbolic_shapes import ShapeEnv
-
 from ..common.messages import calling_line, is_users, quoted
 
 
@@ -32,6 +30,8 @@ class Guard:
 @contextmanager
 def noted(guards: list[Guard]) -> Iterator[None]:
     """Appends the conditions that torch.export takes for granted inside the block."""
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv  # loads sympy, as an export does
+
     original = getattr(ShapeEnv, "_log_guard", None)
     if original is None:  # a torch that keeps no log of them: messages name no line
         yield

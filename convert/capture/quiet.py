@@ -13,8 +13,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-import torch.export._trace as tracing
-import torch.fx.experimental.symbolic_shapes  # makes its logger
 
 # What forward keeps, or reads from elsewhere, is nothing that the user has to register.
 _WARNINGS = (
@@ -88,11 +86,20 @@ def _loggers() -> Iterator[logging.Logger]:
             yield logger
 
 
+def _tracing() -> dict[str, Any]:
+    """The names of the module in which torch captures; loading it takes as long as torch itself."""
+    import torch.export._trace
+    import torch.fx.experimental.symbolic_shapes  # makes its logger
+
+    return vars(torch.export._trace)
+
+
 def _install() -> None:
+    tracing = _tracing()
     for logger in _loggers():
         logger.addFilter(_silence)
-    if getattr(tracing, "sys", None) is sys:
-        vars(tracing)["sys"] = _streams
+    if tracing.get("sys") is sys:
+        tracing["sys"] = _streams
     for message in _WARNINGS:
         warnings.filterwarnings("ignore", message)
 
@@ -100,8 +107,9 @@ def _install() -> None:
 def _remove() -> None:
     for logger in _loggers():
         logger.removeFilter(_silence)
-    if getattr(tracing, "sys", None) is _streams:
-        vars(tracing)["sys"] = sys
+    tracing = _tracing()
+    if tracing.get("sys") is _streams:
+        tracing["sys"] = sys
     for entry in [f for f in warnings.filters if getattr(f[1], "pattern", None) in _WARNINGS]:
         with contextlib.suppress(ValueError):
             warnings.filters.remove(entry)  # type: ignore[attr-defined]

@@ -14,7 +14,6 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
-import sympy
 import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
@@ -126,6 +125,8 @@ def _quotient(whole: Length, part: Length) -> Length | None:
     """``whole / part``; None if it isn't a whole number for every length that varies."""
     if isinstance(whole, int) and isinstance(part, int):
         return None if whole % part else whole // part
+    import sympy  # loaded with torch.export, and not with this package
+
     try:
         found = sympy.cancel(whole / part)
     except sympy.PolynomialError:  # a length with conditions in it

@@ -236,7 +236,11 @@ def _whole(value: Any) -> int | None:
         return None
 
 
-@torch.compiler.disable
+# `torch.compiler.disable` would load the compiler with the package, which takes as long as torch.
+_not_compiled = getattr(torch, "_disable_dynamo", torch.compiler.disable)
+
+
+@_not_compiled
 def _plan_of(network: Blocks) -> RunPlan:
     """The plan of a network in this thread."""
     return _plans.get().get(network, _DEFAULT)

@@ -267,6 +267,13 @@ def written(lines: list[dict[str, Any]], seed: int) -> str:
                 for line in outliers
             )
         )
+    if any("culprit" in line for line in by_gates[GATES[-1]]):
+        parts.append(
+            "What such networks do with the errors of perfect neurons is in a table of its own "
+            "([limits](../benchmarks/zoo_limits.md)): on images other than those that their batch "
+            "norms know, values may go far beyond the range that calibration saw, and every error "
+            "grows from layer to layer."
+        )
     for gates in GATES:
         missing = sorted(set(every_name()) - {line["name"] for line in by_gates[gates]})
         if missing and (by_gates[gates] or gates == 0):

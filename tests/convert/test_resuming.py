@@ -77,9 +77,9 @@ def _batches(count: int = 4, size: int = 6) -> list[Tensor]:
 @pytest.mark.parametrize(
     ("each", "settings"),
     [
-        (1, {"steps": [3, 2], "method": "binary", "gates": 1}),
-        (3, {"steps": 2, "method": "tbpi-exact"}),
-        (4, {"steps": "auto", "budget": 8, "method": "binary"}),
+        (2, {"steps": [3, 2], "method": "binary", "gates": 1}),
+        (6, {"steps": 2, "method": "tbpi-exact"}),
+        (8, {"steps": "auto", "budget": 8, "method": "binary"}),
         (4, {"steps": 3, "method": "binary", "modules": ["0", "1"]}),
     ],
     ids=["gates", "searched", "auto", "parts"],

@@ -15,7 +15,7 @@ from support.mutated_files import Original, mutated, originals, used
 from convert import StorageError, load
 
 # FEWSPIKES_FILES=5000 for the long run.
-_FILES = int(os.environ.get("FEWSPIKES_FILES", 300))
+_FILES = int(os.environ.get("FEWSPIKES_FILES", 200))
 _PARTS = 5
 _MOST_SECONDS, _MOST_KILOBYTES = 10, 2_000_000
 
@@ -57,7 +57,7 @@ def test_mutated_files(files: list[Original], part: int, tmp_path: Path) -> None
                     continue
                 loaded += 1
                 again = tmp_path / "again.fsnn"
-                used(snn, original.inputs, again, fits=seed % 8 == 0 or _FILES > 300)
+                used(snn, original.inputs, again, fits=seed % 8 == 0 or _FILES > 200)
         except BaseException as error:
             error.add_note(f"seed {seed} of {original.name}")
             raise

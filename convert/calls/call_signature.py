@@ -281,6 +281,10 @@ class Signature:
             if isinstance(n, str)
         }
 
+    def placed(self, leaves: Sequence[Any]) -> list[tuple[Any, int | None]]:
+        """Flat inputs, each with the axis of its images, None where it has none."""
+        return list(zip(leaves, self.axes, strict=True))
+
     def images(self, leaves: Sequence[Any]) -> int:
         """Images of flat inputs."""
         return image_count(leaves, self.axes)

@@ -268,7 +268,7 @@ class _Both:
         before = exact.labelled
         add(exact, expected, expected, labels)
         self.labelled += min(exact.labelled - before, size)
-        self.remarks.add(zip(leaves, signature.axes, strict=True), size, expected, labels)
+        self.remarks.add(signature.placed(leaves), size, expected, labels)
         whole = Batch((args, kwargs), expected, labels)
         for piece in whole.pieces(self.snn, size, self.device, whole=kind.whole):
             self.remarks.compare(partial(self._exact, kind, piece), piece.expected)

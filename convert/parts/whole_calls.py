@@ -161,6 +161,12 @@ class WholeCall(Signature):
         """The inputs as they are; the model itself says what is wrong with them."""
         return [Given(tuple(args), dict(kwargs))]
 
+    def placed(self, leaves: Sequence[Any]) -> list[tuple[Any, int | None]]:
+        """The tensors of the inputs; images are first in those that are as long as the batch."""
+        call, count = leaves[0], (self.images(leaves),)
+        tensors = [t for t in pytree.tree_leaves((call.args, call.kwargs)) if isinstance(t, Tensor)]
+        return [(tensor, 0 if tensor.shape[:1] == count else None) for tensor in tensors]
+
     def images(self, leaves: Sequence[Any]) -> int:
         """Images of what `flatten` gives."""
         return image_count(leaves[0])

@@ -147,7 +147,7 @@ def test_nan_stays_nan(noise: Tensor, small_model: nn.Module) -> None:
     assert bool(found[0].isfinite().all()) and bool(found[1].isnan().all())
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_random_networks(seed: int) -> None:
     more: dict[str, Any] = {"gates": 1} if seed % 2 else {"encode": True}
     snn = _converted(RandomNetwork(seed).eval(), images(seed, 12), **more).double()

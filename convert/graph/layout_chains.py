@@ -131,7 +131,8 @@ def _quotient(whole: Length, part: Length) -> Length | None:
         found = sympy.cancel(whole / part)
     except sympy.PolynomialError:  # a length with conditions in it
         return None
-    if sympy.denom(found) != 1:
+    # The denominator of a sum is that of all its terms together.
+    if sympy.denom(sympy.together(found)) != 1:
         return None
     return int(found) if found.is_Integer else found
 

@@ -4,12 +4,13 @@ import random
 from collections import Counter
 
 import pytest
+import sympy
 import torch
 from torch import Tensor, nn
 
 import convert
 from convert.capture.capture import capture
-from convert.graph.layout_chains import shorten
+from convert.graph.layout_chains import _quotient, shorten
 from convert.graph.memory_layout import free_layout
 from convert.graph.origins import OUTPUT_OF
 
@@ -229,3 +230,12 @@ def test_encoders_agree(heads: int) -> None:
     with torch.no_grad(), snn.spiking_only([]):
         for given in (x, torch.randn(5, 7, 8)):
             torch.testing.assert_close(snn(given), model(given), rtol=1e-4, atol=1e-5)
+
+
+def test_a_length_is_whole_only_where_it_is_so_for_every_length() -> None:
+    s = sympy.Symbol("s", positive=True, integer=True)
+    assert _quotient(4 * s, s) == 4 and _quotient(65 * s, s * 65) == 1 and _quotient(12, 4) == 3
+    assert _quotient(2 * s + 2, 2) == s + 1
+    # s (s + 1) / 2 is whole too, but nothing tells that of its terms.
+    assert _quotient(s * s + s, 2) is None and _quotient(4 * s, 6) is None
+    assert _quotient(12, 5) is None
